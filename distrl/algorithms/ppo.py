@@ -1,0 +1,276 @@
+"""Proximal policy optimisation with a clipped surrogate (Schulman et al. 2017, arXiv:1707.06347).
+
+    for every iteration:
+        values and GAE advantages of the S x T x N steps, with the weights of now
+        for every epoch, for every minibatch in a fresh random order:
+            minimise  L_clip + value_coef L_value - entropy_coef H
+
+The ratio is taken against the log-probabilities that the runners acted with, so a batch that is one version old
+(schedule.lag: 1) is corrected for like any other off-policy step inside the trust region.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions.utils import logits_to_probs
+
+from distrl.config import AlgorithmSettings, Config
+from distrl.envs import EnvInfo
+from distrl.errors import UserError
+from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
+from distrl.networks import FlatParameters, Network
+from distrl.policy import CategoricalPolicy, NetworkSpec
+from distrl.seeding import derive, stream
+from distrl.types import Array, Arrays, Fragment
+
+NATURE_CNN: tuple[tuple[int, int, int], ...] = (
+    (32, 8, 4),
+    (64, 4, 2),
+    (64, 3, 1),
+)  # Mnih et al. 2015: channels, kernel, stride
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Schedule = Literal["constant", "linear"]
+
+
+class Settings(AlgorithmSettings):
+    name: Literal["ppo"]
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    epochs: int = Field(default=4, ge=1)
+    minibatch_size: int = Field(default=512, ge=2)
+    lr: float = Field(default=3e-4, gt=0, description="of the actor, and of a shared body")
+    critic_lr: float | None = Field(default=None, gt=0, description="null: as lr")
+    lr_schedule: Schedule = "linear"
+    clip: float = Field(default=0.2, gt=0, description="epsilon of the clipped surrogate")
+    clip_schedule: Schedule = "constant"
+    value_clip: float | None = Field(default=None, gt=0)
+    value_coef: float = Field(default=0.5, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=0.5, gt=0)
+    normalize_advantage: bool = True
+    target_kl: float | None = Field(
+        default=None, gt=0, description="stop the epochs of an update beyond 1.5 times this KL"
+    )
+    adaptive_kl: float | None = Field(default=None, gt=0, description="halve or double the lr to keep the KL near this")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    body: Literal["auto", "mlp", "cnn"] = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
+    shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
+
+    def check(self, config: Config) -> None:
+        batch = config.rollout.env_steps
+        if batch % self.minibatch_size:
+            raise UserError(
+                f"algorithm.minibatch_size is {self.minibatch_size}, which does not divide the {batch} steps of an iteration "
+                f"(rollout.shards x envs_per_shard x steps). Take a divisor, such as {math.gcd(batch, self.minibatch_size)}."
+            )
+        for name in ("lr_schedule", "clip_schedule"):
+            if getattr(self, name) == "linear" and config.stop.env_steps is None:
+                raise UserError(
+                    f"algorithm.{name} is 'linear', which needs stop.env_steps to know where it ends. Set one."
+                )
+        if self.adaptive_kl is not None and self.lr_schedule != "constant":
+            raise UserError(
+                "algorithm.adaptive_kl sets the learning rate itself: set algorithm.lr_schedule=constant with it."
+            )
+        if self.shared_body and self.critic_lr is not None:
+            raise UserError(
+                "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
+            )
+
+
+def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
+    """The acting policy for an env's spaces. Raises `UserError` for spaces that PPO cannot take here."""
+    obs, action = info.observation_space, info.action_space
+    if not isinstance(action, gym.spaces.Discrete):
+        raise UserError(
+            f"PPO here takes Discrete actions; those of {info.id} are {action}. Choose an env with Discrete actions."
+        )
+    if not isinstance(obs, gym.spaces.Box):
+        raise UserError(
+            f"PPO here takes Box observations; those of {info.id} are {obs}. Flatten or one-hot them with a gymnasium wrapper."
+        )
+    image = len(obs.shape) == 3 and obs.dtype == np.uint8
+    if settings.body == "cnn" or (settings.body == "auto" and image):
+        if not (image and min(obs.shape[1:]) >= 36):
+            raise UserError(
+                f"algorithm.body is 'cnn', which takes images of bytes [C, H, W] with sides of at least 36 pixels; "
+                f"observations of {info.id} are {obs.dtype} {list(obs.shape)}. Set algorithm.body=mlp, or wrap the env."
+            )
+        conv = NATURE_CNN
+    else:
+        conv = ()
+    spec = NetworkSpec(
+        obs_shape=obs.shape,
+        outputs=int(action.n),
+        hidden=settings.hidden,
+        conv=conv,
+        activation=settings.activation,
+        scale=1 / 255 if obs.dtype == np.uint8 else 1.0,
+    )
+    return CategoricalPolicy(spec, first_action=int(action.start))
+
+
+class PPO:
+    """`distrl.types.Algorithm`; the actor's parameters and the critic's each lie in one flat vector."""
+
+    def __init__(self, settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> None:
+        self.settings, self.seed, self.device = settings, seed, device
+        self.first_action = policy.first_action
+        spec = policy.network.spec
+        generator = torch.Generator().manual_seed(derive(seed, "init"))
+        self.actor = Network(spec, head_gain=0.01, generator=generator)
+        self.critic = Network(NetworkSpec(**{**spec.__dict__, "outputs": 1}), head_gain=1.0, generator=generator)
+        critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
+        self.actor_parameters = FlatParameters([self.actor], device)
+        self.critic_parameters = FlatParameters(critic_parts, device)
+        self.vectors = [self.actor_parameters.vector, self.critic_parameters.vector]
+        self.lr = settings.lr
+        self.optimizer = torch.optim.Adam([{"params": [v]} for v in self.vectors], lr=self.lr, eps=1e-5, fused=True)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi(.|s) [B, A] and V(s) [B] for obs [B, ...]."""
+        if self.settings.shared_body:
+            features = super(Network, self.actor).forward(obs)
+            logits, value = self.actor.head(features), self.critic.head(features)
+        else:
+            logits, value = self.actor(obs), self.critic(obs)
+        return logits.log_softmax(dim=1), value.squeeze(1)
+
+    @torch.no_grad()
+    def values(self, obs: Array) -> Array:
+        """V(s) [...] for obs [..., *obs_shape], computed in slices that fit any memory."""
+        spec = self.actor.spec
+        flat = obs.reshape(-1, *spec.obs_shape)
+        if len(flat) == 0:
+            return np.zeros(obs.shape[: obs.ndim - len(spec.obs_shape)], np.float32)
+        slices = [self.forward(self.tensor(flat[i : i + 8192]))[1] for i in range(0, len(flat), 8192)]
+        value: Array = torch.cat(slices).cpu().numpy()
+        return value.reshape(obs.shape[: obs.ndim - len(spec.obs_shape)])
+
+    def tensor(self, array: Array) -> Tensor:
+        """A copy on the device, in torch's own aligned memory."""
+        return torch.tensor(array, device=self.device)
+
+    def advantages(self, fragments: list[Fragment]) -> tuple[Array, Array]:
+        """Values and GAE advantages, each [T, S * N], with the weights of now."""
+        value, next_value = [], []
+        for fragment in fragments:
+            v = self.values(fragment.obs)  # [T + 1, N]
+            after = v[1:].copy()
+            after[fragment.ended] = self.values(fragment.final_obs)
+            after[fragment.terminated] = 0.0
+            value.append(v[:-1])
+            next_value.append(after)
+        reward, ended = (np.concatenate(x, axis=1) for x in zip(*((f.reward, f.ended) for f in fragments), strict=True))
+        value_, next_value_ = np.concatenate(value, axis=1), np.concatenate(next_value, axis=1)
+        return value_, gae(reward, value_, next_value_, ended, self.settings.gamma, self.settings.gae_lambda)
+
+    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
+        s = self.settings
+        left = max(0.0, 1.0 - progress)
+        lr = self.lr * (left if s.lr_schedule == "linear" else 1.0)
+        clip = s.clip * (left if s.clip_schedule == "linear" else 1.0)
+        for group, base in zip(self.optimizer.param_groups, (1.0, (s.critic_lr or s.lr) / s.lr), strict=True):
+            group["lr"] = lr * base
+
+        value, advantage = self.advantages(fragments)
+        target = advantage + value
+        obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
+        action = self.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten() - self.first_action
+        old_log_prob = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
+        old_value, target_, advantage_ = (self.tensor(x).flatten() for x in (value, target, advantage))
+
+        batch, size = len(obs), s.minibatch_size
+        totals = torch.zeros(6, device=self.device)
+        updates = 0
+        for epoch in range(s.epochs):
+            order = self.tensor(stream(self.seed, "minibatch", iteration, epoch).permutation(batch))
+            epoch_kl = torch.zeros((), device=self.device)
+            for index in torch.split(order, size):
+                log_probs, new_value = self.forward(obs[index])
+                log_ratio = log_probs.gather(1, action[index, None]).squeeze(1) - old_log_prob[index]
+                adv = advantage_[index]
+                if s.normalize_advantage:
+                    adv = (adv - adv.mean()) / (adv.std() + 1e-8)
+                policy_loss = clipped_surrogate(log_ratio, adv, clip)
+                v_loss = value_loss(new_value, target_[index], old_value[index], s.value_clip)
+                entropy = -(logits_to_probs(log_probs) * log_probs).sum(1).mean()
+                loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
+                norm = self.step(loss)
+                with torch.no_grad():
+                    kl = approximate_kl(log_ratio)
+                    clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
+                    epoch_kl += kl
+                    totals += torch.stack([policy_loss, v_loss, entropy, kl, clipped, norm])
+                updates += 1
+            if s.target_kl is not None and epoch_kl.item() * size / batch > 1.5 * s.target_kl:
+                break
+        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
+        metrics = dict(zip(names, (totals / updates).tolist(), strict=True))
+        if s.adaptive_kl is not None:
+            self.adapt(metrics["approx_kl"], s.adaptive_kl)
+        return metrics | {
+            "explained_variance": explained_variance(value, target),
+            "learning_rate": lr,
+            "clip_range": clip,
+            "minibatches": float(updates),
+        }
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One step of the optimiser; returns the gradient's norm before clipping."""
+        for vector in self.vectors:
+            assert vector.grad is not None
+            vector.grad.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v.grad) for v in self.vectors]))
+        if self.settings.max_grad_norm is not None:
+            scale = (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            for vector in self.vectors:
+                assert vector.grad is not None
+                vector.grad.mul_(scale)
+        self.optimizer.step()
+        return norm
+
+    def adapt(self, kl: float, wanted: float) -> None:
+        """Keep KL(old || new) near `wanted` through the learning rate (as Schulman et al. do through a penalty)."""
+        if kl > 2 * wanted:
+            self.lr = max(self.lr / 1.5, 1e-6)
+        elif kl < wanted / 2:
+            self.lr = min(self.lr * 1.5, 1e-2)
+
+    def weights(self) -> Array:
+        vector: Array = self.actor_parameters.vector.detach().cpu().numpy().copy()
+        return vector
+
+    def state(self) -> Arrays:
+        arrays = {"lr": np.array(self.lr)}
+        for name, vector in zip(("actor", "critic"), self.vectors, strict=True):
+            arrays[f"{name}.parameters"] = vector.detach().cpu().numpy().copy()
+            for key, value in self.optimizer.state.get(vector, {}).items():
+                arrays[f"{name}.adam.{key}"] = value.detach().cpu().numpy().copy()
+        return arrays
+
+    def load_state(self, state: Arrays) -> None:
+        self.lr = float(state["lr"])
+        for name, vector in zip(("actor", "critic"), self.vectors, strict=True):
+            with torch.no_grad():
+                vector.copy_(self.tensor(state[f"{name}.parameters"]))
+            prefix = f"{name}.adam."
+            saved: dict[str, Any] = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if saved:
+                self.optimizer.state[vector] = {key: self.tensor(value) for key, value in saved.items()}
+            else:
+                self.optimizer.state.pop(vector, None)
+
+
+def make(settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> PPO:
+    return PPO(settings, policy, seed, device)

@@ -1,0 +1,188 @@
+"""`distrl bench`: training against the bare environment, on the same cores, in one go. Floor 6.
+
+The yardstick is the same env copies stepped with random actions by one plain process a core, without Ray, policy or
+learner. It is measured before and after training, since shared machines change from minute to minute.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from distrl.config import Config, EnvSettings
+from distrl.envs.shard import make_shard
+from distrl.errors import UserError
+from distrl.run import cpu_count, plan_run
+from distrl.seeding import stream
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    simulation: tuple[float, float]  # env steps/s of random actions, before and after training
+    result: dict[str, Any]  # result.json of the training run
+    memory: dict[str, float]  # peak MB (PSS) by process
+    peak_memory: float  # peak MB of all processes together
+    config: Config
+
+    @property
+    def ratio(self) -> float:
+        """Training's env steps/s as a share of pure simulation's."""
+        return float(self.result["env_steps_per_s"] / np.mean(self.simulation))
+
+
+def simulate(env: EnvSettings, seed: int, shards: list[int], copies: int, seconds: float) -> float:
+    """env steps/s of shards stepped in turn with random actions in this process."""
+    live = [make_shard(env, seed, shard, copies) for shard in shards]
+    space = env_action_space(env)
+    space.seed(seed)
+    actions = [np.stack([space.sample() for _ in range(copies)]) for _ in range(64)]
+    order = stream(seed, "benchmark").integers(0, len(actions), 4096).tolist()
+    steps, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        for shard in live:
+            for t in range(32):
+                shard.step(actions[order[(steps + t) % len(order)]])
+        steps += 32 * len(live)
+    return steps * copies / elapsed
+
+
+def env_action_space(env: EnvSettings) -> Any:
+    from distrl.envs import describe_env
+
+    return describe_env(env).action_space
+
+
+def simulate_all(config: Config, seconds: float) -> float:
+    """env steps/s of all shards, one process a core."""
+    processes = min(cpu_count(), config.rollout.shards)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(
+                simulate,
+                config.env,
+                config.seed,
+                list(range(i, config.rollout.shards, processes)),
+                config.rollout.envs_per_shard,
+                seconds,
+            )
+            for i in range(processes)
+        ]
+        return sum(job.result() for job in jobs)
+
+
+def run(config: Config, seconds: float, local: bool) -> Benchmark:
+    """Simulate, train for `seconds` through the command line, simulate again. Raises `UserError` as training does."""
+    plan_run(config)
+    before = simulate_all(config, seconds / 4)
+    with tempfile.TemporaryDirectory(prefix="distrl-bench-") as directory:
+        run_dir, file = Path(directory) / "run", Path(directory) / "config.yaml"
+        file.write_text(config.model_copy(update={"run_dir": str(run_dir)}).to_yaml(), encoding="utf-8")
+        overrides = [
+            f"stop.seconds={seconds}",
+            "stop.return_mean=null",
+            "evaluation.every=0",
+            "evaluation.final_episodes=0",
+        ]
+        overrides += ["track.mlflow=false", "track.video=false"]
+        command = [
+            sys.executable,
+            "-m",
+            "distrl",
+            "train",
+            str(file),
+            *overrides,
+            "--quiet",
+            *(["--local"] if local else []),
+        ]
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        memory, peak = _watch(process)
+        if process.returncode:
+            assert process.stderr is not None
+            raise UserError(f"training failed: {process.stderr.read().decode().strip()}")
+        result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    return Benchmark((before, simulate_all(config, seconds / 4)), result, memory, peak, config)
+
+
+def _watch(process: psutil.Popen) -> tuple[dict[str, float], float]:
+    """Peak memory in MB (proportional set size) of each process of a tree, and of all together, until it ends."""
+    peaks: dict[int, tuple[str, float]] = {}
+    together = 0.0
+    while process.poll() is None:
+        total = 0.0
+        for member in [process, *_children(process)]:
+            try:
+                info = member.memory_full_info()
+                size = getattr(info, "pss", info.rss) / 1e6
+                command = member.cmdline()
+            except psutil.Error:
+                continue
+            total += size
+            name = _name(command) if member.pid != process.pid else "driver"
+            peaks[member.pid] = name, max(size, peaks.get(member.pid, ("", 0.0))[1])
+        together = max(together, total)
+        time.sleep(0.5)
+    memory: dict[str, float] = {}
+    for name, size in peaks.values():
+        memory[name] = memory.get(name, 0.0) + size
+    return memory, together
+
+
+def _children(process: psutil.Popen) -> list[psutil.Process]:
+    try:
+        children: list[psutil.Process] = process.children(recursive=True)
+    except psutil.Error:
+        return []
+    return children
+
+
+def _name(command: list[str]) -> str:
+    """'Learner' of an actor, the program's name of anything else."""
+    line = " ".join(command)
+    if line.startswith("ray::"):
+        name = line.removeprefix("ray::").split(".")[0].split()[0]
+        return {"Runner": "runners"}.get(name, name.lower())
+    return "Ray itself" if "ray" in line else "others"
+
+
+def render(benchmark: Benchmark, out: Console) -> None:
+    result, config = benchmark.result, benchmark.config
+    before, after = benchmark.simulation
+    fragments = result["env_steps"] / config.rollout.env_steps * config.rollout.shards
+    table = Table(
+        title=f"{config.algorithm.name} on {config.env.id}, {cpu_count()} cores",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_row("training", f"{result['env_steps_per_s']:,.0f} env steps/s, learner included")
+    table.add_row("pure simulation", f"{before:,.0f} before, {after:,.0f} env steps/s after")
+    table.add_row("ratio", f"{benchmark.ratio:.0%}")
+    table.add_row("start-up", f"{result['startup_s']:.1f} s from process start to the first training step")
+    seconds, wall = result["seconds"], result["train_s"]
+    for phase, about in {
+        "act": "runners choosing actions",
+        "step": "runners stepping envs",
+        "snapshot": "runners recording shard states",
+        "ship": "reports on their way (and waiting) to the driver",
+        "learn": "the learner learning",
+    }.items():
+        table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
+    table.add_row("wait", f"{max(0.0, wall - seconds.get('learn', 0.0)):.2f} s of {wall:.2f} s, the learner waiting")
+    table.add_row("driver", f"{1e3 * seconds.get('driver', 0.0) / max(1.0, fragments):.2f} ms of its own a fragment")
+    peaks = ", ".join(
+        f"{name} {size:,.0f}" for name, size in sorted(benchmark.memory.items(), key=lambda item: -item[1])
+    )
+    table.add_row("peak memory", f"{benchmark.peak_memory:,.0f} MB in all ({peaks})")
+    out.print(table)

@@ -1,0 +1,199 @@
+"""Directories that appear whole or not at all, and run no code when they are read. Floor 4.
+
+A *model* directory holds what acts: `policy.json` and `policy.safetensors`.
+A *checkpoint* is a model directory with all else that a run needs to go on bit for bit: `learner.safetensors`,
+`driver.npz`, `run.json`, and a `manifest.json` with the format, versions, config and the sha256 of every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from distrl.errors import UserError
+from distrl.policy import flatten, from_description
+from distrl.types import Arrays, Policy
+
+FORMAT = 1
+PACKAGES = ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def weights_sha256(policy: Policy) -> str:
+    """sha256 over the policy's arrays (little-endian float32 bytes), in the order of their names."""
+    digest = hashlib.sha256()
+    for _, array in sorted(policy.arrays().items()):
+        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def write_directory(path: Path, write: Callable[[Path], None]) -> None:
+    """Fill a directory beside `path` with `write`, flush it to the disk, and put it in the place of `path` at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        write(draft)
+        for file in draft.iterdir():
+            _fsync(file)
+        _fsync(draft)
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            os.rename(path, old)
+        os.rename(draft, path)
+        _fsync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error}. What was there before is intact; free some space."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    _fsync(draft)
+    os.replace(draft, path)
+
+
+def write_model(directory: Path, policy: Policy, about: Mapping[str, Any]) -> None:
+    """`about`: JSON of the env, the algorithm and the training behind the policy."""
+    save_file(
+        {name: np.asarray(array, order="C") for name, array in policy.arrays().items()},
+        directory / "policy.safetensors",
+    )
+    text = json.dumps({"format": FORMAT, "policy": policy.describe(), **about}, indent=1)
+    (directory / "policy.json").write_text(text, encoding="utf-8")
+
+
+def read_model(path: Path) -> tuple[Policy, dict[str, Any]]:
+    """A policy with its weights, and what was written about it. Raises `UserError` where it is none."""
+    try:
+        about = json.loads((path / "policy.json").read_text(encoding="utf-8"))
+        _check_format(path, about)
+        policy = from_description(about["policy"])
+        policy.load(flatten(load_file(path / "policy.safetensors"), policy.shapes()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not a model directory: it has no {Path(error.filename).name}.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UserError(f"The model in {path} is corrupt or not of distrl: {error}.") from None
+    return policy, about
+
+
+def find_model(path: str | Path) -> Path:
+    """The model directory meant by a run (its best model, else its newest checkpoint), a checkpoint or a model."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"There is no run or model at {str(path)!r}.")
+    if (path / "policy.json").exists():
+        return path
+    if (path / "best" / "policy.json").exists():
+        return path / "best"
+    if (newest := newest_checkpoint(path)) is not None:
+        return newest
+    raise UserError(
+        f"{path} holds no model yet: neither best/ nor a checkpoint. Train further with 'distrl train --resume {path}'."
+    )
+
+
+def write_checkpoint(
+    path: Path,
+    policy: Policy,
+    about: Mapping[str, Any],
+    learner: Arrays,
+    driver: Arrays,
+    run: Mapping[str, Any],
+    config: str,
+) -> None:
+    """`driver`: shard snapshots and acting weights; `run`: counters and the like as JSON; `config`: the resolved config as YAML."""
+
+    def write(directory: Path) -> None:
+        write_model(directory, policy, about)
+        save_file(
+            {name: np.asarray(array, order="C") for name, array in learner.items()}, directory / "learner.safetensors"
+        )
+        np.savez(directory / "driver.npz", **driver)  # type: ignore[arg-type]
+        (directory / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        (directory / "config.yaml").write_text(config, encoding="utf-8")
+        files = {file.name: _sha256(file) for file in sorted(directory.iterdir())}
+        manifest = {"format": FORMAT, "versions": versions(), "sha256": files}
+        (directory / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    write_directory(path, write)
+
+
+def read_checkpoint(path: Path) -> tuple[Arrays, Arrays, dict[str, Any], str]:
+    """`learner`, `driver`, `run` and `config` as they were written.
+
+    Raises:
+        UserError: a file is missing, was changed, or is of a newer format.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        _check_format(path, manifest)
+        for name, sha256 in manifest["sha256"].items():
+            if _sha256(path / name) != sha256:
+                raise UserError(f"The checkpoint {path} is corrupt: {name} is not what was written. {_other(path)}")
+        learner = load_file(path / "learner.safetensors")
+        with np.load(path / "driver.npz", allow_pickle=False) as file:
+            driver = {name: file[name] for name in file.files}
+        run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        return learner, driver, run, (path / "config.yaml").read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"The checkpoint {path} has no {Path(error.filename).name}. {_other(path)}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UserError(f"The checkpoint {path} is corrupt: {error}. {_other(path)}") from None
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """A run's checkpoints, oldest first."""
+    directory = run_dir / "checkpoints"
+    return sorted(p for p in directory.iterdir() if p.name.isdigit()) if directory.is_dir() else []
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    return next(reversed(list_checkpoints(run_dir)), None)
+
+
+def _other(path: Path) -> str:
+    others = [p for p in list_checkpoints(path.parent.parent) if p.name != path.name]
+    return f"Resume from another one: --resume {others[-1]}." if others else "There is no other one in this run."
+
+
+def _check_format(path: Path, data: Mapping[str, Any]) -> None:
+    if data["format"] > FORMAT:
+        raise UserError(
+            f"{path} has format {data['format']}; this distrl {importlib.metadata.version('distrl')} reads up to {FORMAT}. Update distrl."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,284 @@
+"""What a run is: typed, validated, YAML in and out, `key=value` overrides. Floor 0: knows no torch and no Ray.
+
+`load_config` is the one way in. An algorithm's own settings are a model in the algorithm's file; the
+registry below names the file, and it is imported when a config asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from distrl.errors import UserError, did_you_mean
+
+# The registry: an algorithm's name and the module that holds its `Settings`, `make_policy` and `make`.
+ALGORITHMS = {
+    "ppo": "distrl.algorithms.ppo",
+}
+
+
+class Settings(BaseModel):
+    """Base of everything in a config: unknown keys are refused, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class AlgorithmSettings(Settings):
+    """Base of an algorithm's settings."""
+
+    name: str
+
+    def check(self, config: Config) -> None:
+        """Raise `UserError` where these settings contradict the rest of the config."""
+
+
+class EnvSettings(Settings):
+    id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
+    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of gymnasium.make")
+    max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: the env's own")
+    vectorize: Literal["auto", "native", "single"] = Field(
+        default="auto", description="native: the env's own vector form; single: copies stepped one by one"
+    )
+
+
+class RolloutSettings(Settings):
+    shards: int = Field(default=4, ge=1, description="fixed groups of env copies; part of the arithmetic")
+    envs_per_shard: int = Field(default=16, ge=1, description="env copies in a shard, acted for in one batch")
+    steps: int = Field(default=32, ge=1, description="T: steps of a fragment")
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps in one iteration."""
+        return self.shards * self.envs_per_shard * self.steps
+
+
+class ScheduleSettings(Settings):
+    lag: Literal[0, 1] = Field(default=1, description="0: collect, then learn; 1: both at once, one version late")
+
+
+class StopSettings(Settings):
+    env_steps: int | None = Field(default=1_000_000, ge=1)
+    return_mean: float | Literal["auto"] | None = Field(
+        default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
+    )
+    seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.env_steps is None and self.return_mean is None and self.seconds is None:
+            raise ValueError("nothing ends this run: set stop.env_steps, stop.return_mean or stop.seconds")
+        return self
+
+
+class EvaluationSettings(Settings):
+    every: int | Literal["auto"] = Field(default="auto", description="iterations; auto: 10 times in the run; 0: never")
+    episodes: int = Field(default=20, ge=1, description="episodes of one evaluation during training")
+    final_episodes: int = Field(default=100, ge=0, description="episodes of the last evaluation, of the best model")
+    greedy: bool = True
+
+    @field_validator("every")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 'auto' or at least 0")
+        return value
+
+
+class CheckpointSettings(Settings):
+    every: int = Field(default=25, ge=0, description="iterations between checkpoints; 0: only at the end")
+    keep: int = Field(default=3, ge=1, description="how many of the newest to keep")
+
+
+class LearnerSettings(Settings):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1, description="CPU threads; part of the arithmetic")
+
+
+class ClusterSettings(Settings):
+    runners: int | Literal["auto"] = Field(
+        default="auto", description="processes that roll shards; changes speed alone"
+    )
+    address: str = Field(
+        default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
+    )
+    cpus_per_runner: float | None = Field(
+        default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
+    )
+    step_timeout_s: float = Field(default=60, gt=0, description="an env that takes longer for a step has hung")
+    restarts: int = Field(default=20, ge=0, description="lost workers replaced before the run gives up")
+
+    @field_validator("runners")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 'auto' or at least 1")
+        return value
+
+
+class TrackSettings(Settings):
+    mlflow: bool = True
+    uri: str | None = Field(default=None, description="null: MLFLOW_TRACKING_URI, else a SQLite store beside the run")
+    experiment: str = Field(default="distrl", min_length=1)
+    register_as: str | None = Field(default=None, description="name in the MLflow model registry; null: not registered")
+    video: bool = Field(
+        default=True, description="record an episode of the best model at the end, where the env renders"
+    )
+
+
+class Config(Settings):
+    """A whole run."""
+
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    run_dir: str | None = Field(default=None, description="null: runs/<algorithm>-<env>-<time>")
+    env: EnvSettings
+    algorithm: SerializeAsAny[AlgorithmSettings]
+    rollout: RolloutSettings = RolloutSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    stop: StopSettings = StopSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    learner: LearnerSettings = LearnerSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    track: TrackSettings = TrackSettings()
+
+    @property
+    def iterations(self) -> int | None:
+        """How many iterations `stop.env_steps` allows, or None without one."""
+        return None if self.stop.env_steps is None else math.ceil(self.stop.env_steps / self.rollout.env_steps)
+
+    @property
+    def evaluation_every(self) -> int:
+        """Iterations between evaluations; 0 is never."""
+        if self.evaluation.every == "auto":
+            return 50 if self.iterations is None else max(1, math.ceil(self.iterations / 10))
+        return self.evaluation.every
+
+    def to_yaml(self) -> str:
+        """The resolved config, itself a valid input."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def algorithm_module(name: str) -> Any:
+    """The module of an algorithm, imported. Raises `UserError` for a name that is not in the registry."""
+    if name not in ALGORITHMS:
+        raise UserError(
+            f"algorithm.name is {name!r}; it must be one of {', '.join(ALGORITHMS)}.{did_you_mean(str(name), ALGORITHMS)}"
+        )
+    return importlib.import_module(ALGORITHMS[name])
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """A config from a YAML file or a mapping, with `dotted.key=value` overrides on top.
+
+    Raises:
+        UserError: the file, a key or a value is wrong; the message names it, the rule and the remedy.
+    """
+    if isinstance(source, Mapping):
+        data, origin = _copy(source), "config"
+    else:
+        origin = str(source)
+        data = _read_yaml(Path(source))
+    for override in overrides:
+        _apply(data, override)
+    data.setdefault("algorithm", {})
+    settings = data["algorithm"]
+    name = settings.get("name") if isinstance(settings, Mapping) else None
+    if name is None:
+        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS)}.")
+    model = algorithm_module(name).Settings
+    try:
+        data["algorithm"] = _validated(model, settings, ("algorithm",), origin)
+        config = _validated(Config, data, (), origin)
+    except RecursionError:
+        raise UserError(f"{origin}: nested too deeply to be a config.") from None
+    config.algorithm.check(config)
+    return config
+
+
+def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir() and (path / "config.yaml").exists():
+        path = path / "config.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
+        raise UserError(f"There is no config file {str(path)!r}.{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The config file {str(path)!r} cannot be read: {error}.") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a mapping of keys to values, such as 'env: {{id: CartPole-v1}}'.")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(
+            f"The override {override!r} must have the form key=value, such as seed=3 or env.id=CartPole-v1."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        below = data.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise UserError(
+                f"The override {override!r} looks inside {parent!r}, which holds {below!r} and has no keys."
+            )
+        data = below
+    data[leaf] = value
+
+
+M = typing.TypeVar("M", bound=BaseModel)
+
+
+def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, dict(item), prefix) for item in error.errors()]
+        raise UserError("\n".join(f"{origin}: {line}" for line in dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...]) -> str:
+    """One line for one error of pydantic: the key, the value, the rule, the remedy."""
+    location = [str(part) for part in item["loc"]]
+    fields = _fields(model, location[:-1])
+    if item["type"] == "extra_forbidden":
+        key = ".".join([*prefix, *location])
+        return f"unknown key {key!r}.{did_you_mean(location[-1], fields) or ' Known here: ' + ', '.join(fields) + '.'}"
+    known = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
+    key = ".".join([*prefix, *known]) or "config"
+    if item["type"] == "missing":
+        return f"{key} is missing; give it in the file or as {key}=VALUE."
+    rule = item["msg"].removeprefix("Value error, ")
+    if isinstance(item.get("input"), (str, int, float, bool, type(None))):
+        return f"{key} is {item['input']!r}: {rule}."
+    return f"{key}: {rule}."
+
+
+def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = None if field is None else field.annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

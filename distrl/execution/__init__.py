@@ -1,0 +1,42 @@
+"""How workers run: the seam between what distrl computes and where. Floor 4.
+
+The trainer knows this interface alone. `local` calls at once in this process, `cluster` makes Ray actors; the tests
+add one that loses calls and finishes them out of order. All give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+Worker = Any  # a handle: hashable, opaque
+Future = Any  # a result to come: hashable, opaque; may be passed as an argument where the result is wanted
+
+
+class Execution(Protocol):
+    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Worker:
+        """Start a worker: an instance of `cls`. Failures show in the first result."""
+
+    def submit(self, worker: Worker, method: str, *args: Any) -> Future:
+        """Call a method; a worker's calls run in order."""
+
+    def submit_pair(self, worker: Worker, method: str, *args: Any) -> tuple[Future, Future]:
+        """Call a method that returns two things, each of which travels by itself."""
+
+    def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
+        """The futures that are done (or failed), at least one unless `timeout` seconds pass."""
+
+    def get(self, future: Future) -> Any:
+        """A result. Raises `WorkerLost`, or what the worker raised, with its traceback."""
+
+    def put(self, value: Any) -> Future:
+        """A value that is sent once and read by many."""
+
+    def progress(self, worker: Worker, method: str) -> Any:
+        """Call a method beside the one that runs; None where that is impossible or gives no answer in time."""
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker at once, whatever it does."""
+
+    def close(self) -> None:
+        """End all workers and all that this execution started."""

@@ -1,0 +1,63 @@
+"""Everything in this process, at once and in order: for debuggers, tests and small runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class Done:
+    """A result, or the exception that came instead."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class LocalWorker:
+    instance: Any
+    name: str
+    error: BaseException | None = field(default=None)
+
+
+class LocalExecution:
+    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> LocalWorker:
+        return LocalWorker(cls(*map(self._value, args)), name)
+
+    def submit(self, worker: LocalWorker, method: str, *args: Any) -> Done:
+        try:
+            return Done(getattr(worker.instance, method)(*map(self._value, args)))
+        except Exception as error:
+            return Done(error=error)
+
+    def submit_pair(self, worker: LocalWorker, method: str, *args: Any) -> tuple[Done, Done]:
+        done = self.submit(worker, method, *args)
+        if done.error is not None:
+            return done, done
+        first, second = done.value
+        return Done(first), Done(second)
+
+    def wait(self, futures: Sequence[Done], timeout: float) -> list[Done]:
+        return list(futures)
+
+    def get(self, future: Done) -> Any:
+        if future.error is not None:
+            raise future.error
+        return future.value
+
+    def put(self, value: Any) -> Done:
+        return Done(value)
+
+    def progress(self, worker: LocalWorker, method: str) -> Any:
+        return None
+
+    def kill(self, worker: LocalWorker) -> None:
+        worker.instance = None
+
+    def close(self) -> None:
+        pass
+
+    def _value(self, argument: Any) -> Any:
+        return self.get(argument) if isinstance(argument, Done) else argument

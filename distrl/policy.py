@@ -1,0 +1,179 @@
+"""What acts: policies in NumPy, so that runners, players and servers need no torch. Floor 1.
+
+For the small networks of RL a NumPy forward is several times faster per call than eager torch. One form acts
+in a run, always this one; the tests hold it against the torch network that learns (distrl.networks).
+
+A batch of one shape gives the same bits wherever it is computed on the same kind of processor with one BLAS
+thread (`single_threaded`), so the whole shard is always acted for at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+from numpy.lib.stride_tricks import sliding_window_view
+
+from distrl.types import Array, Arrays, Policy
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A feed-forward network: convolutions (for pixels), hidden layers, one linear head."""
+
+    obs_shape: tuple[int, ...]
+    outputs: int
+    hidden: tuple[int, ...] = (64, 64)
+    conv: tuple[tuple[int, int, int], ...] = ()  # (channels, kernel, stride) each, on [C, H, W] observations
+    activation: str = "tanh"  # or relu; convolutions always use relu
+    scale: float = 1.0  # observations are multiplied by it: 1/255 for bytes
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every parameter's shape by name, in the order in which they lie in the flat vector."""
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def layer(name: str, *weight: int) -> None:
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
+
+        size = self.obs_shape
+        for i, (channels, kernel, stride) in enumerate(self.conv):
+            layer(f"conv.{i}", channels, size[0], kernel, kernel)
+            size = (channels, *((side - kernel) // stride + 1 for side in size[1:]))
+        width = prod(size)
+        for i, hidden in enumerate(self.hidden):
+            layer(f"hidden.{i}", hidden, width)
+            width = hidden
+        layer("head", self.outputs, width)
+        return shapes
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(shape) for shape in self.shapes().values())
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> NetworkSpec:
+        return cls(
+            obs_shape=tuple(data["obs_shape"]),
+            outputs=data["outputs"],
+            hidden=tuple(data["hidden"]),
+            conv=tuple((c, k, s) for c, k, s in data["conv"]),
+            activation=data["activation"],
+            scale=data["scale"],
+        )
+
+
+def unflatten(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Named views into a flat vector [P]."""
+    if vector.shape != (needed := sum(prod(shape) for shape in shapes.values()),):
+        raise ValueError(f"a vector of {vector.shape} for a network of {needed} parameters")
+    arrays: Arrays = {}
+    start = 0
+    for name, shape in shapes.items():
+        arrays[name] = vector[start : start + prod(shape)].reshape(shape)
+        start += prod(shape)
+    return arrays
+
+
+class Network:
+    """The NumPy forward of a `NetworkSpec`."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+        self.vector = np.zeros(spec.parameters, np.float32)
+        self._layers: Arrays = {}
+
+    def load(self, vector: Array) -> None:
+        self.vector = vector
+        arrays = unflatten(vector, self.spec.shapes())
+        # Each weight as a contiguous [inputs, outputs] matrix: rows of a batch times columns of weights.
+        self._layers = {
+            name: np.ascontiguousarray(array.reshape(len(array), -1).T) if name.endswith("weight") else array
+            for name, array in arrays.items()
+        }
+
+    def __call__(self, obs: Array) -> Array:
+        """Outputs [N, outputs], float32, for observations [N, *obs_shape]."""
+        x = obs.astype(np.float32)
+        if self.spec.scale != 1.0:
+            x *= np.float32(self.spec.scale)
+        if self.spec.conv:
+            x = np.moveaxis(x, 1, -1)  # [N, H, W, C]
+            for i, (channels, kernel, stride) in enumerate(self.spec.conv):
+                patches = sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
+                n, height, width = patches.shape[:3]
+                x = self._linear(f"conv.{i}", patches.reshape(n * height * width, -1))
+                x = np.maximum(x, 0, out=x).reshape(n, height, width, channels)
+            x = np.moveaxis(x, -1, 1)
+        x = x.reshape(len(x), -1)
+        for i in range(len(self.spec.hidden)):
+            x = self._linear(f"hidden.{i}", x)
+            x = np.tanh(x, out=x) if self.spec.activation == "tanh" else np.maximum(x, 0, out=x)
+        return self._linear("head", x)
+
+    def _linear(self, name: str, x: Array) -> Array:
+        y: Array = x @ self._layers[f"{name}.weight"]
+        y += self._layers[f"{name}.bias"]
+        return y
+
+
+class CategoricalPolicy:
+    """pi(a|s) = softmax(network(s))[a] over A discrete actions, numbered from `first_action`."""
+
+    def __init__(self, spec: NetworkSpec, first_action: int = 0) -> None:
+        self.network = Network(spec)
+        self.first_action = first_action
+
+    def load(self, vector: Array) -> None:
+        self.network.load(vector)
+
+    def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
+        """Uniform numbers [T, N], one an action."""
+        return rng.random((steps, copies))
+
+    def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
+        """Actions [N] by the inverse of the cumulative distribution, and their log_prob [N]."""
+        logits = self.network(obs)
+        logits -= logits.max(axis=1, keepdims=True)
+        exp = np.exp(logits)
+        cumulative = np.cumsum(exp, axis=1)
+        total = cumulative[:, -1]
+        index = (cumulative[:, :-1] <= (noise * total)[:, None]).sum(axis=1)
+        log_prob = logits[np.arange(len(index)), index] - np.log(total)
+        return index + self.first_action, {"log_prob": log_prob}
+
+    def greedy(self, obs: Array) -> Array:
+        best: Array = self.network(obs).argmax(axis=1) + self.first_action
+        return best
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.network.spec.shapes()
+
+    def arrays(self) -> Arrays:
+        return unflatten(self.network.vector, self.shapes())
+
+    def describe(self) -> dict[str, Any]:
+        return {"type": "categorical", "network": asdict(self.network.spec), "first_action": self.first_action}
+
+
+def from_description(data: Mapping[str, Any]) -> Policy:
+    """The policy that `describe` told of, without weights yet."""
+    if data["type"] == "categorical":
+        return CategoricalPolicy(NetworkSpec.from_description(data["network"]), data["first_action"])
+    raise ValueError(f"unknown policy type {data['type']!r}")
+
+
+def flatten(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Array:
+    """The flat vector [P] of named arrays; refuses missing, foreign and misshapen ones with ValueError."""
+    found = {name: array.shape for name, array in arrays.items()}
+    if found != dict(shapes):
+        raise ValueError(f"arrays of shapes {found} where {dict(shapes)} are needed")
+    return np.concatenate([arrays[name].ravel() for name in shapes])
+
+
+def single_threaded() -> None:
+    """One NumPy thread in this process: faster for small matrices, and part of the arithmetic. Leaves torch alone."""
+    threadpoolctl.ThreadpoolController().select(internal_api="openblas").limit(limits=1)

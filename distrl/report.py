@@ -1,0 +1,705 @@
+"""What a run leaves for people: learning curves, videos, a model card; and the window to watch a policy play. Floor 6.
+
+Reads files of runs and plays policies; knows nothing of Ray, torch and MLflow. matplotlib, OpenCV and Pillow are
+imported where they are needed. A file appears whole or not at all.
+
+Videos: .webm is VP8, which browsers (and the MLflow page) play; .mp4 is MPEG-4 Part 2, which desktop players play
+and browsers do not, written several times as fast; .gif plays everywhere, in fewer colours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import yaml
+
+from distrl.config import EnvSettings
+from distrl.envs import describe_env, find_spec, make_env
+from distrl.errors import UserError
+from distrl.seeding import derive, stream
+from distrl.track import read_metrics
+from distrl.types import Array, Policy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+NOT_LEARNT = ("seed", "run_dir", "cluster", "track")  # parts of a config in which runs of one group may differ
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read."""
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+
+    @property
+    def name(self) -> str:
+        return f"{self.config['algorithm']['name']} {self.config['env']['id']}"
+
+    def curve(self, metric: str, x: str = "env_steps") -> tuple[Array, Array]:
+        """A metric over env steps, in their order; rows without it, or where it is not finite, are left out."""
+        points = {row[x]: row[metric] for row in self.rows if _finite(row.get(x)) and _finite(row.get(metric))}
+        steps = np.array(sorted(points), np.float64)
+        return steps, np.array([points[step] for step in steps.tolist()], np.float64)
+
+
+def read_run(path: Path) -> Run:
+    """The config and metrics of a run directory. Raises `UserError` where it holds none."""
+    config = _read_config(path)
+    try:
+        return Run(path, config, read_metrics(path / "metrics.jsonl"))
+    except OSError as error:
+        raise UserError(f"{path} has no metrics to plot: metrics.jsonl cannot be read ({error.strerror}).") from None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file.parent} is not a run directory: {file.name} cannot be read ({reason}).") from None
+
+
+def _read_config(run_dir: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(_read(run_dir / "config.yaml"))
+        config["algorithm"]["name"], config["env"]["id"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise UserError(f"{run_dir / 'config.yaml'} is not the config of a run.") from None
+    return dict(config)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ only in seed, place and tracking, under a label that tells the groups apart."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        learnt = {key: value for key, value in run.config.items() if key not in NOT_LEARNT}
+        groups[json.dumps(learnt, sort_keys=True, default=str)].append(run)
+    alike: dict[str, list[dict[str, str]]] = defaultdict(list)  # flat configs of groups with one algorithm and env
+    for key, members in groups.items():
+        alike[members[0].name].append(_flat(json.loads(key)))
+    labelled = {}
+    for key, members in groups.items():
+        others, flat = alike[members[0].name], _flat(json.loads(key))
+        names = sorted(
+            {name for other in others for name in other.keys() | flat.keys() if other.get(name) != flat.get(name)}
+        )
+        differences = [f"{name.removeprefix('algorithm.')}={flat.get(name, 'unset')}" for name in names]
+        labelled[" ".join([members[0].name, *differences])] = members
+    return labelled
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted keys and printed values."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
+    return flat
+
+
+# --- plots --------------------------------------------------------------------------------------------------------
+
+# Okabe and Ito (2008): told apart by colour-blind people, and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "-.", ":")  # for more curves than colours; dashes are the threshold's
+GREY = "#666666"
+# In this order in losses.png; metrics that are not named here come after them, if they ever change.
+PANELS = (
+    *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"),
+    *("td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
+)
+NO_PANELS = ("return_mean", "length_mean", "episodes")  # not losses
+
+
+def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: float | None = None) -> Path:
+    """Learning curves of runs: return of training episodes over env steps.
+
+    Runs that differ only in seed become one curve: their mean over the steps that all of them reached, in a band
+    from the smallest to the largest, with each run as a thin line. Other runs become curves of their own.
+
+    Args:
+        out: an image, such as curves.png or curves.pdf.
+        smooth: iterations of a centred moving average; 1: none (each value is already a mean of 100 episodes).
+        threshold: the return to draw as a dashed line; None: the env's reward threshold, where all runs share it.
+    """
+    if not run_dirs:
+        raise UserError("There are no runs to plot: name one or more run directories.")
+    runs = [read_run(path) for path in dict.fromkeys(Path(path).resolve() for path in run_dirs)]
+    groups = {
+        label: some for label, members in group_runs(runs).items() if (some := [run for run in members if _curve(run)])
+    }
+    if not groups:
+        raise UserError(f"No episode has ended yet in {', '.join(map(str, run_dirs))}: there is nothing to plot.")
+    figure, axes = _figure()
+    for i, (label, members) in enumerate(groups.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+        if len(members) > 1:
+            label += f" ({len(members)} seeds)"
+        _draw_group(axes, members, smooth, textwrap.fill(label, 80), style)
+    _draw_threshold(axes, runs, threshold)
+    axes.set_ylabel("return, mean of the last 100 episodes")
+    if any(len(members) > 1 for members in groups.values()):
+        axes.set_title(
+            "thick: mean over seeds, as far as all go; band: smallest to largest", loc="left", fontsize=9, color=GREY
+        )
+    _finish(figure, axes)
+    return _save(figure, out)
+
+
+def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) -> list[Path]:
+    """learning_curve.png and losses.png of one run; a picture without data is left out.
+
+    Args:
+        threshold: as in `plot_runs`.
+    """
+    run = read_run(Path(run_dir))
+    written = []
+    evaluation_x = "evaluation/env_steps" if any("evaluation/env_steps" in row for row in run.rows) else "env_steps"
+    at, evaluated = run.curve("evaluation/return_mean", evaluation_x)
+    if _curve(run) or len(at):
+        figure, axes = _figure()
+        steps, returns = run.curve("train/return_mean")
+        axes.plot(steps, returns, color=COLOURS[0], linewidth=1.8, label="training, mean of the last 100 episodes")
+        if len(at):
+            spread = dict(zip(*(a.tolist() for a in run.curve("evaluation/return_std", evaluation_x)), strict=True))
+            axes.errorbar(
+                at,
+                evaluated,
+                yerr=[spread.get(step, 0.0) for step in at.tolist()],
+                fmt="o",
+                markersize=4.5,
+                linewidth=1,
+                color=COLOURS[1],
+                label="evaluation, mean and standard deviation over episodes",
+            )
+        _draw_threshold(axes, [run], threshold)
+        axes.set_ylabel("return")
+        axes.set_title(f"{run.name}, seed {run.config.get('seed')}")
+        _finish(figure, axes)
+        written.append(_save(figure, Path(out_dir) / "learning_curve.png"))
+    names = {key.removeprefix("train/") for row in run.rows for key in row if key.startswith("train/")}
+    curves = {name: run.curve(f"train/{name}") for name in names - set(NO_PANELS)}
+    curves = {
+        name: curve for name, curve in curves.items() if len(curve[0]) and (name in PANELS or np.ptp(curve[1]) > 0)
+    }
+    if curves:
+        written.append(_save(_losses(run, curves), Path(out_dir) / "losses.png"))
+    return written
+
+
+def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
+    """One small panel a metric."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.5 * columns, 2.3 * rows + 0.4), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    order = sorted(curves, key=lambda name: (PANELS.index(name) if name in PANELS else len(PANELS), name))
+    for i, axes in enumerate(grid.flat):
+        if i >= len(order):
+            axes.set_visible(False)
+            continue
+        steps, values = curves[order[i]]
+        window = max(1, len(values) // 50)
+        axes.plot(steps, values, color=COLOURS[0], linewidth=0.8, alpha=0.35 if window > 1 else 1.0)
+        if window > 1:
+            axes.plot(steps, _smooth(values, window), color=COLOURS[0], linewidth=1.5)
+        axes.set_title(order[i], fontsize=10)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _plain(axes)
+        axes.tick_params(labelbottom=i + columns >= len(order))  # also above a hole in the last row
+    figure.supxlabel("env steps", fontsize=10)
+    figure.suptitle(f"{run.name}, seed {run.config.get('seed')}", fontsize=11)
+    return figure
+
+
+def _curve(run: Run) -> bool:
+    """Whether there is a learning curve."""
+    return len(run.curve("train/return_mean")[0]) > 0
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """`Figure` without pyplot: no global state, no window, drawn by Agg."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _draw_group(axes: Axes, members: list[Run], smooth: int, label: str, style: Mapping[str, Any]) -> None:
+    curves = [(steps, _smooth(values, smooth)) for steps, values in (run.curve("train/return_mean") for run in members)]
+    if len(curves) == 1:
+        axes.plot(*curves[0], linewidth=1.8, label=label, **style)
+        return
+    for steps, values in curves:
+        axes.plot(steps, values, linewidth=0.7, alpha=0.45, **style)
+    steps, values = band(curves)
+    axes.plot(steps, values.mean(axis=0) if len(steps) else [], linewidth=2, label=label, **style)
+    if len(steps):
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
+
+
+def band(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Curves (x [n], y [n]) on the x [K] that all of them cover: x and y [curves, K]."""
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    steps = np.unique(np.concatenate([x for x, _ in curves]))
+    steps = steps[(steps >= start) & (steps <= end)]
+    return steps, np.stack([np.interp(steps, x, y) for x, y in curves])
+
+
+def _smooth(values: Array, window: int) -> Array:
+    """Centred moving average over `window` points, over fewer near the ends."""
+    if window <= 1 or len(values) < 2:
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - window // 2, 0), np.minimum(index + (window + 1) // 2, len(values))
+    mean: Array = (sums[high] - sums[low]) / (high - low)
+    return mean
+
+
+def _draw_threshold(axes: Axes, runs: Sequence[Run], threshold: float | None) -> None:
+    if threshold is None:
+        ids = {run.config["env"]["id"] for run in runs}
+        try:
+            threshold = find_spec(ids.pop()).reward_threshold if len(ids) == 1 else None
+        except UserError:  # the env is not installed here; the plot does not need it
+            return
+    if threshold is not None:
+        axes.axhline(
+            threshold, color=GREY, linestyle="--", linewidth=1.2, label=f"reward threshold {threshold:g}", zorder=1
+        )
+
+
+def _finish(figure: Figure, axes: Axes) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_xlabel("env steps")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _plain(axes)
+    named = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    named.sort(key=lambda pair: pair[1].startswith("reward threshold"))  # last
+    figure.set_figheight(4.2 + 0.2 * sum(label.count("\n") + 1 for _, label in named))  # axes of one height
+    figure.legend(*zip(*named, strict=True), loc="outside lower center", frameon=False, fontsize=9)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, out: Path) -> Path:
+    kinds = figure.canvas.get_supported_filetypes()
+    if out.suffix[1:] not in kinds:
+        raise UserError(f"{str(out)!r} must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
+    with _draft(out) as draft:
+        figure.savefig(draft)
+    return out
+
+
+@contextmanager
+def _draft(out: Path) -> Iterator[Path]:
+    """A file beside `out` to write; it takes `out`'s place when the block ends well, else nothing is left of it."""
+    draft = out.with_name(f".{out.stem}.{os.getpid()}.tmp{out.suffix}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+    except OSError as error:
+        raise UserError(f"{str(out)!r} cannot be written: {error.strerror}. Choose another place.") from None
+    try:
+        yield draft
+        os.replace(draft, out)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+# --- playing ------------------------------------------------------------------------------------------------------
+
+GIF_WIDTH = 480  # pixels at most
+GIF_FRAMES = 300  # at most, and even; longer games are thinned out evenly
+GIF_SAMPLE = 4096  # pixels of a frame that its colours are chosen from
+GIF_TICK = 0.01  # s: the resolution of a GIF's clock
+GIF_FASTEST = 0.02  # s a frame; browsers slow down what is faster
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A video and what is on it."""
+
+    path: Path
+    returns: tuple[float, ...]  # of each episode; of one that `max_frames` cut off, as far as it is shown
+    lengths: tuple[int, ...]  # steps of the same
+    frames: int  # in the file
+    complete: bool  # no episode was cut off
+
+
+def record_video(
+    policy: Policy,
+    env: EnvSettings,
+    out: Path,
+    seed: int,
+    episodes: int = 1,
+    greedy: bool = True,
+    max_frames: int = 3000,
+) -> Recording:
+    """Play episodes and write them as .webm, .mp4 or .gif.
+
+    Where there is no display and SDL_VIDEODRIVER is not set, it is set to "dummy" for this process.
+
+    Args:
+        greedy: the best actions; otherwise sampled ones.
+        max_frames: frames of all episodes together, after which playing stops.
+
+    Raises:
+        UserError: the env has no pictures, or `out` cannot be written or has another suffix.
+    """
+    out = Path(out)
+    sinks: dict[str, Callable[[Path, float], _Sink]] = {
+        ".webm": lambda path, fps: _VideoFile(path, fps, "VP80"),
+        ".mp4": lambda path, fps: _VideoFile(path, fps, "mp4v"),
+        ".gif": _GifFile,
+    }
+    if out.suffix not in sinks:
+        raise UserError(f"{str(out)!r} must end in one of {', '.join(sinks)}; .webm is what browsers play.")
+    if episodes < 1 or max_frames < 1:
+        raise UserError(f"episodes and max_frames must be at least 1; they are {episodes} and {max_frames}.")
+    info = describe_env(env)
+    if "rgb_array" not in info.render_modes:
+        modes = ", ".join(info.render_modes) or "none"
+        raise UserError(f"{env.id} cannot be recorded: its render_modes ({modes}) lack 'rgb_array'.")
+    if not _display():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    returns: list[float] = []
+    lengths: list[int] = []
+    shown, complete = 0, True
+    with _draft(out) as draft:
+        sink = sinks[out.suffix](draft, max(1, info.render_fps))
+        game = make_env(env, render_mode="rgb_array")
+        try:
+            for step, reward, _ in _play_episodes(policy, game, seed, episodes, greedy):
+                if shown == max_frames:
+                    complete = False
+                    break
+                if step == 0:
+                    returns.append(0.0)
+                    lengths.append(0)
+                returns[-1] += reward
+                lengths[-1] = step
+                sink.add(_frame(game, env.id))
+                shown += 1
+        finally:
+            game.close()
+            sink.release()
+        frames = sink.finish()
+    return Recording(out, tuple(returns), tuple(lengths), frames, complete)
+
+
+def play(policy: Policy, env: EnvSettings, seed: int, episodes: int = 1, greedy: bool = True) -> tuple[float, ...]:
+    """Play episodes in a window. Closing it, or Ctrl-C, ends the game. Returns the returns of finished episodes.
+
+    Raises:
+        UserError: there is no display, or the env has no pictures.
+    """
+    remedy = "Record a video instead: 'distrl record'."
+    if not _display():
+        raise UserError(f"There is no display here: neither DISPLAY nor WAYLAND_DISPLAY is set. {remedy}")
+    modes = describe_env(env).render_modes
+    if not {"human", "rgb_array"} & set(modes):  # gymnasium shows the pictures of "rgb_array" in a window of its own
+        raise UserError(f"{env.id} cannot be watched: its render_modes ({', '.join(modes) or 'none'}) lack 'human'.")
+    returns: list[float] = []
+    total, opened = 0.0, False
+    game = make_env(env, render_mode="human")
+    try:
+        for step, reward, ended in _play_episodes(policy, game, seed, episodes, greedy):
+            if not opened and _unseen():
+                raise UserError(f"The window cannot be opened: DISPLAY or WAYLAND_DISPLAY leads nowhere. {remedy}")
+            opened = True
+            total = reward if step == 0 else total + reward
+            if ended:
+                returns.append(total)
+            if _window_closed():
+                break
+    except (KeyboardInterrupt, SystemExit):  # some envs exit when their window is closed
+        pass
+    except gym.error.DependencyNotInstalled as error:
+        raise UserError(f"{env.id} cannot be drawn: {error}.") from None
+    except Exception as error:
+        if not _of_pygame(error):
+            raise
+        if not opened:
+            raise UserError(f"The window cannot be opened: {error}. {remedy}") from None
+        # Otherwise the window was closed while it was drawn on.
+    finally:
+        game.close()
+    return tuple(returns)
+
+
+def _play_episodes(
+    policy: Policy, game: gym.Env[Any, Any], seed: int, episodes: int, greedy: bool
+) -> Iterator[tuple[int, float, bool]]:
+    """Play, and tell of every step of an episode: its number (0 is the reset), its reward, whether it was the last."""
+    space, discrete = game.observation_space, isinstance(game.action_space, gym.spaces.Discrete)
+    for episode in range(episodes):
+        rng = stream(seed, "play action", episode)
+        obs, _ = game.reset(seed=derive(seed, "play episode", episode))
+        step, ended = 0, False
+        yield step, 0.0, ended
+        while not ended:
+            batch = np.asarray(obs, space.dtype)[None]
+            action = policy.greedy(batch) if greedy else policy.act(batch, policy.draw(rng, 1, 1)[0])[0]
+            obs, reward, terminated, truncated, _ = game.step(action[0].item() if discrete else action[0])
+            step, ended = step + 1, bool(terminated or truncated)
+            yield step, float(reward), ended
+
+
+def _display() -> bool:
+    """Whether a window can be opened. Elsewhere than on Linux the desktop is always there."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _unseen() -> bool:
+    """Whether SDL found no display and draws into the void, though nobody told it to."""
+    pygame = sys.modules.get("pygame")
+    return (
+        "SDL_VIDEODRIVER" not in os.environ
+        and pygame is not None
+        and pygame.display.get_init()
+        and pygame.display.get_driver() in ("dummy", "offscreen")
+    )
+
+
+def _window_closed() -> bool:
+    """Whether the user has closed the window of pygame, which nearly all envs use. They leave the event unread."""
+    pygame = sys.modules.get("pygame")
+    return pygame is not None and pygame.display.get_init() and bool(pygame.event.get(pygame.QUIT))
+
+
+def _of_pygame(error: Exception) -> bool:
+    pygame = sys.modules.get("pygame")
+    return pygame is not None and isinstance(error, pygame.error)
+
+
+def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
+    """The picture of now, uint8 [H, W, 3]."""
+    try:
+        frame = game.render()
+    except Exception as error:
+        raise UserError(f"{env_id} cannot be drawn: {type(error).__name__}: {error}") from error
+    if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
+        what = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UserError(f"{env_id} cannot be recorded: render() gave {what}, where uint8 [H, W, 3] is due.")
+    return frame
+
+
+class _Sink(Protocol):
+    """What frames, uint8 [H, W, 3] in RGB, are written to."""
+
+    def add(self, frame: Array) -> None: ...
+
+    def release(self) -> None:
+        """No more frames come."""
+
+    def finish(self) -> int:
+        """Complete the file; returns how many frames can be read from it."""
+
+
+class _VideoFile:
+    """A video by OpenCV, frame by frame."""
+
+    def __init__(self, path: Path, fps: float, codec: str) -> None:
+        self.path, self.fps, self.codec = path, fps, codec
+        self.writer: Any = None
+        self.frames = 0
+
+    def add(self, frame: Array) -> None:
+        import cv2
+
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:  # these codecs know even sides alone, and OpenCV would cut off the last line
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self.writer is None:
+            size = frame.shape[1], frame.shape[0]
+            with _silent_stderr():  # FFmpeg calls the tag of VP8 unsupported, and writes it correctly
+                self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*self.codec), self.fps, size)
+            if not self.writer.isOpened():
+                raise UserError(
+                    f"OpenCV here cannot write {self.path.suffix} ({self.codec}). Choose .mp4, .webm or .gif."
+                )
+        self.writer.write(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR))
+        self.frames += 1
+
+    def release(self) -> None:
+        if self.writer is not None:
+            self.writer.release()
+
+    def finish(self) -> int:
+        import cv2
+
+        # OpenCV says nothing when a write fails, so read the file back.
+        video = cv2.VideoCapture(str(self.path))
+        found = 0
+        while video.grab():
+            found += 1
+        video.release()
+        if found != self.frames:
+            raise UserError(
+                f"Only {found} of {self.frames} frames could be written to {str(self.path.parent)!r}. Is the disk full?"
+            )
+        return found
+
+
+class _GifFile:
+    """An animated GIF by Pillow: small pictures, evenly chosen, in one palette."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self.kept: list[Array] = []
+        self.seen = 0
+        self.stride = 1  # every so many frames, one is kept
+
+    def add(self, frame: Array) -> None:
+        import cv2
+
+        if self.seen % self.stride == 0:
+            if len(self.kept) == GIF_FRAMES:  # nobody knows how many will come: thin out whenever it is full
+                del self.kept[1::2]
+                self.stride *= 2
+            height, width = frame.shape[:2]
+            if width > GIF_WIDTH:
+                size = GIF_WIDTH, max(1, round(height * GIF_WIDTH / width))
+                frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+            self.kept.append(frame.copy())
+        self.seen += 1
+
+    def release(self) -> None:
+        pass
+
+    def finish(self) -> int:
+        from PIL import Image
+
+        step = max(1, int(np.ceil(GIF_FASTEST * self.fps / self.stride - 1e-9)))
+        frames = self.kept[::step]
+        # Times on the GIF's coarse clock, rounded so that no error adds up.
+        ticks = np.rint(np.arange(len(frames) + 1) * self.stride * step / self.fps / GIF_TICK)
+        milliseconds = (np.diff(ticks) * GIF_TICK * 1000).astype(int).tolist()
+        # One palette for all, so that the changes between frames stay small: from other pixels of every frame.
+        stride = 1 + frames[0].size // 3 // GIF_SAMPLE
+        pixels = np.concatenate([frame.reshape(-1, 3)[i % stride :: stride] for i, frame in enumerate(frames)])
+        palette = Image.fromarray(pixels[None]).quantize(256)
+        pictures = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+        pictures[0].save(
+            self.path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True
+        )
+        with Image.open(self.path) as written:  # equal frames in a row have become one
+            return int(getattr(written, "n_frames", 1))
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep C libraries from writing to the terminal."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nothing:
+        kept = os.dup(2)
+        try:
+            os.dup2(nothing.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+# --- the model card -----------------------------------------------------------------------------------------------
+
+
+def model_card(run_dir: Path) -> str:
+    """Markdown that tells what the best model of a run is, how good, how it came about and how to use it."""
+    run_dir = Path(run_dir)
+    config = _read_config(run_dir)
+    try:
+        result = json.loads(_read(run_dir / "result.json"))
+    except ValueError:
+        raise UserError(f"{run_dir / 'result.json'} is not valid JSON.") from None
+    algorithm, env_id = config["algorithm"]["name"], config["env"]["id"]
+    evaluation = result.get("evaluation") or {}
+    lines = [f"# {algorithm} on {env_id}", ""]
+    if evaluation:
+        how = "greedy actions" if evaluation.get("greedy", True) else "sampled actions"
+        lines += [
+            f"**Return {_number(evaluation.get('mean'))} ± {_number(evaluation.get('std'))}** "
+            f"(mean and standard deviation of {_number(evaluation.get('episodes'))} episodes, {how}; "
+            f"{_number(evaluation.get('min'))} to {_number(evaluation.get('max'))})",
+            "",
+        ]
+    facts = {
+        "algorithm": algorithm,
+        "environment": env_id,
+        "seed": config.get("seed"),
+        "env steps behind these weights": _number(evaluation.get("env_steps")),
+        "env steps of the run": _number(result.get("env_steps")),
+        "episodes of the run": _number(result.get("episodes")),
+        "return of the last 100 training episodes": _number(result.get("return_mean")),
+        "env steps to the reward threshold": _number(result.get("steps_to_threshold")),
+        "time to the reward threshold": _number(result.get("time_to_threshold_s"), " s"),
+        "training time": _number(result.get("train_s"), " s"),
+        "speed": _number(result.get("env_steps_per_s"), " env steps/s"),
+        "workers restarted": _number(result.get("restarts")),
+        "ended by": result.get("stopped_by") or result.get("status"),
+        "sha256 of the run's last weights": result.get("weights_sha256"),
+        "versions": ", ".join(f"{name} {version}" for name, version in (result.get("versions") or {}).items()),
+    }
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]
+    learnt = {key: value for key, value in config.items() if key not in ("run_dir", "cluster", "track")}
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from distrl import load_policy",
+        "",
+        f"policy = load_policy({str(run_dir / 'best')!r})",
+        "action = policy.act(obs)",
+        "```",
+        "",
+        "## Hyperparameters",
+        "",
+        "```yaml",
+        yaml.safe_dump(learnt, sort_keys=False).rstrip(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: object, unit: str = "") -> str | None:
+    """A number as people write it, with its unit; None for what is not there."""
+    if not isinstance(value, int | float):
+        return None
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.6g}") + unit

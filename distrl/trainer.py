@@ -1,0 +1,599 @@
+"""The loop: ask for fragments, hand them to the learner, count, evaluate, checkpoint, recover. Floor 5.
+
+Iteration k takes the fragments (shard, k) of all shards, which were acted by the weights of version max(0, k - lag),
+and makes version k + 1 of them. With lag 1 runners roll iteration k + 1 while the learner learns from k.
+
+The driver holds futures, reports and snapshots, never the arrays of a rollout. Everything that is decided (when to
+stop, what is best, when to evaluate) is decided from counted things in their order, so that it cannot depend on which
+process was faster. A lost runner or evaluator is replaced and asked again; a lost learner takes the run back to the
+newest checkpoint, from where it replays to the same bits. Rows already recorded are not recorded twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from distrl.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint, write_directory, write_model
+from distrl.config import Config
+from distrl.errors import EnvError, WorkerLost
+from distrl.execution import Execution, Future, Worker
+from distrl.types import Arrays, Evaluation, Policy, Report, Snapshot, Weights
+from distrl.workers.evaluator import Evaluator
+from distrl.workers.learner import Learner
+from distrl.workers.runner import Runner
+
+RECENT = 100  # training episodes in return_mean
+ATTEMPTS = 5  # at a fragment whose runner dies each time
+ENV_ATTEMPTS = 2  # at a fragment whose env raises each time: it is a pure function, so the second time is proof
+
+
+class Observer(Protocol):
+    """Who wants to know how the run goes."""
+
+    def record(self, row: dict[str, float]) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the workers of a run are given."""
+
+    runners: int
+    cpus_per_runner: float = 0
+    learner_cpus: float = 0
+    learner_gpus: float = 0
+
+
+@dataclass
+class Pending:
+    """An evaluation that was asked for, and the iteration at which its result counts."""
+
+    due: int
+    version: int
+    env_steps: int
+    number: int
+
+
+@dataclass
+class Progress:
+    """The counters of a run between two iterations; all of it is in a checkpoint."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+    recent_returns: list[float] = field(default_factory=list)
+    recent_lengths: list[int] = field(default_factory=list)
+    evaluations: int = 0
+    pending: list[Pending] = field(default_factory=list)
+    best: dict[str, float] | None = None  # mean, version, env_steps
+    steps_to_threshold: int | None = None
+    time_to_threshold_s: float | None = None
+    train_s: float = 0.0
+    restarts: int = 0
+    stopped: str | None = None  # why, once it is decided
+
+    @property
+    def return_mean(self) -> float | None:
+        """Mean return of the last 100 training episodes, or of all where there are fewer."""
+        return float(np.mean(self.recent_returns)) if self.recent_returns else None
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Progress:
+        return cls(**{**data, "pending": [Pending(**p) for p in data["pending"]]})
+
+
+class Interrupted(Exception):
+    """The run was asked to end; the message says by what."""
+
+
+class Trainer:
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        about: dict[str, Any],
+        threshold: float | None,
+        execution: Execution,
+        resources: Resources,
+        run_dir: Path,
+        observer: Observer,
+        interrupted: Callable[[], str | None],
+        start: Path | None,
+    ) -> None:
+        """
+        Args:
+            policy: an acting policy without weights, of which every runner gets a copy
+            about: of the env and the algorithm, for model directories
+            threshold: the env's reward threshold
+            interrupted: asked often; a reason ends the run at the next iteration, with a checkpoint
+            start: the checkpoint to go on from; None: the beginning
+        """
+        self.config, self.policy, self.about, self.threshold = config, policy, about, threshold
+        self.execution, self.resources, self.run_dir = execution, resources, run_dir
+        self.observer, self.interrupted = observer, interrupted
+        self.shards = range(config.rollout.shards)
+        self.restarts = 0
+        self.first_step: float | None = None  # unix time of this process's first env step
+        self.rated = (time.perf_counter(), 0)  # when, and env steps, of the row before
+        self.blocked = 0.0  # seconds spent waiting for workers since the row before
+        self.totals: dict[str, float] = {}  # seconds by phase, over this process's part of the run
+        self.newest = start  # the newest checkpoint that was read or written
+        self.best: Weights | None = None
+        self.final: Evaluation | None = None
+        self.progress = Progress()
+        self.learner: Worker = None
+        self.evaluator: Worker = None
+        self.runners: list[Worker] = []
+        self._reset_flight()
+
+    def _reset_flight(self) -> None:
+        self.weights: dict[int, Future] = {}  # by version
+        self.snapshots: dict[tuple[int, int], Snapshot | None] = {}  # by (shard, iteration): before that fragment
+        self.fragments: dict[tuple[int, int], tuple[Future, Report]] = {}  # rolled
+        self.asked: dict[Future, tuple[int, int, Future, Worker]] = {}  # report: shard, iteration, fragment, runner
+        self.attempts: dict[tuple[int, int], int] = {}
+        self.evaluating: dict[int, tuple[Future, tuple[Any, ...]]] = {}  # by number, with what was asked
+        self.unsettled: list[tuple[Future, dict[str, float]]] = []  # metrics to come, and the row they complete
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until something ends the run: `progress.stopped` tells what."""
+        self._load_newest()
+        self.restarts = self.progress.restarts
+        for _ in range(self.resources.runners):
+            self.runners.append(self._spawn_runner())
+        self.rated = time.perf_counter(), self.progress.env_steps
+        self.earlier_s, self.began = self.progress.train_s, time.perf_counter()
+        while True:
+            try:
+                while (reason := self._reason_to_stop()) is None:
+                    self._iterate()
+                self.progress.stopped = reason
+                self._settle(0)
+                self._checkpoint()
+                self._evaluate_last()
+                return
+            except Interrupted as reason:
+                if self.progress.stopped is None:  # else it came during the last evaluation, when all else is written
+                    self._settle(0)
+                    self._checkpoint()
+                self.progress.stopped = str(reason)
+                return
+            except WorkerLost as lost:
+                self._go_back(lost)
+
+    def _iterate(self) -> None:
+        k = self.progress.iteration
+        reports = self._collect(k)
+        row = self._account(k, reports)
+        fragments = [self.fragments.pop((shard, k))[0] for shard in self.shards]
+        weights, metrics = self.execution.submit_pair(
+            self.learner, "update", k, int(row["env_steps"]) - self.config.rollout.env_steps, *fragments
+        )
+        self.weights[k + 1] = weights
+        self.unsettled.append((metrics, row))
+        self.progress.iteration = k + 1
+        self._ask_ahead(k + 1)
+        self._evaluate(row)
+        self._settle(keep=self.config.schedule.lag)
+        self._forget_before(k + 1)
+        if self.config.checkpoint.every and (k + 1) % self.config.checkpoint.every == 0:
+            self._settle(0)
+            self._checkpoint()
+
+    def _reason_to_stop(self) -> str | None:
+        stop, progress = self.config.stop, self.progress
+        wanted = self.threshold if stop.return_mean == "auto" else stop.return_mean
+        mean = progress.return_mean
+        if wanted is not None and mean is not None and len(progress.recent_returns) == RECENT and mean >= wanted:
+            return "return_mean"
+        if self.config.iterations is not None and progress.iteration >= self.config.iterations:
+            return "env_steps"
+        return None
+
+    def _check_interrupted(self) -> None:
+        seconds = self.config.stop.seconds
+        reason = self.interrupted()
+        if reason is None and seconds is not None and time.perf_counter() - self.began >= seconds:
+            reason = "seconds"
+        if reason is not None:
+            raise Interrupted(reason)
+
+    # --- collecting -------------------------------------------------------------------------------------------
+
+    def _ask(self, shard: int, iteration: int) -> None:
+        runner = self.runners[shard % len(self.runners)]
+        report, fragment = self.execution.submit_pair(
+            runner,
+            "rollout",
+            shard,
+            iteration,
+            self.weights[max(0, iteration - self.config.schedule.lag)],
+            self.snapshots[shard, iteration],
+        )
+        self.asked[report] = shard, iteration, fragment, runner
+
+    def _ask_ahead(self, iteration: int) -> None:
+        """Ask for every fragment of `iteration` that can be rolled and was not asked for."""
+        last = self.config.iterations
+        known = max(0, iteration - self.config.schedule.lag) in self.weights
+        if not known or (last is not None and iteration >= last):
+            return
+        under_way = {(shard, i) for shard, i, _, _ in self.asked.values()} | self.fragments.keys()
+        for shard in self.shards:
+            if (shard, iteration) in self.snapshots and (shard, iteration) not in under_way:
+                self._ask(shard, iteration)
+
+    def _collect(self, k: int) -> list[Report]:
+        """Wait until all fragments of iteration k are there, asking ahead for the next one where the lag allows."""
+        self._ask_ahead(k)
+        heard = time.perf_counter()
+        beats: dict[Worker, int] = {}
+        while any((shard, k) not in self.fragments for shard in self.shards):
+            self._check_interrupted()
+            limit = self.config.cluster.step_timeout_s
+            done = self._wait(list(self.asked), min(0.5, limit / 4))
+            if done:
+                for future in done:
+                    self._take(future)
+                self._ask_ahead(k + 1)
+                heard = time.perf_counter()
+            elif time.perf_counter() - heard > limit:
+                beats = self._replace_hung(beats)
+                heard = time.perf_counter()
+        return [self.fragments[shard, k][1] for shard in self.shards]
+
+    def _wait(self, futures: list[Future], timeout: float) -> list[Future]:
+        start = time.perf_counter()
+        done = self.execution.wait(futures, timeout)
+        self.blocked += time.perf_counter() - start
+        return done
+
+    def _take(self, future: Future) -> None:
+        if future not in self.asked:  # asked again in the meantime
+            return
+        shard, iteration, fragment, runner = self.asked[future]
+        try:
+            report: Report = self.execution.get(future)
+        except EnvError as error:
+            del self.asked[future]
+            if self._attempt(shard, iteration) >= ENV_ATTEMPTS:
+                raise
+            self._count_restart(f"{str(error).splitlines()[0]}; trying that fragment again")
+            self._ask(shard, iteration)
+            return
+        except WorkerLost as lost:
+            if lost.worker is not None and lost.worker not in self.runners:
+                if lost.worker is self.learner:
+                    raise
+                return  # of a runner that was replaced already
+            self._replace_runner(runner, lost)
+            return
+        del self.asked[future]
+        report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
+        if report.unfaithful:
+            self.observer.warn(
+                f"{self.config.env.id} does not rebuild from its episode seed and actions, so it is not deterministic: "
+                "fresh episodes were started, and this run will not give the same weights again"
+            )
+        self.fragments[shard, iteration] = fragment, report
+        self.snapshots[shard, iteration + 1] = report.snapshot
+
+    def _attempt(self, shard: int, iteration: int) -> int:
+        self.attempts[shard, iteration] = self.attempts.get((shard, iteration), 0) + 1
+        return self.attempts[shard, iteration]
+
+    def _spawn_runner(self) -> Worker:
+        config = self.config
+        return self.execution.spawn(
+            Runner,
+            config.env,
+            config.rollout,
+            config.seed,
+            self.policy,
+            name="runner",
+            cpus=self.resources.cpus_per_runner,
+        )
+
+    def _replace_runner(self, runner: Worker, lost: WorkerLost) -> None:
+        """A fresh process in the place of a runner, asked for all that the old one owed."""
+        if runner not in self.runners:
+            return
+        owed = [(future, entry) for future, entry in self.asked.items() if entry[3] is runner]
+        for future, _ in owed:
+            del self.asked[future]
+        first = min((entry[:2] for _, entry in owed), key=lambda e: e[1], default=None)
+        if first is not None and self._attempt(*first) >= ATTEMPTS:
+            raise RuntimeError(
+                f"fragment {first[1]} of shard {first[0]} of {self.config.env.id} took its runner down {ATTEMPTS} times "
+                f"(env copies {first[0] * self.config.rollout.envs_per_shard} and up, seed {self.config.seed}): {lost}"
+            ) from lost
+        self._count_restart(f"a runner was lost ({lost}); another takes its place")
+        self.execution.kill(runner)
+        self.runners[self.runners.index(runner)] = self._spawn_runner()
+        for _, (shard, iteration, _, _) in owed:
+            self._ask(shard, iteration)
+
+    def _replace_hung(self, beats: dict[Worker, int]) -> dict[Worker, int]:
+        """Replace runners whose heartbeat has not moved since the last look; returns the heartbeats of now."""
+        now: dict[Worker, int] = {}
+        for runner in {entry[3] for entry in self.asked.values()}:
+            progress = self.execution.progress(runner, "progress")
+            steps, where = (-1, "an unknown place: it does not answer") if progress is None else progress
+            if steps == beats.get(runner, steps if progress is None else -2):
+                limit = self.config.cluster.step_timeout_s
+                self._replace_runner(
+                    runner, WorkerLost(runner, f"{self.config.env.id} hung for more than {limit:g} s at {where}")
+                )
+            else:
+                now[runner] = steps
+        return now
+
+    def _forget_before(self, iteration: int) -> None:
+        for table in (self.snapshots, self.attempts):
+            for key in [key for key in table if key[1] < iteration]:
+                del table[key]
+        oldest = max(0, iteration - self.config.schedule.lag)
+        for version in [v for v in self.weights if v < oldest]:
+            del self.weights[version]
+
+    # --- counting ---------------------------------------------------------------------------------------------
+
+    def _account(self, k: int, reports: list[Report]) -> dict[str, float]:
+        """Count an iteration's episodes, in shard order; returns the row that its metrics will complete."""
+        progress, now = self.progress, time.perf_counter()
+        if self.first_step is None:
+            self.first_step = min(report.started for report in reports)
+        progress.env_steps += self.config.rollout.env_steps
+        for report in reports:
+            progress.episodes += len(report.episodes.returns)
+            progress.recent_returns = [*progress.recent_returns, *report.episodes.returns.tolist()][-RECENT:]
+            progress.recent_lengths = [*progress.recent_lengths, *report.episodes.lengths.tolist()][-RECENT:]
+        progress.train_s = self.earlier_s + time.time() - self.first_step
+        mean = progress.return_mean
+        if (
+            progress.steps_to_threshold is None
+            and self.threshold is not None
+            and mean is not None
+            and len(progress.recent_returns) == RECENT
+            and mean >= self.threshold
+        ):
+            progress.steps_to_threshold = progress.env_steps
+            progress.time_to_threshold_s = progress.train_s
+        row = {"iteration": float(k), "env_steps": float(progress.env_steps), "time": time.time()}
+        row["train/episodes"] = float(progress.episodes)
+        if mean is not None:
+            row["train/return_mean"] = mean
+            row["train/length_mean"] = float(np.mean(progress.recent_lengths))
+        for phase in reports[0].seconds:
+            row[f"time/{phase}_s"] = sum(report.seconds[phase] for report in reports)
+        elapsed, steps = now - self.rated[0], progress.env_steps - self.rated[1]
+        row["time/env_steps_per_s"] = steps / elapsed if elapsed > 0 else 0.0
+        row["time/driver_s"] = elapsed - self.blocked
+        self.rated, self.blocked = (now, progress.env_steps), 0.0
+        return row
+
+    def _settle(self, keep: int) -> None:
+        """Complete and record the rows of all but the `keep` newest updates, waiting for them."""
+        while len(self.unsettled) > keep:
+            future, row = self.unsettled[0]
+            while not self._wait([future], 0.5):
+                pass
+            metrics: dict[str, float] = self.execution.get(future)
+            del self.unsettled[0]
+            row["time/learn_s"] = metrics.pop("learn_s")
+            row |= {f"train/{name}": value for name, value in metrics.items()}
+            row["restarts"] = float(self.restarts)
+            for name, value in row.items():
+                if name.startswith("time/") and name.endswith("_s") and name != "time/env_steps_per_s":
+                    self.totals[name] = self.totals.get(name, 0.0) + value
+            self.observer.record(row)
+
+    # --- evaluating -------------------------------------------------------------------------------------------
+
+    def _evaluate(self, row: dict[str, float]) -> None:
+        """Apply what is due at this iteration, then ask for what is to be evaluated at it."""
+        every, k = self.config.evaluation_every, self.progress.iteration
+        if every and k % every == 0:
+            self._apply_due(k, row)
+            self._ask_evaluation(self._new_evaluation(k + every), self.weights[k])
+
+    def _new_evaluation(self, due: int) -> Pending:
+        progress = self.progress
+        pending = Pending(due, progress.iteration, progress.env_steps, progress.evaluations)
+        progress.evaluations += 1
+        progress.pending.append(pending)
+        return pending
+
+    def _ask_evaluation(self, pending: Pending, weights: Future, episodes: int | None = None) -> None:
+        if self.evaluator is None:
+            config = self.config
+            self.evaluator = self.execution.spawn(Evaluator, config.env, config.seed, self.policy, name="evaluator")
+        arguments = (
+            weights,
+            pending.env_steps,
+            self.config.evaluation.episodes if episodes is None else episodes,
+            self.config.evaluation.greedy,
+            pending.number,
+        )
+        future = self.execution.submit(self.evaluator, "evaluate", *arguments)
+        self.evaluating[pending.number] = future, arguments
+
+    def _apply_due(self, k: int, row: dict[str, float]) -> None:
+        """Take the results of the evaluations that count from iteration k on, waiting for them; keep the best model."""
+        for pending in [p for p in self.progress.pending if p.due <= k]:
+            weights: Weights = self.execution.get(self.evaluating[pending.number][1][0])
+            result = self._evaluation(pending)
+            self.progress.pending.remove(pending)
+            row["evaluation/return_mean"], row["evaluation/return_std"] = result.mean, result.std
+            row["evaluation/env_steps"], row["evaluation/version"] = float(result.env_steps), float(result.version)
+            if self.best is None or self.progress.best is None or result.mean > self.progress.best["mean"]:
+                self.best = weights
+                self.progress.best = {"mean": result.mean, "std": result.std, "env_steps": result.env_steps}
+                self._write_best()
+
+    def _evaluation(self, pending: Pending) -> Evaluation:
+        """The result of an evaluation that was asked for. An evaluator that dies is replaced and asked again."""
+        for attempt in range(1, ATTEMPTS + 1):
+            future, arguments = self.evaluating[pending.number]
+            try:
+                while not self._wait([future], 0.5):
+                    self._check_interrupted()
+                result: Evaluation = self.execution.get(future)
+                del self.evaluating[pending.number]
+                return result
+            except WorkerLost as lost:
+                if attempt == ATTEMPTS or lost.worker not in (None, self.evaluator):
+                    raise
+                self._count_restart(f"the evaluator was lost ({lost}); another takes its place")
+                self.execution.kill(self.evaluator)
+                self.evaluator = None
+                for other in self.progress.pending:
+                    _, (weights, *_) = self.evaluating[other.number]
+                    self._ask_evaluation(other, weights, arguments[2])
+                if pending not in self.progress.pending:
+                    self._ask_evaluation(pending, arguments[0], arguments[2])
+        raise AssertionError("unreachable")
+
+    def _evaluate_last(self) -> None:
+        """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
+        k, row = self.progress.iteration, {"iteration": float(self.progress.iteration), "time": time.time()}
+        row["env_steps"] = float(self.progress.env_steps)
+        if self.config.evaluation_every:
+            if k % self.config.evaluation_every:
+                self._ask_evaluation(self._new_evaluation(k), self.weights[k])
+            for pending in self.progress.pending:
+                pending.due = k
+            self._apply_due(k, row)
+            self.observer.record(row)
+        if self.best is None:
+            self.best = self.execution.get(self.weights[k])
+            self._write_best()
+        if self.config.evaluation.final_episodes:
+            env_steps = int(self.progress.best["env_steps"]) if self.progress.best else self.progress.env_steps
+            pending = Pending(k, self.best.version, env_steps, self.progress.evaluations)
+            self._ask_evaluation(pending, self.execution.put(self.best), self.config.evaluation.final_episodes)
+            self.final = self._evaluation(pending)
+            self._write_best()
+
+    def _write_best(self) -> None:
+        assert self.best is not None
+        self.policy.load(self.best.vector)
+        score = self.progress.best or {"env_steps": self.progress.env_steps}
+        about = self.about | {"version": self.best.version, "env_steps": int(score["env_steps"]), "selected_by": score}
+        if self.final is not None:
+            about["evaluation"] = {"mean": self.final.mean, "std": self.final.std, "episodes": len(self.final.returns)}
+        write_directory(self.run_dir / "best", lambda directory: write_model(directory, self.policy, about))
+
+    # --- checkpoints and recovery -----------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        """Write the state between the updates so far and the next iteration."""
+        k, progress = self.progress.iteration, self.progress
+        if self.newest is not None and int(self.newest.name) == k:
+            return
+        learner: Arrays = self.execution.get(self.execution.submit(self.learner, "state"))
+        acting = max(0, k - self.config.schedule.lag)
+        vectors = {acting: self.weights[acting], k: self.weights[k]}
+        vectors |= {pending.version: self.evaluating[pending.number][1][0] for pending in progress.pending}
+        weights: dict[int, Weights] = {version: self.execution.get(future) for version, future in vectors.items()}
+        driver = {f"weights.{version}": w.vector for version, w in weights.items() if version != k or acting == k}
+        driver |= {f"weights.{p.version}": weights[p.version].vector for p in progress.pending}
+        if self.best is not None:
+            driver |= {"best.vector": self.best.vector, "best.version": np.array(self.best.version)}
+        for shard in self.shards:
+            driver |= _snapshot_arrays(f"shard.{shard}", self.snapshots.get((shard, k)))
+        self.policy.load(weights[k].vector)
+        progress.restarts = self.restarts
+        path = self.run_dir / "checkpoints" / f"{k:08d}"
+        about = self.about | {"version": k, "env_steps": progress.env_steps}
+        write_checkpoint(path, self.policy, about, learner, driver, asdict(progress), self.config.to_yaml())
+        self.newest = path
+        older = [p for p in list_checkpoints(self.run_dir) if int(p.name) <= k]
+        for old in older[: -self.config.checkpoint.keep]:
+            shutil.rmtree(old)
+
+    def _load_newest(self) -> None:
+        """Make the learner and the counters those of the newest checkpoint, or of the beginning."""
+        self._reset_flight()
+        learner: Arrays | None = None
+        driver: Arrays = {}
+        if self.newest is not None:
+            learner, driver, run, _ = read_checkpoint(self.newest)
+            self.progress = Progress.from_dict(run)
+        else:
+            self.progress = Progress()
+        self.progress.stopped = None
+        self.learner = self.execution.spawn(
+            Learner,
+            self.config,
+            self.policy,
+            learner,
+            name="learner",
+            cpus=self.resources.learner_cpus,
+            gpus=self.resources.learner_gpus,
+        )
+        k = self.progress.iteration
+        self.weights[k] = self.execution.submit(self.learner, "weights")
+        for name, vector in driver.items():
+            kind, _, version = name.partition(".")
+            if kind == "weights" and int(version) != k:
+                self.weights[int(version)] = self.execution.put(Weights(int(version), vector))
+        self.best = Weights(int(driver["best.version"]), driver["best.vector"]) if "best.vector" in driver else None
+        for shard in self.shards:
+            self.snapshots[shard, k] = _snapshot_from_arrays(f"shard.{shard}", driver)
+        for pending in self.progress.pending:
+            self._ask_evaluation(pending, self.weights[pending.version])
+
+    def _go_back(self, lost: WorkerLost) -> None:
+        """The learner, or something that it needs, is gone: replay from the newest checkpoint."""
+        where = "the beginning" if self.newest is None else f"iteration {int(self.newest.name)}"
+        self._count_restart(f"the learner was lost ({lost}); going back to {where}")
+        self.execution.kill(self.learner)
+        if lost.worker is None:  # not known what is gone: all of it is replaced
+            for runner in self.runners:
+                self.execution.kill(runner)
+            if self.evaluator is not None:
+                self.execution.kill(self.evaluator)
+            self.evaluator = None
+            self.runners = [self._spawn_runner() for _ in self.runners]
+        self._load_newest()
+
+    def _count_restart(self, message: str) -> None:
+        self.restarts += 1
+        if self.restarts > self.config.cluster.restarts:
+            raise RuntimeError(
+                f"cluster.restarts allows {self.config.cluster.restarts} restarts, and they are used up. The last cause: {message}"
+            )
+        self.observer.warn(message)
+
+
+def _snapshot_arrays(prefix: str, snapshot: Snapshot | None) -> Arrays:
+    if snapshot is None:
+        return {}
+    arrays = {"iteration": np.array(snapshot.iteration), "returns": snapshot.returns, "lengths": snapshot.lengths}
+    arrays |= {f"env.{name}": array for name, array in snapshot.env.items()}
+    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+
+
+def _snapshot_from_arrays(prefix: str, arrays: Arrays) -> Snapshot | None:
+    if f"{prefix}.iteration" not in arrays:
+        return None
+    env_prefix = f"{prefix}.env."
+    return Snapshot(
+        iteration=int(arrays[f"{prefix}.iteration"]),
+        returns=arrays[f"{prefix}.returns"],
+        lengths=arrays[f"{prefix}.lengths"],
+        env={name.removeprefix(env_prefix): array for name, array in arrays.items() if name.startswith(env_prefix)},
+    )

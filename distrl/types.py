@@ -1,0 +1,135 @@
+"""The arrays that travel, with their shapes, and what a policy and an algorithm are. Floor 0.
+
+T: steps of a fragment. N: env copies of a shard. S: shards. B: samples in a batch. A: actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]  # a state in named arrays: what checkpoints hold and workers hand over
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a policy needs to act, as one flat float32 vector: one message, read in place by every runner."""
+
+    version: int  # learner updates behind it
+    vector: Array  # [P]
+
+
+@dataclass
+class Fragment:
+    """T steps of one shard: a pure function of config, seed, shard, iteration, shard state and weights."""
+
+    shard: int
+    iteration: int
+    version: int  # of the weights that acted
+    obs: Array  # [T + 1, N, ...]; obs[t + 1] is what the policy saw next: after an end, the first of a new episode
+    action: Array  # [T, N, ...]
+    reward: Array  # [T, N] float64, as the env gave them
+    terminated: Array  # [T, N] bool: the episode ended in a state of value 0
+    truncated: Array  # [T, N] bool: the episode was cut off (and did not terminate); its value goes on
+    final_obs: Array  # [E, ...]: true last observations of the E ended episodes, in the order of nonzero(ended)
+    extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob and the like
+
+    @property
+    def ended(self) -> Array:
+        """[T, N] bool: the episode was over after this step."""
+        return self.terminated | self.truncated
+
+
+@dataclass
+class Episodes:
+    """The episodes that ended in a fragment, in (step, env copy) order."""
+
+    returns: Array  # [E] float64, sums of the env's own rewards
+    lengths: Array  # [E] int64
+
+
+@dataclass
+class Snapshot:
+    """A shard between two fragments, small and portable: enough to rebuild it anywhere."""
+
+    iteration: int  # the next fragment to roll
+    returns: Array  # [N] float64, of the episodes under way
+    lengths: Array  # [N] int64
+    env: Arrays  # what the shard needs to rebuild its env copies; see distrl.envs.shard
+
+
+@dataclass
+class Report:
+    """What the driver learns of a fragment: numbers, and the shard's snapshot after it."""
+
+    shard: int
+    iteration: int
+    episodes: Episodes
+    snapshot: Snapshot
+    started: float  # unix time of the first env step
+    seconds: dict[str, float] = field(default_factory=dict)  # act, step, other
+    unfaithful: bool = False  # the shard could not be rebuilt exactly: fresh episodes were started
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes played by one version of the weights in envs of their own."""
+
+    version: int
+    env_steps: int  # of training behind the weights
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        return float(np.std(self.returns))
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What acts. Works in NumPy alone, so that runners need no torch; see distrl.policy."""
+
+    def load(self, vector: Array) -> None:
+        """Take new weights, a flat vector [P]."""
+
+    def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
+        """The randomness of a whole fragment, [T, N, ...]: one row a step."""
+
+    def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
+        """Sampled actions [N, ...] for obs [N, ...], and what the learner wants to know beside them."""
+
+    def greedy(self, obs: Array) -> Array:
+        """The best actions [N, ...] for obs [N, ...]."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every array of weights by name, in the order in which they lie in the vector."""
+
+    def arrays(self) -> Arrays:
+        """The weights by name."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `distrl.policy.from_description` needs to make this policy again, as plain JSON."""
+
+
+class Algorithm(Protocol):
+    """What learns: owns networks, optimiser, targets. Knows nothing of Ray, files or MLflow."""
+
+    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
+        """Learn from the S fragments of an iteration, in shard order. `progress` in [0, 1] drives schedules."""
+
+    def weights(self) -> Array:
+        """The acting weights, a flat float32 vector [P], in memory of its own."""
+
+    def state(self) -> Arrays:
+        """All that the algorithm needs to go on bit for bit."""
+
+    def load_state(self, state: Arrays) -> None:
+        """Go on from a `state()`."""

@@ -1,0 +1,55 @@
+"""Playing episodes in envs of their own with a version of the weights. Imports no torch."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from distrl.config import EnvSettings
+from distrl.envs.shard import make_shard
+from distrl.policy import single_threaded
+from distrl.seeding import derive, stream
+from distrl.types import Evaluation, Policy, Weights
+
+COPIES = 32  # at most so many env copies play side by side
+
+
+class Evaluator:
+    def __init__(self, env: EnvSettings, seed: int, policy: Policy) -> None:
+        single_threaded()
+        self.env, self.seed, self.policy = env, seed, copy.deepcopy(policy)  # in one process it would be shared
+
+    def evaluate(self, weights: Weights, env_steps: int, episodes: int, greedy: bool, number: int) -> Evaluation:
+        """`episodes` episodes, the same number (give or take one) on every env copy, so that short ones are not favoured.
+
+        Args:
+            number: of this evaluation in the run; with the seed it fixes the episodes.
+        """
+        copies = min(episodes, COPIES)
+        seed = derive(self.seed, "evaluation", number)
+        shard = make_shard(self.env, seed, 0, copies)
+        self.policy.load(weights.vector)
+        wanted = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
+        played = np.zeros(copies, np.int64)
+        current, lengths = np.zeros(copies), np.zeros(copies, np.int64)
+        done: list[tuple[int, int, float, int]] = []  # (round, env copy, return, length)
+        rng = stream(seed, "action")
+        try:
+            while (played < wanted).any():
+                if greedy:
+                    action = self.policy.greedy(shard.obs)
+                else:
+                    action, _ = self.policy.act(shard.obs, self.policy.draw(rng, 1, copies)[0])
+                step = shard.step(action)
+                current += step.reward
+                lengths += 1
+                for copy in np.flatnonzero(step.terminated | step.truncated).tolist():
+                    if played[copy] < wanted[copy]:
+                        done.append((int(played[copy]), copy, float(current[copy]), int(lengths[copy])))
+                    played[copy] += 1
+                    current[copy], lengths[copy] = 0.0, 0
+        finally:
+            shard.close()
+        done.sort()
+        return Evaluation(weights.version, env_steps, tuple(d[2] for d in done), tuple(d[3] for d in done))

@@ -1,0 +1,67 @@
+"""Holding an algorithm on its device. The one worker that imports torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+
+import numpy as np
+
+from distrl.config import Config, algorithm_module
+from distrl.errors import Diverged
+from distrl.types import Algorithm, Arrays, Fragment, Policy, Weights
+
+
+def choose_device(wanted: str) -> str:
+    """'cuda' or 'cpu' for `learner.device`, on this machine."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+class Learner:
+    def __init__(self, config: Config, policy: Policy, state: Arrays | None) -> None:
+        """`state`: of the checkpoint to go on from; None: the beginning."""
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+        import torch
+
+        torch.set_num_threads(config.learner.threads)
+        torch.use_deterministic_algorithms(True)
+        device = torch.device(choose_device(config.learner.device))
+        module = algorithm_module(config.algorithm.name)
+        self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
+        self.config, self.version = config, 0
+        if state is not None:
+            self.version = int(state["version"])
+            self.algorithm.load_state({k.removeprefix("algorithm."): v for k, v in state.items() if k != "version"})
+
+    def weights(self) -> Weights:
+        return Weights(self.version, self.algorithm.weights())
+
+    def update(self, iteration: int, env_steps: int, *fragments: Fragment) -> tuple[Weights, dict[str, float]]:
+        """Learn from an iteration's fragments, in shard order.
+
+        Args:
+            env_steps: of training before this iteration
+        Raises:
+            Diverged: a loss or a weight is not finite; the state is then of no more use.
+        """
+        start = time.perf_counter()
+        total = self.config.stop.env_steps
+        progress = 0.0 if total is None else env_steps / total
+        metrics = self.algorithm.update(list(fragments), iteration, progress)
+        self.version += 1
+        weights = self.weights()
+        bad = [name for name, value in metrics.items() if not math.isfinite(value) and name != "explained_variance"]
+        if bad or not np.isfinite(weights.vector).all():
+            what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
+            known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            raise Diverged(f"update {self.version} at {env_steps} env steps: {what} ({known})")
+        return weights, metrics | {"learn_s": time.perf_counter() - start}
+
+    def state(self) -> Arrays:
+        """All that is needed to go on bit for bit after the newest update."""
+        return {"version": np.array(self.version)} | {f"algorithm.{k}": v for k, v in self.algorithm.state().items()}

@@ -1,0 +1,133 @@
+"""Rolling shards with a policy. Knows nothing of learning, Ray or files; imports no torch."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+
+from distrl.config import EnvSettings, RolloutSettings
+from distrl.envs.shard import Shard, make_shard
+from distrl.policy import single_threaded
+from distrl.seeding import stream
+from distrl.types import Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
+
+
+class Runner:
+    """Rolls any fragment of any shard. Live shards are only a cache: a snapshot always suffices."""
+
+    def __init__(self, env: EnvSettings, rollout: RolloutSettings, seed: int, policy: Policy) -> None:
+        single_threaded()
+        self.env, self.settings, self.seed, self.policy = (
+            env,
+            rollout,
+            seed,
+            copy.deepcopy(policy),
+        )  # in one process it would be shared
+        self.version: int | None = None
+        self.shards: dict[int, tuple[Shard, Snapshot]] = {}
+        self.steps = 0  # a heartbeat, with where it beats
+        self.shard, self.iteration, self.step = -1, -1, -1
+
+    def rollout(self, shard: int, iteration: int, weights: Weights, before: Snapshot | None) -> tuple[Report, Fragment]:
+        """Fragment `iteration` of `shard`, from the snapshot `before` it (None: the shard's beginning).
+
+        Raises:
+            EnvError: the environment raised; the shard is dropped here, and can be rolled again anywhere.
+        """
+        self.shard, self.iteration, self.step = shard, iteration, 0
+        try:
+            live, state, exact = self._shard(shard, iteration, before)
+            self._load(weights)
+            report, fragment = self._roll(live, state, weights.version)
+        except Exception as error:
+            self.shards.pop(shard, None)
+            error.add_note(f"while rolling step {self.step} of fragment {iteration} of shard {shard} of {self.env.id}")
+            raise
+        report.unfaithful = not exact
+        self.shards[shard] = live, report.snapshot
+        return report, fragment
+
+    def progress(self) -> tuple[int, str]:
+        """Steps taken so far, and where it is now: what a watchdog needs to tell slow from hung."""
+        live = self.shards.get(self.shard)
+        copy = "" if live is None or live[0].current < 0 else f", env copy {live[0].current} of the shard"
+        return self.steps, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}"
+
+    def _load(self, weights: Weights) -> None:
+        if weights.version != self.version:
+            self.policy.load(weights.vector)
+            self.version = weights.version
+
+    def _shard(self, shard: int, iteration: int, before: Snapshot | None) -> tuple[Shard, Snapshot, bool]:
+        cached = self.shards.get(shard)
+        if cached is not None and cached[1].iteration == iteration:
+            return *cached, True
+        if cached is not None:
+            cached[0].close()
+        n = self.settings.envs_per_shard
+        live = make_shard(self.env, self.seed, shard, n)
+        if before is None:
+            state = Snapshot(iteration, np.zeros(n), np.zeros(n, np.int64), live.snapshot())
+            exact = True
+        else:
+            rebuilt = live.restore(before.env)
+            state = Snapshot(iteration, before.returns * rebuilt, before.lengths * rebuilt, before.env)
+            exact = bool(rebuilt.all())
+        self.shards[shard] = live, state
+        return live, state, exact
+
+    def _roll(self, live: Shard, state: Snapshot, version: int) -> tuple[Report, Fragment]:
+        shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
+        noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
+        obs_dtype = np.float32 if live.obs.dtype == np.float64 else live.obs.dtype
+        obs = np.empty((t_max + 1, *live.obs.shape), obs_dtype)
+        reward = np.empty((t_max, n), np.float64)
+        terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
+        actions, extras, final_obs = [], [], []
+        returns, lengths = state.returns.copy(), state.lengths.copy()
+        ended_returns, ended_lengths = [], []
+        acting = 0.0
+        started, start = time.time(), time.perf_counter()
+        obs[0] = live.obs
+        for t in range(t_max):
+            self.step = t
+            before_act = time.perf_counter()
+            action, extra = self.policy.act(obs[t], noise[t])
+            acting += time.perf_counter() - before_act
+            result = live.step(action)
+            self.steps += n
+            actions.append(action)
+            extras.append(extra)
+            obs[t + 1] = result.obs
+            reward[t], terminated[t], truncated[t] = result.reward, result.terminated, result.truncated
+            returns += result.reward
+            lengths += 1
+            if result.final_obs:
+                ended = result.terminated | result.truncated
+                final_obs += result.final_obs
+                ended_returns.append(returns[ended])
+                ended_lengths.append(lengths[ended])
+                returns[ended], lengths[ended] = 0.0, 0
+        rolling = time.perf_counter() - start
+        stacked: Arrays = {key: np.stack([extra[key] for extra in extras]) for key in extras[0]}
+        fragment = Fragment(
+            shard=shard,
+            iteration=iteration,
+            version=version,
+            obs=obs,
+            action=np.stack(actions),
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            final_obs=np.array(final_obs, obs_dtype).reshape(-1, *obs.shape[2:]),
+            extras=stacked,
+        )
+        episodes = Episodes(
+            returns=np.concatenate([np.zeros(0), *ended_returns]),
+            lengths=np.concatenate([np.zeros(0, np.int64), *ended_lengths]),
+        )
+        snapshot = Snapshot(iteration + 1, returns, lengths, live.snapshot())
+        seconds = {"act": acting, "step": rolling - acting, "snapshot": time.perf_counter() - start - rolling}
+        return Report(shard, iteration, episodes, snapshot, started, seconds), fragment

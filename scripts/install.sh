@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make .venv with the tested, pinned versions and distrl itself. Quick when there is nothing to do.
+# Usage: scripts/install.sh [extra ...]     e.g. scripts/install.sh dev
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=""
+for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "distrl needs Python 3.11 to 3.13; found $(python3 --version 2>&1 || echo none). Set PYTHON=/path/to/python3." >&2
+    exit 2
+fi
+
+extras=$(IFS=,; echo "$*")
+stamp=.venv/.distrl-installed-${extras:-plain}
+wanted=$(cat pyproject.toml scripts/constraints.txt | cksum)
+if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    exit 0
+fi
+echo "Installing distrl into .venv (a few minutes the first time) ..." >&2
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+# torch first and by itself: the pinned build is taken before anything else can ask for another one.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' scripts/constraints.txt)"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e ".${extras:+[$extras]}"
+echo "$wanted" > "$stamp"

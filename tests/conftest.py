@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from distrl.checkpoint import list_checkpoints, read_model, weights_sha256
+from distrl.config import Config, algorithm_module, load_config
+from distrl.envs import describe_env
+from distrl.execution import Execution
+from distrl.execution.cluster import RayExecution
+from distrl.policy import single_threaded
+from distrl.trainer import Resources, Trainer
+
+CARTPOLE: dict[str, Any] = {
+    "env": {"id": "CartPole-v1"},
+    "algorithm": {"name": "ppo", "minibatch_size": 64, "lr": 1e-3, "hidden": [32, 32]},
+    "rollout": {"shards": 4, "envs_per_shard": 4, "steps": 16},
+    "stop": {"env_steps": 256 * 12},
+    "evaluation": {"every": 4, "episodes": 4, "final_episodes": 6},
+    "checkpoint": {"every": 3},
+    "cluster": {"restarts": 1000},
+}
+LUNARLANDER: dict[str, Any] = {
+    **CARTPOLE,
+    "env": {"id": "LunarLander-v3", "max_episode_steps": 60},
+    "evaluation": {"every": 5, "episodes": 2, "final_episodes": 2},
+}
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it hears, and may act on a row."""
+
+    on_row: Callable[[dict[str, float]], None] | None = None
+    rows: list[dict[str, float]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    def record(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        if self.on_row is not None:
+            self.on_row(row)
+
+    def note(self, message: str) -> None:
+        self.messages.append(message)
+
+    def warn(self, message: str) -> None:
+        self.messages.append(message)
+
+
+@dataclass
+class Outcome:
+    trainer: Trainer
+    observer: Recorder
+    run_dir: Path
+
+    @property
+    def sha256(self) -> str:
+        """Of the final weights."""
+        return weights_sha256(read_model(list_checkpoints(self.run_dir)[-1])[0])
+
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """All that must be the same in the same run: final weights, best model, scores, episodes, recorded returns."""
+        trainer = self.trainer
+        rows = {int(r["iteration"]): r.get("train/return_mean") for r in self.observer.rows}
+        best = weights_sha256(read_model(self.run_dir / "best")[0])
+        return self.sha256, best, trainer.final, trainer.progress.episodes, trainer.progress.recent_returns, rows
+
+
+def config_of(base: dict[str, Any], *overrides: str) -> Config:
+    return load_config(base, overrides)
+
+
+def run_trainer(
+    config: Config,
+    execution: Execution,
+    run_dir: Path,
+    runners: int = 1,
+    observer: Recorder | None = None,
+    start: Path | None = None,
+    interrupted: Callable[[], str | None] = lambda: None,
+) -> Outcome:
+    single_threaded()
+    info = describe_env(config.env)
+    policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, info)
+    observer = observer or Recorder()
+    about = {"env": config.env.model_dump(mode="json"), "observation": {"shape": list(info.observation_space.shape)}}
+    trainer = Trainer(
+        config,
+        policy,
+        about,
+        info.reward_threshold,
+        execution,
+        Resources(runners, 0.1, 0.1),
+        run_dir,
+        observer,
+        interrupted,
+        start,
+    )
+    try:
+        trainer.run()
+    finally:
+        for worker in (*trainer.runners, trainer.learner, trainer.evaluator):
+            if worker is not None:
+                execution.kill(worker)
+    return Outcome(trainer, observer, run_dir)
+
+
+@pytest.fixture(scope="session")
+def ray_execution() -> Iterator[RayExecution]:
+    """One Ray for the tests that need one; every run has workers of its own."""
+    execution = RayExecution("local", 256 * 2**20)
+    yield execution
+    execution.close()

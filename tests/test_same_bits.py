@@ -1,0 +1,146 @@
+"""The promise: the same run gives the same weights, whatever runs it and whatever is lost on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import CARTPOLE, LUNARLANDER, Outcome, Recorder, config_of, run_trainer
+from faulty import FaultyExecution
+
+from distrl.checkpoint import list_checkpoints
+from distrl.execution.cluster import RayExecution
+from distrl.execution.local import LocalExecution
+
+BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Outcome]:
+    """An undisturbed local run of each task and lag."""
+    return {
+        (task, lag): run_trainer(
+            config_of(base, f"schedule.lag={lag}"), LocalExecution(), tmp_path_factory.mktemp("run")
+        )
+        for task, base in BASES.items()
+        for lag in (0, 1)
+    }
+
+
+def test_the_seed_and_the_lag_matter(reference: dict[tuple[str, int], Outcome], tmp_path: Path) -> None:
+    """Else the equalities below would say little."""
+    other = run_trainer(config_of(CARTPOLE, "seed=2"), LocalExecution(), tmp_path)
+    assert len({other.sha256, reference["cartpole", 0].sha256, reference["cartpole", 1].sha256}) == 3
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("task", BASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_out_of_order_and_lossy_execution(
+    task: str, lag: int, seed: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
+) -> None:
+    execution = FaultyExecution(seed, losses=12)
+    config = config_of(BASES[task], f"schedule.lag={lag}")
+    outcome = run_trainer(config, execution, tmp_path, runners=1 + seed)
+    assert len(execution.lost) == 12 - execution.losses > 0
+    assert outcome.trainer.restarts >= 1
+    assert outcome.facts == reference[task, lag].facts
+
+
+def test_every_kind_of_worker_is_lost_somewhere_above(tmp_path: Path) -> None:
+    """The lossy execution is no test if it spares one."""
+    lost: set[str] = set()
+    for seed in range(6):
+        execution = FaultyExecution(seed, losses=12)
+        run_trainer(config_of(CARTPOLE), execution, tmp_path / str(seed), runners=2)
+        lost |= set(execution.lost)
+    assert lost == {"runner", "learner", "evaluator"}
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_interrupted_and_resumed_at_every_place(
+    lag: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
+) -> None:
+    """Stop at the n-th question whether to stop, for growing n; each time go on from the checkpoint that was left."""
+    config = config_of(CARTPOLE, f"schedule.lag={lag}")
+    for patience in (1, 2, 3, 5, 7, 11):
+        run_dir, rows, start = tmp_path / str(patience), [], None
+        for _ in range(100):
+            asked = iter(range(patience))
+            outcome = run_trainer(
+                config,
+                LocalExecution(),
+                run_dir,
+                start=start,
+                interrupted=lambda asked=asked: None if next(asked, None) is not None else "interrupted",
+            )
+            rows += outcome.observer.rows
+            start = list_checkpoints(run_dir)[-1]
+            if outcome.trainer.progress.stopped == "env_steps":
+                break
+        else:
+            pytest.fail("the run never ended")
+        outcome.observer.rows = rows
+        assert outcome.facts == reference["cartpole", lag].facts
+
+
+@pytest.mark.parametrize("task", BASES)
+@pytest.mark.parametrize("runners", [1, 2, 3])
+def test_on_ray(
+    task: str, runners: int, reference: dict[tuple[str, int], Outcome], ray_execution: RayExecution, tmp_path: Path
+) -> None:
+    outcome = run_trainer(config_of(BASES[task]), ray_execution, tmp_path, runners)
+    assert outcome.trainer.restarts == 0
+    assert outcome.facts == reference[task, 1].facts
+
+
+def kill(name: str) -> None:
+    """SIGKILL to a Ray actor of the given class, as soon as there is one."""
+    for _ in range(100):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith(f"ray::{name}"):
+                    process.send_signal(signal.SIGKILL)
+                    return
+        time.sleep(0.1)  # its process may still be starting
+    raise AssertionError(f"no {name} runs")
+
+
+@pytest.mark.parametrize(
+    ("task", "victims"),
+    [
+        ("cartpole", {2: "Runner", 7: "Runner"}),
+        ("lunarlander", {2: "Runner", 7: "Runner"}),
+        ("cartpole", {1: "Learner", 8: "Learner"}),
+        ("cartpole", {5: "Evaluator"}),
+    ],
+)
+def test_on_ray_with_processes_killed(
+    task: str,
+    victims: dict[int, str],
+    reference: dict[tuple[str, int], Outcome],
+    ray_execution: RayExecution,
+    tmp_path: Path,
+) -> None:
+    waiting = dict(victims)
+
+    def on_row(row: dict[str, float]) -> None:
+        if int(row["iteration"]) in waiting:
+            kill(waiting.pop(int(row["iteration"])))
+
+    outcome = run_trainer(config_of(BASES[task]), ray_execution, tmp_path, 2, Recorder(on_row))
+    assert not waiting
+    assert outcome.trainer.restarts >= len(victims)
+    assert outcome.facts == reference[task, 1].facts
+
+
+def test_threads_are_part_of_the_arithmetic_not_of_the_process(ray_execution: RayExecution, tmp_path: Path) -> None:
+    """Two learner threads give the same bits in this process and in an actor that Ray started with one."""
+    config = config_of(CARTPOLE, "learner.threads=2", "algorithm.hidden=[256,256]", "algorithm.minibatch_size=256")
+    local = run_trainer(config, LocalExecution(), tmp_path / "local")
+    on_ray = run_trainer(config, ray_execution, tmp_path / "ray")
+    assert local.facts == on_ray.facts
