@@ -163,6 +163,10 @@ def from_description(data: Mapping[str, Any]) -> Policy:
     """The policy that `describe` told of, without weights yet."""
     if data["type"] == "categorical":
         return CategoricalPolicy(NetworkSpec.from_description(data["network"]), data["first_action"])
+    if data["type"] == "table":
+        from distrl.tables import TablePolicy
+
+        return TablePolicy.from_description(data)
     raise ValueError(f"unknown policy type {data['type']!r}")
 
 

@@ -30,6 +30,7 @@ from distrl.policy import CategoricalPolicy, NetworkSpec
 from distrl.seeding import derive, stream
 from distrl.types import Array, Arrays, Fragment
 
+NEEDS_TORCH = True
 NATURE_CNN: tuple[tuple[int, int, int], ...] = (
     (32, 8, 4),
     (64, 4, 2),

@@ -8,6 +8,7 @@ function of run seed, env copy and episode number; so that seed and the actions 
 state of a deterministic environment, and rebuilding is replaying.
 
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
+`distrl.envs.table.TableShard` does the same for environments whose transition table is known.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ class Shard(Protocol):
 
 
 def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int) -> Shard:
-    """Shard number `shard`, in its native vector form where there is one (and `env.vectorize` allows it)."""
+    """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it."""
+    from distrl.envs import table
+
+    if settings.vectorize == "table" or (settings.vectorize == "auto" and table.fits(settings)):
+        return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
     if settings.vectorize == "native" and not native:
         raise UserError(
