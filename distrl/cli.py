@@ -143,8 +143,16 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     sampled: Sampled = False,
     seed: Seed = 12345,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="the exact value and the optimum, where the transition table is known")
+    ] = False,
 ) -> None:
     """Play episodes in fresh envs: mean, spread, min and max of the returns."""
+    if exact:
+        if sampled:
+            raise UserError("--exact is of greedy actions: leave out --sampled.")
+        _evaluate_exactly(run)
+        return
     import numpy as np
 
     from distrl.policy import flatten
@@ -159,6 +167,24 @@ def evaluate(
         f"{env.id}: [bold]{result.mean:.2f} ± {result.std:.2f}[/] (min {min(result.returns):.2f}, max {max(result.returns):.2f}) "
         f"over {episodes} {way} episodes of {np.mean(result.lengths):.0f} steps; weights of {about['env_steps']:,} env steps"
     )
+
+
+def _evaluate_exactly(run: Path) -> None:
+    from distrl.envs.table import read_table
+    from distrl.exact import examine
+
+    policy, env, about = _model(run)
+    table = read_table(env)
+    found = examine(table, policy)
+    limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
+    out.print(f"{env.id}, exactly, over all starts and outcomes ({limit}); weights of {about['env_steps']:,} env steps")
+    rows = Table(show_header=False, box=None)
+    rows.add_row("agent", f"[bold]{found.value:.6f}[/]", "greedy actions")
+    rows.add_row("optimum", f"{found.optimum:.6f}", "the best policy found that does not see the time")
+    rows.add_row("gap", f"{found.gap:.6f}")
+    rows.add_row("bound", f"{found.bound:.6f}", "the best policy that sees the time left (value iteration)")
+    rows.add_row("starts", f"{found.optimal_starts} of {found.starts}", "from which the agent is optimal")
+    out.print(rows)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from distrl.types import Array, Policy
 
 ENOUGH = 20_000  # steps without a limit after which a policy is said never to end
 TOLERANCE = 1e-12
-DISCOUNTS = (1.0, 0.9999, 0.999, 0.995, 0.99, 0.97, 0.95, 0.9)
+DISCOUNTS = (1.0, 0.9999, 0.999, 0.998, 0.997, 0.996, 0.995, 0.994, 0.993, 0.992, 0.99, 0.97, 0.95, 0.9)
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,12 @@ def best_policy(table: Table) -> Array:
     best = max(candidates, key=lambda action: _mean(table, evaluate(table, action)))
     if table.time_limit is None or len(table.start) > 1000:
         return best
-    value = _mean(table, evaluate(table, best))
-    improved = np.abs(_action_values(table, optimal_values(table), 1.0).max(axis=1)) > 0
-    if _mean(table, optimal_values(table)) - value < TOLERANCE:
+    value, bound = _mean(table, evaluate(table, best)), optimal_values(table)
+    if _mean(table, bound) - value < TOLERANCE:
         return best
     while True:
         before = value
-        for z in np.flatnonzero(improved).tolist():
+        for z in np.flatnonzero(bound).tolist():
             for a in range(table.probability.shape[1]):
                 changed = best.copy()
                 changed[z] = a

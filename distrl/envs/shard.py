@@ -36,7 +36,7 @@ class Step:
     reward: Array  # [N] float64
     terminated: Array  # [N] bool
     truncated: Array  # [N] bool, and not terminated
-    final_obs: list[Array]  # one for each ended episode, by env copy
+    final_obs: list[Array] | Array  # [E, ...] of the E ended episodes, by env copy
 
 
 class Shard(Protocol):
@@ -223,9 +223,8 @@ class NativeShard:
             self.obs = obs
             truncated &= ~terminated
             ended = terminated | truncated
-            final_obs: list[Array] = []
-            if ended.any():
-                final_obs = list(obs[ended])
+            final_obs = obs[ended]
+            if len(final_obs):
                 fresh = self._reset(self.donor, self.resets)
                 self.resets += 1
                 source, target = vars(self.donor.unwrapped), vars(self.env.unwrapped)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,22 +225,25 @@ def _showdown(env: BlackjackEnv, total: int, natural: bool, dealer: int) -> dict
 
 
 @functools.cache
-def _dealer(card: int) -> Counter[tuple[int, bool]]:
+def _dealer(card: int) -> dict[tuple[int, bool], float]:
     """Probability of every (score, natural) that the dealer ends with; the score of a bust is 0."""
-    ends: Counter[tuple[int, bool]] = Counter()
+    ends: dict[tuple[int, bool], float] = defaultdict(float)
     for hidden, p in CARDS.items():
-        for score, q in _draw_on(*_add(*_add(0, 0, card), hidden)):
-            ends[score, {card, hidden} == {1, 10}] += p * q  # type: ignore[assignment]  # probabilities, not counts
+        for score, q in _draw_on(*_add(*_add(0, 0, card), hidden)).items():
+            ends[score, {card, hidden} == {1, 10}] += p * q
     return ends
 
 
-def _draw_on(total: int, ace: int) -> Iterator[tuple[int, float]]:
+@functools.cache
+def _draw_on(total: int, ace: int) -> dict[int, float]:
+    """Probability of every score of a dealer who has this so far, and draws below 17."""
     if total >= 17:
-        yield (total if total <= 21 else 0), 1.0
-        return
+        return {total if total <= 21 else 0: 1.0}
+    scores: dict[int, float] = defaultdict(float)
     for card, p in CARDS.items():
-        for score, q in _draw_on(*_add(total, ace, card)):
-            yield score, p * q
+        for score, q in _draw_on(*_add(total, ace, card)).items():
+            scores[score] += p * q
+    return scores
 
 
 # --- the shard ----------------------------------------------------------------------------------------------------
@@ -293,10 +295,9 @@ class TableShard:
         truncated = self.elapsed >= self.limit
         ended = terminated | truncated
         truncated &= ~terminated
-        final_obs: list[Array] = []
-        if ended.any():
-            over = np.flatnonzero(ended)
-            final_obs = list(self._seen(state[over]))
+        over = np.flatnonzero(ended)
+        final_obs = self._seen(state[over])
+        if len(over):
             state[over] = self._start(self._restart[row][over])
             self.elapsed[over] = 0
         self.state = state
