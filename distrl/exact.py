@@ -63,7 +63,7 @@ def evaluate(table: Table, action: Array) -> Array:
     at = np.arange(len(action)), action
     p, state, gain = table.probability[at], table.next_state[at], _gains(table)[at]
     p = np.where(table.terminated[at], 0.0, p)
-    v = np.zeros(len(action))
+    v: Array = np.zeros(len(action))
     for _ in range(table.time_limit or ENOUGH):
         new = gain + (p * v[state]).sum(axis=1)
         if table.time_limit is None and np.abs(new - v).max(initial=0.0, where=np.isfinite(new)) < TOLERANCE:
@@ -77,7 +77,7 @@ def evaluate(table: Table, action: Array) -> Array:
 
 def optimal_values(table: Table) -> Array:
     """V [Z] of the best policy, which may use the time left."""
-    v = np.zeros(len(table.start))
+    v: Array = np.zeros(len(table.start))
     for _ in range(table.time_limit or ENOUGH):
         new = _action_values(table, v, 1.0).max(axis=1)
         if table.time_limit is None and np.abs(new - v).max() < TOLERANCE:

@@ -76,7 +76,8 @@ def test_what_the_report_says() -> None:
             self.action = action
 
         def greedy(self, obs: np.ndarray) -> np.ndarray:
-            return self.action[obs]
+            best: np.ndarray = self.action[obs]
+            return best
 
     action = exact.best_policy(table)
     found = exact.examine(table, Acting(action))  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ class Schedule(Base):
             return self.start
         part = min(1.0, (steps if self.unit == "steps" else episodes) / self.over)
         if self.shape == "linear":
-            return self.start + part * (self.end - self.start)
+            return (1 - part) * self.start + part * self.end
         return float(self.start * (self.end / self.start) ** part)
 
 
@@ -143,7 +143,9 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     rows = coding.size if capacity is None else capacity + 1
     if 8 * rows * actions > MAX_BYTES:
         remedy = (
-            "Lower coding.memory." if isinstance(coding, Tiles) else "Take fewer bins, or a hash: algorithm.capacity=100000."
+            "Lower coding.memory."
+            if isinstance(coding, Tiles)
+            else "Take fewer bins, or a hash: algorithm.capacity=100000."
         )
         if capacity is not None:
             remedy = "Lower algorithm.capacity."
@@ -180,7 +182,9 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
             "such as {kind: bins, n: [10, 10, 20, 10]} or {kind: tiles, n: [8, 8], tilings: 8}."
         )
     if len(space.shape) != 1:
-        raise UserError(f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}.")
+        raise UserError(
+            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}."
+        )
     inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
     low, high = _ranges(settings, space, inputs, info.id)
     if len(settings.n) != len(inputs):
@@ -209,7 +213,9 @@ def _ranges(
         high.append(highs[0] - sum(lows[1:]))
     for name, given, own in (("low", settings.low, low), ("high", settings.high, high)):
         if given and len(given) != len(inputs):
-            raise UserError(f"algorithm.coding.{name} has {len(given)} numbers for {len(inputs)} inputs. Give one for each.")
+            raise UserError(
+                f"algorithm.coding.{name} has {len(given)} numbers for {len(inputs)} inputs. Give one for each."
+            )
         own[:] = given or own
     for name, bottom, top in zip(inputs, low, high, strict=True):
         if not (np.isfinite(np.float32([bottom, top])).all() and abs(bottom) < 1e30 and abs(top) < 1e30):
@@ -392,7 +398,11 @@ class TabularQ:
             return best
         if method in ("sarsa", "expected_sarsa"):
             epsilon = self.epsilon
-            mean = q.mean(axis=-1) if self.share is None else (self.tables[0][next_row] * self.share[next_row]).sum(axis=-1)
+            mean = (
+                q.mean(axis=-1)
+                if self.share is None
+                else (self.tables[0][next_row] * self.share[next_row]).sum(axis=-1)
+            )
             best = (1 - epsilon) * best + epsilon * mean
             if method == "expected_sarsa":
                 return best
@@ -405,7 +415,7 @@ class TabularQ:
             return np.where(ended, best, done)
         assert later is not None
         trace = self.settings.trace
-        return np.where(ended | (done < best), best, (1 - trace) * best + trace * later)
+        return np.where(ended | (done != best), best, (1 - trace) * best + trace * later)
 
     def entries(self, row: Array, action: Array) -> Array:
         """Where Q(s, a) lies in the flat table: [B] or [B, K]."""

@@ -111,7 +111,16 @@ def outcomes_of_blackjack(env: Any, player: list[int], dealer: int, action: int)
 @pytest.mark.parametrize("kwargs", [{}, {"sab": False, "natural": True}, {"sab": False}])
 @pytest.mark.parametrize(
     ("player", "dealer"),
-    [([10, 1], 10), ([10, 1], 7), ([7, 3, 1], 10), ([6, 5], 9), ([1, 1], 8), ([10, 6], 10), ([9, 8], 1), ([1, 5, 9], 9)],
+    [
+        ([10, 1], 10),
+        ([10, 1], 7),
+        ([7, 3, 1], 10),
+        ([6, 5], 9),
+        ([1, 1], 8),
+        ([10, 6], 10),
+        ([9, 8], 1),
+        ([1, 5, 9], 9),
+    ],
 )
 @pytest.mark.parametrize("action", [0, 1])
 def test_blackjack_has_the_outcomes_of_the_real_environment(
@@ -211,8 +220,8 @@ class Liar(Corridor):
     lies = True
 
 
-gym.register("Corridor-v0", Corridor, max_episode_steps=20)
-gym.register("Liar-v0", Liar, max_episode_steps=20)
+gym.register("Corridor-v0", lambda **_: Corridor(), max_episode_steps=20)
+gym.register("Liar-v0", lambda **_: Liar(), max_episode_steps=20)
 
 
 def test_other_environments_may_ask_for_their_table() -> None:
@@ -248,7 +257,7 @@ class Parts(Corridor):
         return {"b": 6, "a": (np.array([1, 3]),)}, {}
 
 
-gym.register("Parts-v0", Parts)
+gym.register("Parts-v0", lambda **_: Parts())
 
 
 def test_tuples_and_dicts_of_discrete_parts_are_one_array() -> None:
