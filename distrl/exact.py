@@ -65,7 +65,7 @@ def evaluate(table: Table, action: Array) -> Array:
     p = np.where(table.terminated[at], 0.0, p)
     v: Array = np.zeros(len(action))
     for _ in range(table.time_limit or ENOUGH):
-        new = gain + (p * v[state]).sum(axis=1)
+        new: Array = gain + (p * v[state]).sum(axis=1)
         if table.time_limit is None and np.abs(new - v).max(initial=0.0, where=np.isfinite(new)) < TOLERANCE:
             return new
         v = new
@@ -79,7 +79,7 @@ def optimal_values(table: Table) -> Array:
     """V [Z] of the best policy, which may use the time left."""
     v: Array = np.zeros(len(table.start))
     for _ in range(table.time_limit or ENOUGH):
-        new = _action_values(table, v, 1.0).max(axis=1)
+        new: Array = _action_values(table, v, 1.0).max(axis=1)
         if table.time_limit is None and np.abs(new - v).max() < TOLERANCE:
             return new
         v = new

@@ -159,7 +159,8 @@ def scaled(obs: Array, inputs: tuple[str, ...], low: tuple[float, ...], high: tu
         column = obs[..., first].astype(np.float64)
         columns.append(column - obs[..., minus[0]] if minus else column)
     low_ = np.array(low)
-    return (np.stack(columns, axis=-1) - low_) / (np.array(high) - low_)
+    unit: Array = (np.stack(columns, axis=-1) - low_) / (np.array(high) - low_)
+    return unit
 
 
 class Keys:

@@ -218,7 +218,7 @@ def _ranges(
             )
         own[:] = given or own
     for name, bottom, top in zip(inputs, low, high, strict=True):
-        if not (np.isfinite(np.float32([bottom, top])).all() and abs(bottom) < 1e30 and abs(top) < 1e30):
+        if not (abs(bottom) < 1e30 and abs(top) < 1e30):
             raise UserError(
                 f"Input {name!r} of {env_id} has no bounds of its own ({bottom:g} to {top:g}). Give clip ranges for all inputs: "
                 "algorithm.coding.low and algorithm.coding.high."
@@ -238,6 +238,9 @@ class Transitions:
     next_row: Array  # [T, M] of the true next state
     discount: Array  # [T, M] gamma, or 0 after a termination
     ended: Array  # [T, M]
+
+
+PARTS = ("row", "action", "reward", "next_row", "discount")  # what replay keeps of them
 
 
 def mean_by_entry(entry: Array, td: Array, size: int) -> tuple[Array, Array, Array]:
@@ -317,7 +320,7 @@ class TabularQ:
         next_rows, start, copy = numbers[1:].copy(), 0, 0
         for f in fragments:
             shape = f.ended.shape
-            number = np.count_nonzero(f.ended)
+            number = int(np.count_nonzero(f.ended))
             next_rows[:, copy : copy + shape[1]][f.ended] = final[start : start + number]
             start, copy = start + number, copy + shape[1]
         action, reward, terminated, ended = (
@@ -373,7 +376,7 @@ class TabularQ:
                 best = self.values(table, next_row[mine]).argmax(axis=-1)
                 others = self.values(1 - table, next_row[mine])[np.arange(len(best)), best]
                 target[mine] = reward[mine] + discount[mine] * others
-            parts = [(0, ~coin), (1, coin)]
+            parts: list[tuple[int, Any]] = [(0, ~coin), (1, coin)]
         else:
             target = reward + discount * self.next_value(next_row, follow)
             parts = [(0, slice(None))]
@@ -389,6 +392,7 @@ class TabularQ:
     def next_value(self, next_row: Array, follow: tuple[Array, Array, Array, Array | None] | None) -> Array:
         """v(s') [B] of all methods but double_q."""
         method = self.settings.method
+        best: Array
         if method in ("q", "q_lambda") and self.tilings == 1 and len(self.tables[0]) <= len(next_row):
             best = self.values(0, None).max(axis=1)[next_row]  # of every row once
         else:
@@ -411,11 +415,14 @@ class TabularQ:
         row, action, ended, later = follow
         done = self.tables[0].reshape(-1)[self.entries(row, action)]
         done = done if self.tilings == 1 else done.sum(axis=-1)
+        value: Array
         if method == "sarsa":
-            return np.where(ended, best, done)
-        assert later is not None
-        trace = self.settings.trace
-        return np.where(ended | (done != best), best, (1 - trace) * best + trace * later)
+            value = np.where(ended, best, done)
+        else:
+            assert later is not None
+            trace = self.settings.trace
+            value = np.where(ended | (done != best), best, (1 - trace) * best + trace * later)
+        return value
 
     def entries(self, row: Array, action: Array) -> Array:
         """Where Q(s, a) lies in the flat table: [B] or [B, K]."""
@@ -424,12 +431,12 @@ class TabularQ:
 
     def values(self, table: int, row: Array | None) -> Array:
         """Q(s, .) [B, A] by one of the tables, -inf for what is not allowed; None: of all rows."""
-        if row is None:
-            return self.tables[table] if self.penalty is None else self.tables[table] + self.penalty
-        q = self.tables[table][row]
+        q: Array = self.tables[table] if row is None else self.tables[table][row]
         if self.tilings > 1:
             q = q.sum(axis=-2)
-        return q if self.penalty is None else q + self.penalty[row]
+        if self.penalty is not None:
+            q = q + (self.penalty if row is None else self.penalty[row])
+        return q
 
     def apply(self, table: int, entry: Array, td: Array) -> None:
         """Move the entries of B transitions along their TD errors [B]."""
@@ -451,7 +458,7 @@ class TabularQ:
         assert self.settings.replay is not None
         capacity, size = self.settings.replay.capacity, batch.reward.size
         at = (self.replay_at + np.arange(size)) % capacity
-        for name in ("row", "action", "reward", "next_row", "discount"):
+        for name in PARTS:
             values = getattr(batch, name)
             values = values.reshape(size, *values.shape[2:])
             if name not in self.replay:
@@ -473,8 +480,8 @@ class TabularQ:
                 if not len(at):
                     return
             coin = rng.random(len(at)) < 0.5 if len(self.tables) == 2 else None
-            part = {name: values[at] for name, values in self.replay.items()}
-            self.learn(**part, coin=coin)
+            row, action, reward, next_row, discount = (self.replay[name][at] for name in PARTS)
+            self.learn(row, action, reward, next_row, discount, coin=coin)
 
     # --- what travels and what is kept ------------------------------------------------------------------------
 
