@@ -130,10 +130,11 @@ def _model(path: Path) -> tuple[Any, Any, dict[str, Any]]:
     """The policy, the settings of its env, and what is known about it."""
     from distrl.checkpoint import find_model, read_model
     from distrl.config import EnvSettings
+    from distrl.export import read_export
     from distrl.policy import single_threaded
 
     single_threaded()
-    policy, about = read_model(find_model(path))
+    policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
     return policy, EnvSettings(**about["env"]), about
 
 
@@ -229,9 +230,33 @@ def plot(
     output: Annotated[Path, typer.Option("--out", "-o")] = Path("learning_curves.png"),
 ) -> None:
     """Draw the learning curves of one or several runs."""
-    from distrl.report import plot_runs
+    from distrl.report import plot_map, plot_runs
 
     out.print(f"{plot_runs(runs, output)}")
+    for run in dict.fromkeys(runs):
+        if (picture := plot_map(run, run / "plots" / "policy.png")) is not None:
+            out.print(f"{picture}")
+
+
+@app.command()
+def export(
+    run: Run,
+    format: Annotated[str, typer.Option("--format", "-f", help="csv, npz or json")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="default: RUN/table.FORMAT", show_default=False)
+    ] = None,
+) -> None:
+    """Write the table of a tabular agent for people and other programs. `evaluate` and `play` read .json and .npz."""
+    from distrl.export import FORMATS
+    from distrl.export import export as write
+
+    if format not in FORMATS:
+        raise UserError(f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.")
+    policy, _, about = _model(run)
+    where = output or (run if run.is_dir() else run.parent) / f"table.{format}"
+    if output is not None and output.suffix != f".{format}":
+        where = output.with_name(f"{output.name}.{format}")
+    out.print(f"{write(policy, about, where)}")
 
 
 @app.command()

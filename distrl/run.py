@@ -419,6 +419,7 @@ def _present(plan: Plan) -> list[str]:
     run_dir, failed = plan.run_dir, []
     try:
         report.plot_training(run_dir, run_dir / "plots")
+        report.plot_map(run_dir, run_dir / "plots" / "policy.png")
         write_text(run_dir / "best" / "README.md", report.model_card(run_dir))
         if plan.config.track.video and "rgb_array" in plan.info.render_modes:
             policy, _ = read_model(run_dir / "best")

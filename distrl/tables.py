@@ -9,6 +9,7 @@ in the order in which states are met; all other states share one row of initial 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -153,14 +154,27 @@ def input_components(name: str) -> list[int]:
 
 def scaled(obs: Array, inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]) -> Array:
     """Inputs [..., D] of observations [..., C], so that low becomes 0 and high 1."""
-    columns = []
-    for name in inputs:
-        first, *minus = input_components(name)
-        column = obs[..., first].astype(np.float64)
-        columns.append(column - obs[..., minus[0]] if minus else column)
-    low_ = np.array(low)
-    unit: Array = (np.stack(columns, axis=-1) - low_) / (np.array(high) - low_)
-    return unit
+    first, differences, minus, low_, width = _plan(inputs, low, high)
+    x: Array = obs[..., first].astype(np.float64)
+    if len(differences):
+        x[..., differences] -= obs[..., minus]
+    x -= low_
+    x /= width
+    return x
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]) -> tuple[Array, ...]:
+    """Arrays for `scaled`: components, which inputs are differences, from what, low, high - low."""
+    components = [input_components(name) for name in inputs]
+    differences = [i for i, parts in enumerate(components) if len(parts) == 2]
+    return (
+        np.array([parts[0] for parts in components]),
+        np.array(differences, np.int64),
+        np.array([components[i][1] for i in differences], np.int64),
+        np.array(low),
+        np.array(high) - np.array(low),
+    )
 
 
 class Keys:
