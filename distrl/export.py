@@ -96,14 +96,14 @@ def states(policy: TablePolicy) -> Array:
 
 def _write_csv(policy: TablePolicy, about: dict[str, Any], path: Path) -> None:
     seen, table = states(policy), policy.table
+    best = table if policy.penalty is None else table + policy.penalty
     names = ["state"] if seen.ndim == 1 else [f"input {name}" for name in _names(policy, seen.shape[1])]
     actions = range(policy.first_action, policy.first_action + policy.actions)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*names, *(f"q{a}" for a in actions), "best"])
-        for row, values in zip(seen.tolist(), table.tolist(), strict=True):
-            best = policy.first_action + int(np.argmax(values))
-            writer.writerow([*(row if isinstance(row, list) else [row]), *values, best])
+        for row, values, action in zip(seen.tolist(), table.tolist(), best.argmax(axis=1).tolist(), strict=True):
+            writer.writerow([*(row if isinstance(row, list) else [row]), *values, policy.first_action + action])
 
 
 def _names(policy: TablePolicy, count: int) -> list[str]:
@@ -111,7 +111,8 @@ def _names(policy: TablePolicy, count: int) -> list[str]:
 
 
 def _head(policy: TablePolicy, about: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": KIND, **about, "policy": policy.describe()}
+    known = {name: value for name, value in about.items() if name != "sha256"}  # of another file
+    return {"kind": KIND, **known, "policy": policy.describe()}
 
 
 def _write_json(policy: TablePolicy, about: dict[str, Any], path: Path) -> None:

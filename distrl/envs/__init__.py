@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from distrl.config import EnvSettings
 from distrl.errors import UserError, did_you_mean
+from distrl.types import Array
 
 # Ids that begin so are registered by importing this module, found in this package.
 PLUGINS = {
@@ -23,6 +24,17 @@ PLUGINS = {
 }
 # Where an env's import fails for a missing module, this is the package that brings it.
 PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": "mujoco", "pygame": "pygame"}
+
+
+@dataclass
+class Step:
+    """What one step of a shard gives."""
+
+    obs: Array  # [N, ...], valid until the next step
+    reward: Array  # [N] float64
+    terminated: Array  # [N] bool
+    truncated: Array  # [N] bool, and not terminated
+    final_obs: list[Array] | Array  # [E, ...] of the E ended episodes, by env copy
 
 
 class DiscreteParts(gym.ObservationWrapper[Any, Any, Any]):
@@ -120,8 +132,8 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
         raise UserError(f"env.id {settings.id!r} needs a package that is not installed: {error}.{hint}") from None
     except gym.error.DeprecatedEnv as error:
         raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
-    except TypeError as error:
-        if "argument" not in str(error):
+    except (TypeError, AssertionError, ValueError, KeyError) as error:
+        if not settings.kwargs:
             raise
         raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
 

@@ -15,28 +15,16 @@ from __future__ import annotations
 
 import traceback
 import zlib
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
 from distrl.config import EnvSettings
-from distrl.envs import find_spec, make_env
+from distrl.envs import Step, find_spec, make_env, table
 from distrl.errors import EnvError, UserError
 from distrl.seeding import derive
 from distrl.types import Array, Arrays
-
-
-@dataclass
-class Step:
-    """What one step of a shard gives."""
-
-    obs: Array  # [N, ...], valid until the next step
-    reward: Array  # [N] float64
-    terminated: Array  # [N] bool
-    truncated: Array  # [N] bool, and not terminated
-    final_obs: list[Array] | Array  # [E, ...] of the E ended episodes, by env copy
 
 
 class Shard(Protocol):
@@ -57,8 +45,6 @@ class Shard(Protocol):
 
 def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int) -> Shard:
     """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it."""
-    from distrl.envs import table
-
     if settings.vectorize == "table" or (settings.vectorize == "auto" and table.fits(settings)):
         return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
@@ -78,6 +64,7 @@ class SingleShard:
         self.episode = np.zeros(copies, np.int64)
         self._journal: list[Array] = []  # of each copy: actions of its episode up to the last snapshot
         self._log: list[Array] = []  # the action batches since then
+        self._replayed: int | None = None  # the step of a journal that is being replayed
         self._since = np.zeros(copies, np.int64)  # of each copy: where in the log its episode goes on
         self.envs = [make_env(settings) for _ in range(copies)]
         space = self.envs[0].observation_space
@@ -137,6 +124,7 @@ class SingleShard:
         self._journal = [a.astype(self.action_dtype) for a in np.split(arrays["action"], stops[:-1])]
         for copy in range(self.copies):
             self._guard(copy, self._replay, copy)
+            self._replayed = None
         exact: Array = self._digests() == arrays["obs_digest"]
         for copy in np.flatnonzero(~exact).tolist():
             self.episode[copy] += 1
@@ -155,7 +143,7 @@ class SingleShard:
     def _replay(self, copy: int) -> None:
         self._start_episode(copy)
         actions = self._journal[copy].tolist() if self.discrete else self._journal[copy]
-        for action in actions:
+        for self._replayed, action in enumerate(actions, start=1):
             obs, _, terminated, truncated, _ = self.envs[copy].step(action)
             self.obs[copy] = obs
             if terminated or truncated:  # a faithful journal never reaches an end
@@ -178,7 +166,12 @@ class SingleShard:
             raise self._error(copy) from None
 
     def _error(self, copy: int) -> EnvError:
-        step = len(self._journal[copy]) + len(self._log) - int(self._since[copy]) if self._journal else 0
+        if not self._journal:
+            step = 0
+        elif self._replayed is not None:
+            step = self._replayed
+        else:
+            step = len(self._journal[copy]) + len(self._log) - int(self._since[copy])
         return EnvError(
             self.settings.id,
             self.shard,
@@ -263,5 +256,5 @@ def _make_native(settings: EnvSettings, copies: int) -> gym.vector.VectorEnv[Any
     spec = find_spec(settings.id)
     limit = settings.max_episode_steps or spec.max_episode_steps
     if limit is not None:
-        kwargs["max_episode_steps"] = limit
+        kwargs.setdefault("max_episode_steps", limit)
     return gym.make_vec(spec, copies, vectorization_mode="vector_entry_point", **kwargs)

@@ -24,8 +24,7 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 from distrl.config import EnvSettings
-from distrl.envs import DiscreteParts, make_env
-from distrl.envs.shard import Step
+from distrl.envs import DiscreteParts, Step, make_env
 from distrl.errors import UserError
 from distrl.seeding import stream
 from distrl.types import Array, Arrays

@@ -32,8 +32,10 @@ def _set_up_torch(settings: LearnerSettings) -> torch.device:
     import torch
 
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True)
-    return torch.device(choose_device(settings.device))
+    device = torch.device(choose_device(settings.device))
+    if device.type == "cuda":  # on the CPU a fixed number of threads suffices, and this call takes 2 s
+        torch.use_deterministic_algorithms(True)
+    return device
 
 
 class Learner:
