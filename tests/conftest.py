@@ -32,6 +32,22 @@ LUNARLANDER: dict[str, Any] = {
     "env": {"id": "LunarLander-v3", "max_episode_steps": 60},
     "evaluation": {"every": 5, "episodes": 2, "final_episodes": 2},
 }
+TAXI: dict[str, Any] = {
+    **CARTPOLE,
+    "env": {"id": "Taxi-v4", "max_episode_steps": 50},
+    "algorithm": {"name": "q", "method": "double_q", "replay": {"updates": 2, "batch": 100}, "visit_power": 3},
+}
+HASHED: dict[str, Any] = {
+    **CARTPOLE,
+    "env": {"id": "MountainCar-v0", "max_episode_steps": 40},
+    "algorithm": {
+        "name": "q",
+        "method": "sarsa",
+        "coding": {"kind": "bins", "n": [1000, 1000]},
+        "capacity": 5000,
+        "epsilon": {"start": 1, "end": 0.1, "over": 50, "unit": "episodes", "shape": "exponential"},
+    },
+}
 
 
 @dataclass
@@ -96,7 +112,7 @@ def run_trainer(
     trainer = Trainer(
         config,
         policy,
-        module.initial_weights(policy, config.seed),
+        module.initial_weights(config.algorithm, policy, config.seed),
         about,
         info.reward_threshold,
         execution,

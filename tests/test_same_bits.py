@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import CARTPOLE, LUNARLANDER, Outcome, Recorder, config_of, run_trainer
+from conftest import CARTPOLE, HASHED, LUNARLANDER, TAXI, Outcome, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
 from distrl.checkpoint import list_checkpoints
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 
-BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER}
+BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED}
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +61,12 @@ def test_every_kind_of_worker_is_lost_somewhere_above(tmp_path: Path) -> None:
     assert lost == {"runner", "learner", "evaluator"}
 
 
-@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize(("task", "lag"), [("cartpole", 0), ("cartpole", 1), ("taxi", 1), ("hashed", 0)])
 def test_interrupted_and_resumed_at_every_place(
-    lag: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
+    task: str, lag: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
 ) -> None:
     """Stop at the n-th question whether to stop, for growing n; each time go on from the checkpoint that was left."""
-    config = config_of(CARTPOLE, f"schedule.lag={lag}")
+    config = config_of(BASES[task], f"schedule.lag={lag}")
     for patience in (1, 2, 3, 5, 7, 11):
         run_dir, rows, start = tmp_path / str(patience), [], None
         for _ in range(100):
@@ -85,7 +85,7 @@ def test_interrupted_and_resumed_at_every_place(
         else:
             pytest.fail("the run never ended")
         outcome.observer.rows = rows
-        assert outcome.facts == reference["cartpole", lag].facts
+        assert outcome.facts == reference[task, lag].facts
 
 
 @pytest.mark.parametrize("task", BASES)
@@ -116,6 +116,7 @@ def kill(name: str) -> None:
         ("cartpole", {2: "Runner", 7: "Runner"}),
         ("lunarlander", {2: "Runner", 7: "Runner"}),
         ("cartpole", {1: "Learner", 8: "Learner"}),
+        ("taxi", {2: "Runner", 8: "Learner"}),
         ("cartpole", {5: "Evaluator"}),
     ],
 )

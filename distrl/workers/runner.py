@@ -108,9 +108,9 @@ class Runner:
             reward[t], terminated[t], truncated[t] = result.reward, result.terminated, result.truncated
             returns += result.reward
             lengths += 1
-            if result.final_obs:
+            if len(result.final_obs):
                 ended = result.terminated | result.truncated
-                final_obs += result.final_obs
+                final_obs.append(np.asarray(result.final_obs, obs_dtype))
                 ended_returns.append(returns[ended])
                 ended_lengths.append(lengths[ended])
                 returns[ended], lengths[ended] = 0.0, 0
@@ -125,7 +125,7 @@ class Runner:
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            final_obs=np.array(final_obs, obs_dtype).reshape(-1, *obs.shape[2:]),
+            final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs_dtype), *final_obs]),
             extras=stacked,
         )
         episodes = Episodes(
