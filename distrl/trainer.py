@@ -96,6 +96,10 @@ class Interrupted(Exception):
     """The run was asked to end; the message says by what."""
 
 
+class TimeUp(Exception):
+    """`stop.seconds` have passed."""
+
+
 class Trainer:
     def __init__(
         self,
@@ -161,21 +165,28 @@ class Trainer:
         self.earlier_s, self.began = self.progress.train_s, time.perf_counter()
         while True:
             try:
-                while (reason := self._reason_to_stop()) is None:
-                    self._iterate()
-                self.progress.stopped = reason
+                self.progress.stopped = self._train()
                 self._settle(0)
                 self._checkpoint()
                 self._evaluate_last()
                 return
-            except Interrupted as reason:
+            except Interrupted as interruption:
                 if self.progress.stopped is None:  # else it came during the last evaluation, when all else is written
                     self._settle(0)
                     self._checkpoint()
-                self.progress.stopped = str(reason)
+                self.progress.stopped = str(interruption)
                 return
             except WorkerLost as lost:
                 self._go_back(lost)
+
+    def _train(self) -> str:
+        """Iterate until something that was asked for ends the run; returns what."""
+        while (reason := self._reason_to_stop()) is None:
+            try:
+                self._iterate()
+            except TimeUp:
+                return "seconds"
+        return reason
 
     def _iterate(self) -> None:
         k = self.progress.iteration
@@ -208,11 +219,10 @@ class Trainer:
 
     def _check_interrupted(self) -> None:
         seconds = self.config.stop.seconds
-        reason = self.interrupted()
-        if reason is None and seconds is not None and time.perf_counter() - self.began >= seconds:
-            reason = "seconds"
-        if reason is not None:
+        if (reason := self.interrupted()) is not None:
             raise Interrupted(reason)
+        if seconds is not None and self.progress.stopped is None and time.perf_counter() - self.began >= seconds:
+            raise TimeUp
 
     # --- collecting -------------------------------------------------------------------------------------------
 
