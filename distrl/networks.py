@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distrl.policy import NetworkSpec
+from distrl.types import Arrays
 
 L = TypeVar("L", bound=nn.Module)
 
@@ -28,15 +30,21 @@ class Body(nn.Module):
         )
         for layer in (*self.conv, *self.hidden):
             orthogonal(layer, 2**0.5, generator)
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for width in spec.hidden if spec.layer_norm)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
     def forward(self, obs: Tensor) -> Tensor:
+        return self.layers(obs, len(self.hidden))
+
+    def layers(self, obs: Tensor, count: int) -> Tensor:
+        """The outputs of the first `count` hidden layers."""
         x = obs.float() * self.spec.scale if self.spec.scale != 1.0 else obs.float()
         for layer in self.conv:
             x = torch.relu(layer(x))
         x = x.flatten(1)
-        for layer in self.hidden:
-            x = self.activation(layer(x))
+        for i in range(count):
+            x = self.hidden[i](x)
+            x = self.activation(self.norm[i](x) if self.norm else x)
         return x
 
 
@@ -49,6 +57,28 @@ class Network(Body):
 
     def forward(self, obs: Tensor) -> Tensor:
         out: Tensor = self.head(super().forward(obs))
+        return out
+
+
+class DuelingNetwork(Network):
+    """Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581, equation 9)."""
+
+    def __init__(self, spec: NetworkSpec, head_gain: float, generator: torch.Generator) -> None:
+        super().__init__(spec, head_gain, generator)
+        shapes = spec.shapes()
+        width, before = shapes["value_hidden.weight"]
+        self.value_hidden = orthogonal(nn.Linear(before, width), 2**0.5, generator)
+        self.value_norm = nn.LayerNorm(width) if spec.layer_norm else nn.Identity()
+        self.value_head = orthogonal(nn.Linear(width, 1), head_gain, generator)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        last = len(self.hidden) - 1
+        shared = self.layers(obs, last)
+        features = self.hidden[last](shared)
+        features = self.activation(self.norm[last](features) if self.norm else features)
+        advantage = self.head(features)
+        value = self.value_head(self.activation(self.value_norm(self.value_hidden(shared))))
+        out: Tensor = value + advantage - advantage.mean(1, keepdim=True)
         return out
 
 
@@ -81,3 +111,49 @@ class FlatParameters:
     def grad(self) -> Tensor:
         assert self.vector.grad is not None
         return self.vector.grad
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) on flat vectors, each with a learning rate of its own.
+
+        m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
+        theta = theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    The same steps as `torch.optim.Adam`, which takes longer to call than to compute on vectors of this size, and
+    whose first use imports a compiler for two seconds.
+    """
+
+    def __init__(
+        self, parameters: dict[str, FlatParameters], eps: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        self.parameters, self.eps, self.betas = parameters, eps, betas
+        self.t = 0
+        self.m = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
+        self.v = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def step(self, lr: dict[str, float]) -> None:
+        """One step along the gradients that lie in the parameters; `lr` by name."""
+        self.t += 1
+        beta1, beta2 = self.betas
+        for name, parameters in self.parameters.items():
+            g, m, v = parameters.grad, self.m[name], self.v[name]
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            denominator = v.sqrt().div_((1 - beta2**self.t) ** 0.5).add_(self.eps)
+            parameters.vector.addcdiv_(m, denominator, value=-lr[name] / (1 - beta1**self.t))
+
+    def state(self) -> Arrays:
+        """Parameters and moments."""
+        arrays = {"t": np.array(self.t)}
+        for name, parameters in self.parameters.items():
+            for kind, tensor in (("parameters", parameters.vector), ("m", self.m[name]), ("v", self.v[name])):
+                arrays[f"{name}.{kind}"] = tensor.detach().cpu().numpy().copy()
+        return arrays
+
+    @torch.no_grad()
+    def load_state(self, state: Arrays) -> None:
+        self.t = int(state["t"])
+        for name, parameters in self.parameters.items():
+            for kind, tensor in (("parameters", parameters.vector), ("m", self.m[name]), ("v", self.v[name])):
+                tensor.copy_(torch.tensor(state[f"{name}.{kind}"]))

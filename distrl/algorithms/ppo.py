@@ -24,6 +24,7 @@ from torch.distributions.utils import logits_to_probs
 from distrl.config import AlgorithmSettings, Config
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
+from distrl.frames import unstacked
 from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
 from distrl.networks import FlatParameters, Network
 from distrl.policy import CategoricalPolicy, NetworkSpec
@@ -182,6 +183,7 @@ class PPO:
         for group, base in zip(self.optimizer.param_groups, (1.0, (s.critic_lr or s.lr) / s.lr), strict=True):
             group["lr"] = lr * base
 
+        fragments = [unstacked(fragment) for fragment in fragments]
         value, advantage = self.advantages(fragments)
         target = advantage + value
         obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)

@@ -11,11 +11,13 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
 from distrl.config import EnvSettings
+from distrl.envs import flappy
 from distrl.errors import UserError, did_you_mean
+
+flappy.register()
 
 # Ids that begin so are registered by importing this module, found in this package.
 PLUGINS = {
-    "FlappyBird": ("flappy_bird_gymnasium", "flappy-bird-gymnasium"),
     "ALE/": ("ale_py", "ale-py"),
 }
 # Where an env's import fails for a missing module, this is the package that brings it.
@@ -33,11 +35,17 @@ class EnvInfo:
     reward_threshold: float | None
     render_modes: tuple[str, ...]
     render_fps: int
+    frame_stack: int = 0  # > 0: observations are stacks of so many frames; see distrl.frames
 
 
 def find_spec(env_id: str) -> EnvSpec:
     """The registered spec of an id. Raises `UserError` with what is near, or what to install."""
     module, _, name = env_id.rpartition(":")
+    if name.startswith(("FlappyBird", "distrl/FlappyBird")):
+        try:
+            flappy.check_package()
+        except (ValueError, ImportError) as error:
+            raise UserError(f"env.id {env_id!r}: {error}") from None
     for prefix, (plugin, package) in PLUGINS.items():
         if name.startswith(prefix) and not module:
             try:
@@ -95,6 +103,7 @@ def describe_env(settings: EnvSettings) -> EnvInfo:
             reward_threshold=None if spec is None else spec.reward_threshold,
             render_modes=tuple(env.metadata.get("render_modes", ())),
             render_fps=int(env.metadata.get("render_fps", 30)),
+            frame_stack=int(env.metadata.get("frame_stack", 0)),
         )
     finally:
         env.close()

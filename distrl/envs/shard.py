@@ -36,12 +36,14 @@ class Step:
     terminated: Array  # [N] bool
     truncated: Array  # [N] bool, and not terminated
     final_obs: list[Array]  # one for each ended episode, by env copy
+    infos: list[dict[str, float]]  # likewise: what `env.report` names of their last infos
 
 
 class Shard(Protocol):
     """N env copies; `obs` is what the policy acts on next."""
 
     obs: Array
+    frame_stack: int  # > 0: observations are stacks of so many frames; see distrl.frames
     current: int  # the env copy being stepped, for a watchdog to read; -1: all of them at once
 
     def step(self, action: Array) -> Step: ...
@@ -75,6 +77,7 @@ class SingleShard:
         self._log: list[Array] = []  # the action batches since then
         self._since = np.zeros(copies, np.int64)  # of each copy: where in the log its episode goes on
         self.envs = [make_env(settings) for _ in range(copies)]
+        self.frame_stack = int(self.envs[0].metadata.get("frame_stack", 0))
         space = self.envs[0].observation_space
         self.discrete = isinstance(self.envs[0].action_space, gym.spaces.Discrete)
         self.action_dtype = self.envs[0].action_space.dtype
@@ -89,16 +92,18 @@ class SingleShard:
         reward = np.empty(n, np.float64)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         final_obs: list[Array] = []
+        infos: list[dict[str, float]] = []
         self._log.append(action)
         actions = action.tolist() if self.discrete else action
         i = 0
         try:
             for i, env in enumerate(self.envs):
                 self.current = i
-                obs, reward[i], term, trunc, _ = env.step(actions[i])
+                obs, reward[i], term, trunc, info = env.step(actions[i])
                 if term or trunc:
                     terminated[i], truncated[i] = term, trunc and not term
                     final_obs.append(np.array(obs, self.obs.dtype))
+                    infos.append({name: float(info[name]) for name in self.settings.report})
                     self.episode[i] += 1
                     self._since[i] = len(self._log)
                     self._journal[i] = self._journal[i][:0]
@@ -107,7 +112,7 @@ class SingleShard:
                     self.obs[i] = obs
         except Exception:
             raise self._error(i) from None
-        return Step(self.obs, reward, terminated, truncated, final_obs)
+        return Step(self.obs, reward, terminated, truncated, final_obs, infos)
 
     def snapshot(self) -> Arrays:
         log = np.stack(self._log) if self._log else self._no_actions()[:, None]
@@ -195,6 +200,8 @@ class NativeShard:
     def fits(settings: EnvSettings, copies: int) -> bool:
         """Whether there is a vector form, and it keeps its whole state in arrays whose last axis is the env copy."""
         spec = find_spec(settings.id)
+        if settings.report:  # vector forms tell nothing in their infos
+            return False
         if spec.vector_entry_point is None or spec.kwargs.keys() - {"sutton_barto_reward"}:
             return False
         env = _make_native(settings, copies)
@@ -206,7 +213,7 @@ class NativeShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.current = -1
+        self.current, self.frame_stack = -1, 0
         self.env, self.donor = _make_native(settings, copies), _make_native(settings, copies)
         self.resets = 1  # how often the donor was asked: the number of the next seed
         self.obs = self._reset(self.env, 0)
@@ -232,7 +239,7 @@ class NativeShard:
             raise EnvError(
                 self.settings.id, self.shard, self.shard * self.copies, seed, -1, traceback.format_exc()
             ) from None
-        return Step(obs, reward.astype(np.float64), terminated, truncated, final_obs)
+        return Step(obs, reward.astype(np.float64), terminated, truncated, final_obs, [])
 
     def snapshot(self) -> Arrays:
         arrays = {f"state.{name}": getattr(self.env.unwrapped, name).copy() for name in self.names}
