@@ -123,7 +123,7 @@ def write_checkpoint(
     driver: Arrays,
     run: Mapping[str, Any],
     config: str,
-    replay: Arrays,
+    replay: Arrays | None = None,
 ) -> None:
     """`driver`: shard snapshots and acting weights; `run`: counters and the like as JSON; `config`: the resolved config as YAML."""
 

@@ -65,6 +65,7 @@ def train(
 
 
 def _dry_run(plan: Any) -> None:
+    from distrl import run
     from distrl.run import cpu_count, share_out
 
     config, rollout = plan.config, plan.config.rollout
@@ -85,6 +86,7 @@ def _dry_run(plan: Any) -> None:
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": runners,
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
+        **({"replay": run.replay_note(plan)} if plan.replay_bytes else {}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",
         "run directory": plan.run_dir,
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import math
 import typing
-from dataclasses import dataclass
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -359,7 +359,9 @@ def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     for part in location:
         field = model.model_fields.get(part)
         annotation = None if field is None else field.annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        below = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]  # X, or X | None
+        models = [a for a in below if issubclass(a, BaseModel)]
+        if not models:
             return []
-        model = annotation
+        model = models[0]
     return list(model.model_fields)

@@ -62,7 +62,11 @@ class ReplayFeed:
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
             arrays = {k.removeprefix(f"{number}."): v for k, v in state.items() if k.startswith(f"{number}.")}
-            waiting = Priorities(arrays.pop("waiting.key"), arrays.pop("waiting.td_error")) if "waiting.key" in arrays else None
+            waiting = (
+                Priorities(arrays.pop("waiting.key"), arrays.pop("waiting.td_error"))
+                if "waiting.key" in arrays
+                else None
+            )
             self.priorities.append(None if waiting is None else execution.put(waiting))
             self.updated.append(None)
             self.replays.append(execution.spawn(Replay, config, number, arrays or None, name="replay"))

@@ -33,9 +33,9 @@ def unstacked(fragment: Fragment) -> Fragment:
         return fragment
     stack, ended = fragment.stack, fragment.ended
     before_all = np.full(ended.shape[1], stack - 1)  # the frames before the first one are shipped with it
-    age = ages(before_all, ended, stack).astype(np.int64)
+    age: Array = ages(before_all, ended, stack).astype(np.int64)
     back = np.arange(stack - 1, -1, -1)  # the oldest first
-    t, n = np.indices(age.shape)
+    t, n = np.ix_(np.arange(age.shape[0]), np.arange(age.shape[1]))
     obs = fragment.obs[(t + stack - 1)[..., None] - np.minimum(age[..., None], back), n[..., None]]
     last_t, last_n = np.nonzero(ended)
     before = fragment.obs[

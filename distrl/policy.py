@@ -32,7 +32,9 @@ class NetworkSpec:
     activation: str = "tanh"  # or relu; convolutions always use relu
     scale: float = 1.0  # observations are multiplied by it: 1/255 for bytes
     layer_norm: bool = False  # between a hidden layer and its activation (Ba et al. 2016, arXiv:1607.06450)
-    dueling: bool = False  # Q = V + A - mean A; the last hidden layer is there twice (Wang et al. 2016, arXiv:1511.06581)
+    dueling: bool = (
+        False  # Q = V + A - mean A; the last hidden layer is there twice (Wang et al. 2016, arXiv:1511.06581)
+    )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in the order in which they lie in the flat vector."""

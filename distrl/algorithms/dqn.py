@@ -25,7 +25,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import huber_loss, mse_loss
 
-from distrl.config import AlgorithmSettings, Config, Replayed, Settings as BaseSettings
+from distrl.config import AlgorithmSettings, Config, Replayed
+from distrl.config import Settings as BaseSettings
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
 from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
@@ -99,7 +100,9 @@ class Settings(AlgorithmSettings):
     munchausen: Munchausen | None = None
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
     activation: Literal["tanh", "relu"] = "relu"
-    body: Literal["auto", "mlp", "cnn", "small_cnn"] = Field(default="auto", description="auto: cnn for images of bytes")
+    body: Literal["auto", "mlp", "cnn", "small_cnn"] = Field(
+        default="auto", description="auto: cnn for images of bytes"
+    )
     exploration: Exploration = Exploration()
 
     @property
@@ -218,12 +221,12 @@ class DQN:
     @torch.no_grad()
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""
-        next_q = self.target(next_obs.flatten(0, 1)).unflatten(0, action.shape)
+        next_q = self.target(next_obs.flatten(0, 1)).view(*action.shape, -1)
         if self.settings.munchausen is None:
             return torch.zeros(action.shape, device=self.device), next_q
         m = self.settings.munchausen
         bonus = munchausen_bonus(self.target(obs.flatten(0, 1)), action.flatten(), m.alpha, m.temperature, m.floor)
-        return bonus.unflatten(0, action.shape), next_q
+        return bonus.view(action.shape), next_q
 
     @torch.no_grad()
     def targets(self, next_obs: Tensor, next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:

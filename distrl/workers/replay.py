@@ -203,7 +203,7 @@ class Replay:
         head = self.head[columns]
         rows = head - (head - slots % self.rows) % self.rows
         reward, discount, after_rows = self._walk(columns, rows)
-        weight = np.ones(len(slots), np.float32)
+        weight: Array = np.ones(len(slots), np.float32)
         if settings.prioritized:
             progress = 0.0 if self.total_steps is None else min(1.0, env_steps / self.total_steps)
             beta = settings.beta + (1 - settings.beta) * progress
@@ -257,7 +257,8 @@ class Replay:
         return stacks
 
     def _slot(self, columns: Array, rows: Array) -> Array:
-        return columns * self.rows + rows % self.rows
+        slots: Array = columns * self.rows + rows % self.rows
+        return slots
 
     def _priority(self, error: Array) -> Array:
         priority: Array = (np.abs(error.astype(np.float64)) + LEAST_PRIORITY) ** self.settings.alpha

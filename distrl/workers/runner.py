@@ -11,7 +11,7 @@ from distrl.config import EnvSettings, RolloutSettings
 from distrl.envs.shard import Shard, make_shard
 from distrl.policy import single_threaded
 from distrl.seeding import stream
-from distrl.types import Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
+from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
 
 
 class Runner:
@@ -93,7 +93,9 @@ class Runner:
         newest = obs[stack:] if stack else obs[1:]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
-        actions, extras, final_obs, infos = [], [], [], []
+        actions, extras = [], []
+        final_obs: list[Array] = []
+        infos: list[dict[str, float]] = []
         returns, lengths = state.returns.copy(), state.lengths.copy()
         ended_returns, ended_lengths = [], []
         acting = 0.0

@@ -279,7 +279,7 @@ def leaves(replay: Replay) -> Array:
 def test_new_steps_get_the_largest_priority_so_far() -> None:
     world = World(2, 3, 5)
     replay = Replay(config("replay.prioritized=true", "replay.first_priority=max", "replay.alpha=1"), 0, None)
-    for k in range(4):
+    for _ in range(4):
         replay.add(*world.fragments())
     batch = replay.sample(3, 0)
     replay.update_priorities(Priorities(batch.key[0], np.full(16, 5.0, np.float32)))
@@ -291,13 +291,13 @@ def test_new_steps_get_the_largest_priority_so_far() -> None:
 def test_an_overwritten_step_gets_no_old_priority() -> None:
     world = World(2, 3, 5)
     replay = Replay(config("replay.prioritized=true", "replay.capacity=300"), 0, None)
-    for k in range(5):
+    for _ in range(5):
         replay.add(*world.fragments())
     batch = replay.sample(4, 0)
     key = np.unique(batch.key)
     told = replay.update_priorities(Priorities(key, np.full(len(key), 7.0, np.float32)))
     assert told == len(key)
-    for k in range(5, 20):
+    for _ in range(5, 20):
         replay.add(*world.fragments())
     before = replay.tree.sums.copy()
     assert replay.update_priorities(Priorities(key, np.full(len(key), 1e3, np.float32))) == 0
