@@ -103,7 +103,7 @@ class SingleShard:
                 if term or trunc:
                     terminated[i], truncated[i] = term, trunc and not term
                     final_obs.append(np.array(obs, self.obs.dtype))
-                    infos.append({name: float(info[name]) for name in self.settings.report})
+                    infos.append(self._reported(info))
                     self.episode[i] += 1
                     self._since[i] = len(self._log)
                     self._journal[i] = self._journal[i][:0]
@@ -147,6 +147,14 @@ class SingleShard:
     def close(self) -> None:
         for env in self.envs:
             env.close()
+
+    def _reported(self, info: dict[str, Any]) -> dict[str, float]:
+        for name in self.settings.report:
+            if name not in info:
+                raise KeyError(
+                    f"env.report names {name!r}; the infos of {self.settings.id} hold {', '.join(map(repr, info))}"
+                )
+        return {name: float(info[name]) for name in self.settings.report}
 
     def _start_episode(self, copy: int) -> None:
         obs, _ = self.envs[copy].reset(seed=self._episode_seed(copy))
