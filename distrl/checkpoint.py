@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from distrl.policy import flatten, from_description
 from distrl.types import Arrays, Policy
 
 FORMAT = 1
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 PACKAGES = ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow")
 
 
@@ -54,9 +56,15 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
             _fsync(file)
         _fsync(draft)
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             os.rename(path, old)
-        os.rename(draft, path)
+        try:
+            os.rename(draft, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
         _fsync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -81,20 +89,23 @@ def write_model(directory: Path, policy: Policy, about: Mapping[str, Any]) -> No
         {name: np.asarray(array, order="C") for name, array in policy.arrays().items()},
         directory / "policy.safetensors",
     )
-    text = json.dumps({"format": FORMAT, "policy": policy.describe(), **about}, indent=1)
+    sha256 = _sha256(directory / "policy.safetensors")
+    text = json.dumps({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
     (directory / "policy.json").write_text(text, encoding="utf-8")
 
 
 def read_model(path: Path) -> tuple[Policy, dict[str, Any]]:
     """A policy with its weights, and what was written about it. Raises `UserError` where it is none."""
     try:
-        about = json.loads((path / "policy.json").read_text(encoding="utf-8"))
+        about = _read_json(path / "policy.json")
         _check_format(path, about)
+        if _sha256(path / "policy.safetensors") != about["sha256"]:
+            raise ValueError("policy.safetensors is not what was written")
         policy = from_description(about["policy"])
         policy.load(flatten(load_file(path / "policy.safetensors"), policy.shapes()))
     except FileNotFoundError as error:
         raise UserError(f"{path} is not a model directory: it has no {Path(error.filename).name}.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise UserError(f"The model in {path} is corrupt or not of distrl: {error}.") from None
     return policy, about
 
@@ -151,7 +162,7 @@ def read_checkpoint(path: Path) -> tuple[Arrays, Arrays, dict[str, Any], str]:
         UserError: a file is missing, was changed, or is of a newer format.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        manifest = _read_json(path / "manifest.json")
         _check_format(path, manifest)
         for name, sha256 in manifest["sha256"].items():
             if _sha256(path / name) != sha256:
@@ -159,11 +170,11 @@ def read_checkpoint(path: Path) -> tuple[Arrays, Arrays, dict[str, Any], str]:
         learner = load_file(path / "learner.safetensors")
         with np.load(path / "driver.npz", allow_pickle=False) as file:
             driver = {name: file[name] for name in file.files}
-        run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        run = _read_json(path / "run.json")
         return learner, driver, run, (path / "config.yaml").read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"The checkpoint {path} has no {Path(error.filename).name}. {_other(path)}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise UserError(f"The checkpoint {path} is corrupt: {error}. {_other(path)}") from None
 
 
@@ -183,6 +194,17 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
     return next(reversed(list_checkpoints(run_dir)), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping; ValueError names the file where it is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path.name} is not a JSON mapping")
+    return data
 
 
 def _other(path: Path) -> str:

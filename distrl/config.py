@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -217,9 +218,9 @@ class Config(Settings):
 
 def algorithm_module(name: str) -> Any:
     """The module of an algorithm, imported. Raises `UserError` for a name that is not in the registry."""
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise UserError(
-            f"algorithm.name is {name!r}; it must be one of {', '.join(ALGORITHMS)}.{did_you_mean(str(name), ALGORITHMS)}"
+            f"algorithm.name is {name!r}; it must be one of {', '.join(ALGORITHMS)}.{did_you_mean(name, ALGORITHMS) if isinstance(name, str) else ''}"
         )
     return importlib.import_module(ALGORITHMS[name])
 
@@ -298,12 +299,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The config file {str(path)!r} cannot be read: {error}.") from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = _parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, such as 'env: {{id: CartPole-v1}}'.")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e6 and 3e-4 as numbers, as YAML 1.2 and people do."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -313,8 +327,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
             f"The override {override!r} must have the form key=value, such as seed=3 or env.id=CartPole-v1."
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _parse_yaml(text)
+    except (yaml.YAMLError, ValueError):
         value = text
     *parents, leaf = key.split(".")
     for parent in parents:
@@ -334,25 +348,31 @@ def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str) 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(model, dict(item), prefix) for item in error.errors()]
-        raise UserError("\n".join(f"{origin}: {line}" for line in dict.fromkeys(lines))) from None
+        lines: dict[str, str] = {}  # by key: a field of several types gives an error for each of them
+        for item in error.errors():
+            key, line = _explain(model, dict(item), prefix)
+            lines[key] = f"{lines[key].removesuffix('.')}; or {line.rpartition(': ')[2]}" if key in lines else line
+        raise UserError("\n".join(f"{origin}: {line}" for line in lines.values())) from None
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...]) -> str:
-    """One line for one error of pydantic: the key, the value, the rule, the remedy."""
+def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...]) -> tuple[str, str]:
+    """The key, and one line for one error of pydantic: the key, the value, the rule, the remedy."""
     location = [str(part) for part in item["loc"]]
     fields = _fields(model, location[:-1])
     if item["type"] == "extra_forbidden":
         key = ".".join([*prefix, *location])
-        return f"unknown key {key!r}.{did_you_mean(location[-1], fields) or ' Known here: ' + ', '.join(fields) + '.'}"
+        return (
+            key,
+            f"unknown key {key!r}.{did_you_mean(location[-1], fields) or ' Known here: ' + ', '.join(fields) + '.'}",
+        )
     known = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
     key = ".".join([*prefix, *known]) or "config"
     if item["type"] == "missing":
-        return f"{key} is missing; give it in the file or as {key}=VALUE."
+        return key, f"{key} is missing; give it in the file or as {key}=VALUE."
     rule = item["msg"].removeprefix("Value error, ")
     if isinstance(item.get("input"), (str, int, float, bool, type(None))):
-        return f"{key} is {item['input']!r}: {rule}."
-    return f"{key}: {rule}."
+        return key, f"{key} is {item['input']!r}: {rule}."
+    return key, f"{key}: {rule}."
 
 
 def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -146,6 +146,7 @@ class Trainer:
         self.feed: Feed = OnPolicyFeed(execution, None)
         self.evaluator: Worker = None
         self.runners: list[Worker] = []
+        self.started: set[Worker] = set()  # runners that have answered
         self._reset_flight()
 
     def _reset_flight(self) -> None:
@@ -291,6 +292,7 @@ class Trainer:
             self._replace_runner(runner, lost)
             return
         del self.asked[future]
+        self.started.add(runner)
         report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
         if report.unfaithful:
             self.observer.warn(
@@ -340,12 +342,16 @@ class Trainer:
         now: dict[Worker, int] = {}
         for runner in {entry[3] for entry in self.asked.values()}:
             progress = self.execution.progress(runner, "progress")
-            steps, where = (-1, "an unknown place: it does not answer") if progress is None else progress
-            if steps == beats.get(runner, steps if progress is None else -2):
+            if progress is None and runner not in self.started:
+                continue  # its process is still starting
+            steps, where = (-1, "an unknown place, for it does not answer") if progress is None else progress
+            self.started.add(runner)
+            if not where:
+                continue  # it waits for weights
+            if beats.get(runner) == steps:
                 limit = self.config.cluster.step_timeout_s
-                self._replace_runner(
-                    runner, WorkerLost(runner, f"{self.config.env.id} hung for more than {limit:g} s at {where}")
-                )
+                message = f"{self.config.env.id} hung for more than {limit:g} s at {where}"
+                self._replace_runner(runner, WorkerLost(runner, message))
             else:
                 now[runner] = steps
         return now

@@ -12,21 +12,20 @@ The ratio is taken against the log-probabilities that the runners acted with, so
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions.utils import logits_to_probs
 
 from distrl.config import AlgorithmSettings, Config
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
 from distrl.frames import unstacked
 from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
-from distrl.networks import FlatParameters, Network
+from distrl.networks import Adam, FlatParameters, Network
 from distrl.policy import CategoricalPolicy, NetworkSpec
 from distrl.seeding import derive, stream
 from distrl.types import Array, Arrays, Fragment
@@ -55,8 +54,9 @@ class Settings(AlgorithmSettings):
     value_clip: float | None = Field(default=None, gt=0)
     value_coef: float = Field(default=0.5, ge=0)
     entropy_coef: float = Field(default=0.0, ge=0)
-    max_grad_norm: float | None = Field(default=0.5, gt=0)
+    max_grad_norm: float | None = Field(default=0.5, gt=0, description="of the actor's gradient, and of the critic's")
     normalize_advantage: bool = True
+    normalize_value: bool = Field(default=True, description="the critic learns targets scaled to mean 0, deviation 1")
     target_kl: float | None = Field(
         default=None, gt=0, description="stop the epochs of an update beyond 1.5 times this KL"
     )
@@ -120,6 +120,44 @@ def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
     return CategoricalPolicy(spec, first_action=int(action.start))
 
 
+class Scale:
+    """Running mean and deviation of the value targets, so that the critic's output stays of order one.
+
+    As in MAPPO (Yu et al. 2022, arXiv:2103.01955, section 5.1): exponential averages with a correction for their start.
+    """
+
+    RATE = 0.05  # of an iteration's targets in the averages
+
+    def __init__(self) -> None:
+        self.weight, self.first, self.second = 0.0, 0.0, 0.0  # 1 - (1 - RATE)^n, and averages of x and x^2
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        if self.weight == 0:
+            return 0.0, 1.0
+        mean = self.first / self.weight
+        return mean, math.sqrt(max(self.second / self.weight - mean**2, 1e-4))
+
+    def update(self, target: Array) -> None:
+        for name, value in (("weight", 1.0), ("first", target.mean()), ("second", np.square(target).mean())):
+            setattr(self, name, (1 - self.RATE) * getattr(self, name) + self.RATE * float(value))
+
+    def apply(self, value: Array) -> Array:
+        mean, deviation = self.moments
+        return ((value - mean) / deviation).astype(np.float32)
+
+    def undo(self, value: Array) -> Array:
+        mean, deviation = self.moments
+        return (value * deviation + mean).astype(np.float32)
+
+    def state(self) -> Arrays:
+        return {"value_scale": np.array([self.weight, self.first, self.second])}
+
+    def load_state(self, state: Arrays) -> None:
+        self.weight, self.first, self.second = state["value_scale"].tolist()
+
+
 class PPO:
     """`distrl.types.Algorithm`; the actor's parameters and the critic's each lie in one flat vector."""
 
@@ -131,11 +169,13 @@ class PPO:
         self.actor = Network(spec, head_gain=0.01, generator=generator)
         self.critic = Network(NetworkSpec(**{**spec.__dict__, "outputs": 1}), head_gain=1.0, generator=generator)
         critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
-        self.actor_parameters = FlatParameters([self.actor], device)
-        self.critic_parameters = FlatParameters(critic_parts, device)
-        self.vectors = [self.actor_parameters.vector, self.critic_parameters.vector]
+        self.parameters = {
+            "actor": FlatParameters([self.actor], device),
+            "critic": FlatParameters(critic_parts, device),
+        }
+        self.optimizer = Adam(self.parameters, eps=1e-5)
         self.lr = settings.lr
-        self.optimizer = torch.optim.Adam([{"params": [v]} for v in self.vectors], lr=self.lr, eps=1e-5, fused=True)
+        self.scale = Scale()  # of the value targets
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(.|s) [B, A] and V(s) [B] for obs [B, ...]."""
@@ -154,7 +194,7 @@ class PPO:
         if len(flat) == 0:
             return np.zeros(obs.shape[: obs.ndim - len(spec.obs_shape)], np.float32)
         slices = [self.forward(self.tensor(flat[i : i + 8192]))[1] for i in range(0, len(flat), 8192)]
-        value: Array = torch.cat(slices).cpu().numpy()
+        value: Array = self.scale.undo(torch.cat(slices).cpu().numpy())
         return value.reshape(obs.shape[: obs.ndim - len(spec.obs_shape)])
 
     def tensor(self, array: Array) -> Tensor:
@@ -179,17 +219,20 @@ class PPO:
         s = self.settings
         left = max(0.0, 1.0 - progress)
         lr = self.lr * (left if s.lr_schedule == "linear" else 1.0)
+        rates = {"actor": lr, "critic": lr * (s.critic_lr or s.lr) / s.lr}
         clip = s.clip * (left if s.clip_schedule == "linear" else 1.0)
-        for group, base in zip(self.optimizer.param_groups, (1.0, (s.critic_lr or s.lr) / s.lr), strict=True):
-            group["lr"] = lr * base
 
         fragments = [unstacked(fragment) for fragment in fragments]
         value, advantage = self.advantages(fragments)
         target = advantage + value
+        if s.normalize_value:
+            self.scale.update(target)
         obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
         action = self.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten() - self.first_action
         old_log_prob = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
-        old_value, target_, advantage_ = (self.tensor(x).flatten() for x in (value, target, advantage))
+        old_value, target_, advantage_ = (
+            self.tensor(x).flatten() for x in (self.scale.apply(value), self.scale.apply(target), advantage)
+        )
 
         batch, size = len(obs), s.minibatch_size
         totals = torch.zeros(6, device=self.device)
@@ -205,9 +248,9 @@ class PPO:
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
                 policy_loss = clipped_surrogate(log_ratio, adv, clip)
                 v_loss = value_loss(new_value, target_[index], old_value[index], s.value_clip)
-                entropy = -(logits_to_probs(log_probs) * log_probs).sum(1).mean()
+                entropy = -(log_probs.exp() * log_probs).sum(1).mean()
                 loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
-                norm = self.step(loss)
+                norm = self.step(loss, rates)
                 with torch.no_grad():
                     kl = approximate_kl(log_ratio)
                     clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
@@ -227,19 +270,19 @@ class PPO:
             "minibatches": float(updates),
         }
 
-    def step(self, loss: Tensor) -> Tensor:
+    def step(self, loss: Tensor, rates: dict[str, float]) -> Tensor:
         """One step of the optimiser; returns the gradient's norm before clipping."""
-        for vector in self.vectors:
-            assert vector.grad is not None
-            vector.grad.zero_()
+        for parameters in self.parameters.values():
+            parameters.grad.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v.grad) for v in self.vectors]))
+        norms = torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters.values()])
         if self.settings.max_grad_norm is not None:
-            scale = (self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            for vector in self.vectors:
-                assert vector.grad is not None
-                vector.grad.mul_(scale)
-        self.optimizer.step()
+            # Each by its own norm: the critic's gradient must not shrink the actor's.
+            scales = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+            for parameters, scale in zip(self.parameters.values(), scales, strict=True):
+                parameters.grad.mul_(scale)
+        self.optimizer.step(rates)
+        norm: Tensor = torch.linalg.vector_norm(norms)
         return norm
 
     def adapt(self, kl: float, wanted: float) -> None:
@@ -250,28 +293,16 @@ class PPO:
             self.lr = min(self.lr * 1.5, 1e-2)
 
     def weights(self) -> Array:
-        vector: Array = self.actor_parameters.vector.detach().cpu().numpy().copy()
+        vector: Array = self.parameters["actor"].vector.detach().cpu().numpy().copy()
         return vector
 
     def state(self) -> Arrays:
-        arrays = {"lr": np.array(self.lr)}
-        for name, vector in zip(("actor", "critic"), self.vectors, strict=True):
-            arrays[f"{name}.parameters"] = vector.detach().cpu().numpy().copy()
-            for key, value in self.optimizer.state.get(vector, {}).items():
-                arrays[f"{name}.adam.{key}"] = value.detach().cpu().numpy().copy()
-        return arrays
+        return {"lr": np.array(self.lr), **self.optimizer.state(), **self.scale.state()}
 
     def load_state(self, state: Arrays) -> None:
         self.lr = float(state["lr"])
-        for name, vector in zip(("actor", "critic"), self.vectors, strict=True):
-            with torch.no_grad():
-                vector.copy_(self.tensor(state[f"{name}.parameters"]))
-            prefix = f"{name}.adam."
-            saved: dict[str, Any] = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            if saved:
-                self.optimizer.state[vector] = {key: self.tensor(value) for key, value in saved.items()}
-            else:
-                self.optimizer.state.pop(vector, None)
+        self.optimizer.load_state(state)
+        self.scale.load_state(state)
 
 
 def make(settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> PPO:

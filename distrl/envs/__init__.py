@@ -84,8 +84,8 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
         raise UserError(f"env.id {settings.id!r} needs a package that is not installed: {error}.{hint}") from None
     except gym.error.DeprecatedEnv as error:
         raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
-    except TypeError as error:
-        if "argument" not in str(error):
+    except (TypeError, AssertionError, ValueError, KeyError) as error:
+        if not settings.kwargs:
             raise
         raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
 

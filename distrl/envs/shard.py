@@ -75,6 +75,7 @@ class SingleShard:
         self.episode = np.zeros(copies, np.int64)
         self._journal: list[Array] = []  # of each copy: actions of its episode up to the last snapshot
         self._log: list[Array] = []  # the action batches since then
+        self._replayed: int | None = None  # the step of a journal that is being replayed
         self._since = np.zeros(copies, np.int64)  # of each copy: where in the log its episode goes on
         self.envs = [make_env(settings) for _ in range(copies)]
         self.frame_stack = int(self.envs[0].metadata.get("frame_stack", 0))
@@ -137,6 +138,7 @@ class SingleShard:
         self._journal = [a.astype(self.action_dtype) for a in np.split(arrays["action"], stops[:-1])]
         for copy in range(self.copies):
             self._guard(copy, self._replay, copy)
+            self._replayed = None
         exact: Array = self._digests() == arrays["obs_digest"]
         for copy in np.flatnonzero(~exact).tolist():
             self.episode[copy] += 1
@@ -163,7 +165,7 @@ class SingleShard:
     def _replay(self, copy: int) -> None:
         self._start_episode(copy)
         actions = self._journal[copy].tolist() if self.discrete else self._journal[copy]
-        for action in actions:
+        for self._replayed, action in enumerate(actions, start=1):
             obs, _, terminated, truncated, _ = self.envs[copy].step(action)
             self.obs[copy] = obs
             if terminated or truncated:  # a faithful journal never reaches an end
@@ -186,7 +188,12 @@ class SingleShard:
             raise self._error(copy) from None
 
     def _error(self, copy: int) -> EnvError:
-        step = len(self._journal[copy]) + len(self._log) - int(self._since[copy]) if self._journal else 0
+        if not self._journal:
+            step = 0
+        elif self._replayed is not None:
+            step = self._replayed
+        else:
+            step = len(self._journal[copy]) + len(self._log) - int(self._since[copy])
         return EnvError(
             self.settings.id,
             self.shard,
@@ -274,5 +281,5 @@ def _make_native(settings: EnvSettings, copies: int) -> gym.vector.VectorEnv[Any
     spec = find_spec(settings.id)
     limit = settings.max_episode_steps or spec.max_episode_steps
     if limit is not None:
-        kwargs["max_episode_steps"] = limit
+        kwargs.setdefault("max_episode_steps", limit)
     return gym.make_vec(spec, copies, vectorization_mode="vector_entry_point", **kwargs)

@@ -20,24 +20,36 @@ from typing import Any
 
 from distrl.errors import Diverged, EnvError, UserError, WorkerLost
 
-# Waits for the driver's end (its side of the pipe closes), then kills what still runs out of the directory, then it.
+# Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
+# Ray's processes change their titles, but keep their logs or sockets there open, or were started with it.
 _JANITOR = """
 import os, shutil, signal, sys, time
+directory, driver = sys.argv[1], int(sys.argv[2])
+
+def uses(pid):
+    for name in ("cmdline", "environ"):
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            if directory.encode() in file.read():
+                return True
+    fds = f"/proc/{pid}/fd"
+    return any(os.readlink(f"{fds}/{fd}").startswith(directory) for fd in os.listdir(fds))
+
 sys.stdin.read()
-for attempt in range(20):
+for attempt in range(50):
+    found = False
     for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
         try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                ours = sys.argv[1].encode() in file.read() and int(pid) != os.getpid()
-            if ours:
+            if int(pid) not in (driver, os.getpid()) and uses(pid):
+                found = True
                 os.kill(int(pid), signal.SIGKILL)
         except OSError:
             continue
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
-    if not os.path.exists(sys.argv[1]) and attempt > 1:
+    shutil.rmtree(directory, ignore_errors=True)
+    if not found and not os.path.exists(directory) and attempt > 2:
         break
-    time.sleep(0.2)
+    time.sleep(0.1)
 """
+_MARK = "DISTRL_RAY_DIRECTORY"  # in the environment of all that Ray starts, for the janitor
 
 
 class RayExecution:
@@ -47,7 +59,7 @@ class RayExecution:
         """Start a Ray (`address` 'local') or join one. Raises `UserError` for an address that does not answer."""
         self._directory: str | None = None
         self._janitor: subprocess.Popen[bytes] | None = None
-        self._environment = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        self._environment = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", _MARK)}
         self._workers: dict[str, Any] = {}
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
@@ -64,11 +76,15 @@ class RayExecution:
     def _start(self, object_store_bytes: int) -> None:
         # Ray reads both when it is first imported.
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+        # Workers import what the driver can: the user's own environments, beside the script or the notebook.
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in sys.path))
         import ray
 
-        self._directory = tempfile.mkdtemp(prefix="distrl-")
+        self._directory = os.environ[_MARK] = tempfile.mkdtemp(prefix="distrl-")
         self._janitor = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", _JANITOR, self._directory], stdin=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-S", "-E", "-c", _JANITOR, self._directory, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
         try:
             ray.init(

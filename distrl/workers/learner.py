@@ -32,8 +32,9 @@ class Learner:
         import torch
 
         torch.set_num_threads(config.learner.threads)
-        torch.use_deterministic_algorithms(True)
         device = torch.device(choose_device(config.learner.device))
+        if device.type == "cuda":  # on the CPU a fixed number of threads suffices, and this call takes 2 s
+            torch.use_deterministic_algorithms(True)
         module = algorithm_module(config.algorithm.name)
         self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
         self.config, self.version = config, 0

@@ -28,7 +28,7 @@ class Runner:
         self.version: int | None = None
         self.shards: dict[int, tuple[Shard, Snapshot]] = {}
         self.steps = 0  # a heartbeat, with where it beats
-        self.shard, self.iteration, self.step = -1, -1, -1
+        self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
 
     def rollout(self, shard: int, iteration: int, weights: Weights, before: Snapshot | None) -> tuple[Report, Fragment]:
         """Fragment `iteration` of `shard`, from the snapshot `before` it (None: the shard's beginning).
@@ -36,7 +36,7 @@ class Runner:
         Raises:
             EnvError: the environment raised; the shard is dropped here, and can be rolled again anywhere.
         """
-        self.shard, self.iteration, self.step = shard, iteration, 0
+        self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
         try:
             live, state, exact = self._shard(shard, iteration, before)
             self._load(weights)
@@ -45,12 +45,16 @@ class Runner:
             self.shards.pop(shard, None)
             error.add_note(f"while rolling step {self.step} of fragment {iteration} of shard {shard} of {self.env.id}")
             raise
+        finally:
+            self.busy = False
         report.unfaithful = not exact
         self.shards[shard] = live, report.snapshot
         return report, fragment
 
     def progress(self) -> tuple[int, str]:
-        """Steps taken so far, and where it is now: what a watchdog needs to tell slow from hung."""
+        """Steps taken so far, and where it is now ('' when idle): what a watchdog needs to tell slow from hung."""
+        if not self.busy:
+            return self.steps, ""
         live = self.shards.get(self.shard)
         copy = "" if live is None or live[0].current < 0 else f", env copy {live[0].current} of the shard"
         return self.steps, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}"

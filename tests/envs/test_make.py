@@ -1,0 +1,107 @@
+"""Environments by id: what is found, what is refused, and with which advice."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from toys import settings
+
+from distrl.envs import describe_env, find_spec, make_env
+from distrl.errors import EnvError, UserError
+
+
+@pytest.mark.parametrize(
+    ("env_id", "parts"),
+    [
+        ("CartPol-v1", ["'CartPol-v1' is not registered", "Did you mean 'CartPole-v1'?"]),
+        ("CartPole-v9", ["'CartPole-v9' is not registered", "Did you mean 'CartPole-v1'?"]),
+        ("LunarLander-v2", ["Did you mean 'LunarLander-v3'?"]),
+        ("", ["'' is not registered"]),
+        ("x/y/z", ["'x/y/z' is not registered"]),
+        ("FlappyBird-v9", ["'FlappyBird-v9' is not registered", "Did you mean 'FlappyBird-v0'?"]),
+        ("no_such_module:Env-v0", ["'no_such_module'", "cannot be imported"]),
+        ("gymnasium:CartPol-v1", ["'gymnasium:CartPol-v1' is not registered"]),
+    ],
+)
+def test_an_unknown_id_is_refused_with_advice(env_id: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        make_env(settings(env_id))
+    assert [part for part in parts if part not in str(caught.value)] == []
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "package"), [("ALE/Pong-v5", "ale_py", "ale-py"), ("HalfCheetah-v5", "mujoco", "mujoco")]
+)
+def test_a_missing_package_is_named_as_pip_knows_it(env_id: str, module: str, package: str) -> None:
+    try:
+        __import__(module)
+    except ImportError:
+        with pytest.raises(UserError, match=rf"{env_id}.*pip install {package}"):
+            make_env(settings(env_id))
+    else:
+        pytest.skip(f"{module} is installed")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("LunarLander-v3", {"gravty": -9.0}),
+        ("LunarLander-v3", {"gravity": 5.0}),
+        ("CartPole-v1", {"disable_env_checker": False}),
+    ],
+    ids=["unknown", "out of range", "ours"],
+)
+def test_arguments_that_the_env_refuses_are_the_users_mistake(env_id: str, kwargs: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"env.kwargs.*{next(iter(kwargs))}.*{env_id}"):
+        make_env(settings(env_id, **kwargs))
+
+
+def test_ids_with_a_module_import_it_first() -> None:
+    assert find_spec("gymnasium:CartPole-v1").id == "CartPole-v1"
+    env = make_env(settings("gymnasium.envs:CartPole-v1"))
+    assert env.spec is not None
+    assert env.spec.id == "CartPole-v1"
+
+
+def test_flappy_bird_needs_no_import_by_the_user() -> None:
+    env = make_env(settings("FlappyBird-v0", 25, use_lidar=False))
+    assert env.reset(seed=0)[0].shape == (12,)
+    env.close()
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 500), (7, 7)])
+def test_the_time_limit_is_the_envs_own_or_the_one_asked_for(limit: int | None, length: int) -> None:
+    info = describe_env(settings("CartPole-v1", limit))
+    assert info.max_episode_steps == length
+    env = make_env(settings("MountainCar-v0", limit))
+    env.reset(seed=0)
+    ends = [env.step(1)[3] for _ in range(limit or 200)]
+    assert ends == [False] * (len(ends) - 1) + [True]
+
+
+def test_the_wanted_arguments_and_render_mode_reach_the_env() -> None:
+    env = make_env(settings("LunarLander-v3", gravity=-3.5), render_mode="rgb_array")
+    assert env.unwrapped.gravity == -3.5  # type: ignore[attr-defined]
+    assert env.render_mode == "rgb_array"
+
+
+def test_an_env_is_described_as_it_is() -> None:
+    info = describe_env(settings("LunarLander-v3"))
+    assert (info.id, info.max_episode_steps, info.reward_threshold) == ("LunarLander-v3", 1000, 200)
+    assert info.action_space == gym.spaces.Discrete(4)
+    assert info.observation_space.shape == (8,)
+    assert "rgb_array" in info.render_modes
+    assert info.render_fps == 50
+
+
+def test_an_env_error_survives_a_process_border() -> None:
+    error = EnvError("Toy-v0", 3, 14, 159, 26, "Traceback: ...")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert str(again) == str(error)
+    assert (again.env_id, again.shard, again.env_copy, again.seed, again.step) == ("Toy-v0", 3, 14, 159, 26)
+    for part in ("Toy-v0", "shard 3", "env copy 14", "seed 159", "step 26", "Traceback: ..."):
+        assert part in str(error)

@@ -1,0 +1,410 @@
+"""Shards: the truth about episodes, and rebuilding bit for bit."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import toys
+from gymnasium.envs.classic_control import CartPoleEnv
+from toys import SCRIPT, same, settings
+
+from distrl.config import EnvSettings
+from distrl.envs import make_env
+from distrl.envs.shard import NativeShard, Shard, SingleShard, Step, make_shard
+from distrl.errors import EnvError, UserError
+from distrl.types import Array, Arrays
+
+SINGLE = {
+    "lunar": settings("LunarLander-v3", 75),
+    "cartpole": settings("CartPole-v1", 30, "single"),
+    "mountain": settings("MountainCar-v0", 55),
+    "flappy": settings("FlappyBird-v0", 60, use_lidar=False),
+}
+NATIVE = settings("CartPole-v1")
+
+
+def actions_of(env: EnvSettings, steps: int, copies: int, seed: int = 0) -> Array:
+    space = make_env(env).action_space
+    assert isinstance(space, gym.spaces.Discrete)
+    rng = np.random.default_rng(seed)
+    if env.id.startswith("FlappyBird"):
+        flaps: Array = (rng.random((steps, copies)) < 0.09).astype(np.int64)
+        return flaps
+    actions: Array = rng.integers(space.n, size=(steps, copies)) + space.start
+    return actions
+
+
+def episode_seed(shard: SingleShard, copy: int) -> int:
+    """The seed with which the episode under way was started, as gymnasium remembers it."""
+    seed = shard.envs[copy].unwrapped.np_random_seed
+    assert isinstance(seed, int)
+    return seed
+
+
+def numbers(step: Step) -> list[Array]:
+    """A copy of all that a step says."""
+    return [step.obs.copy(), step.reward, step.terminated, step.truncated, np.array(step.final_obs)]
+
+
+def play(shard: Shard, actions: Array) -> list[list[Array]]:
+    return [numbers(shard.step(action)) for action in actions]
+
+
+def assert_same_play(left: list[list[Array]], right: list[list[Array]]) -> None:
+    assert len(left) == len(right)
+    for t, (a, b) in enumerate(zip(left, right, strict=True)):
+        assert all(same(x, y) for x, y in zip(a, b, strict=True)), f"step {t}"
+
+
+def travelled(arrays: Arrays) -> Arrays:
+    """A snapshot as another process gets it: pickled, read-only."""
+    again: Arrays = pickle.loads(pickle.dumps(arrays))  # noqa: S301
+    for array in again.values():
+        array.flags.writeable = False
+    return again
+
+
+# --- the truth about episodes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_each_step_is_that_of_a_plain_gymnasium_loop(name: str) -> None:
+    env, copies, steps = SINGLE[name], 3, 200
+    shard = SingleShard(env, seed=5, shard=2, copies=copies)
+    plain = [make_env(env) for _ in range(copies)]
+    for i in range(copies):
+        assert same(plain[i].reset(seed=episode_seed(shard, i))[0], shard.obs[i])
+    ends = {"terminated": 0, "truncated": 0}
+    for action in actions_of(env, steps, copies):
+        step = shard.step(action)
+        assert step.obs is shard.obs
+        final_obs = iter(step.final_obs)
+        for i in range(copies):
+            obs, reward, terminated, truncated, _ = plain[i].step(int(action[i]))
+            assert step.reward[i] == reward
+            assert (step.terminated[i], step.truncated[i]) == (terminated, truncated and not terminated)
+            if terminated or truncated:
+                ends["terminated" if terminated else "truncated"] += 1
+                assert same(next(final_obs), obs)
+                obs = plain[i].reset(seed=episode_seed(shard, i))[0]
+            assert same(step.obs[i], obs)
+        assert list(final_obs) == []
+    wanted = {"lunar": (1, 1), "cartpole": (9, 1), "mountain": (0, 9), "flappy": (3, 1)}[name]
+    assert ends["terminated"] >= wanted[0]
+    assert ends["truncated"] >= wanted[1]
+
+
+def test_an_end_of_both_kinds_is_a_terminated_one() -> None:
+    shard = make_shard(settings(SCRIPT, terminate_at=4, truncate_at=4), 0, 0, 2)
+    steps = [shard.step(np.zeros(2, np.int64)) for _ in range(4)]
+    assert [s.terminated.tolist() for s in steps] == [[False] * 2] * 3 + [[True] * 2]
+    assert not any(s.truncated.any() for s in steps)
+
+
+def test_rewards_come_as_the_env_gave_them() -> None:
+    shard = make_shard(settings(SCRIPT, truncate_at=2), 0, 0, 2)
+    rewards = [shard.step(np.array([0, 1])).reward for _ in range(3)]
+    assert [r.tolist() for r in rewards] == [[1.0, 1.1], [2.0, 2.1], [1.0, 1.1]]
+    assert rewards[0].dtype == np.float64
+
+
+def test_final_observations_are_kept_apart_from_what_comes_after() -> None:
+    shard = make_shard(settings(SCRIPT, truncate_at=3), 0, 0, 2)
+    for _ in range(2):
+        shard.step(np.zeros(2, np.int64))
+    before = shard.obs.copy()
+    step = shard.step(np.zeros(2, np.int64))
+    final = np.array(step.final_obs)
+    assert final.tolist() == [[3, before[0, 1]], [3, before[1, 1]]]
+    shard.step(np.zeros(2, np.int64))
+    assert same(np.array(step.final_obs), final)
+
+
+def test_every_episode_of_every_copy_has_a_seed_of_its_own() -> None:
+    def seeds(seed: int, number: int) -> list[int]:
+        shard = SingleShard(settings(SCRIPT, truncate_at=1), seed, number, 3)
+        found = []
+        for _ in range(20):
+            found += [episode_seed(shard, i) for i in range(3)]
+            shard.step(np.zeros(3, np.int64))
+        return found
+
+    assert seeds(1, 0) == seeds(1, 0)
+    assert len({*seeds(1, 0), *seeds(1, 1), *seeds(2, 0)}) == 180
+
+
+def test_copies_are_numbered_for_the_whole_run() -> None:
+    """However the copies are grouped, number 3 plays the same episodes."""
+    env = settings(SCRIPT, truncate_at=2)
+    pairs, quads = SingleShard(env, 1, 1, 2), SingleShard(env, 1, 0, 4)
+    for _ in range(5):
+        assert episode_seed(pairs, 1) == episode_seed(quads, 3)
+        pairs.step(np.zeros(2, np.int64))
+        quads.step(np.zeros(4, np.int64))
+
+
+# --- rebuilding -------------------------------------------------------------------------------------------------
+
+REBUILT = {name: (env, 3) for name, env in SINGLE.items()} | {"native": (NATIVE, 5)}
+
+
+@pytest.mark.parametrize("name", REBUILT)
+def test_a_shard_is_rebuilt_bit_for_bit_at_any_point(name: str) -> None:
+    env, copies = REBUILT[name]
+    rng = np.random.default_rng(1)
+    actions = actions_of(env, 160, copies, seed=3)
+    live, used = make_shard(env, 5, 2, copies), make_shard(env, 5, 2, copies)
+    play(used, actions[::-1][:37])  # somewhere else entirely
+    start = 0
+    for stop in [0, *sorted(rng.choice(np.arange(1, 120), 3, replace=False).tolist())]:
+        play(live, actions[start:stop])
+        ahead, start = actions[stop : stop + 40], stop
+        snapshot = travelled(live.snapshot())
+        fresh = make_shard(env, 5, 2, copies)
+        for shard in (fresh, used):
+            assert shard.restore(snapshot).all()
+            assert same(shard.obs, live.obs)
+        wanted = play(live, ahead)
+        for shard in (fresh, used):
+            assert_same_play(play(shard, ahead), wanted)
+        left, right = live.snapshot(), fresh.snapshot()
+        assert left.keys() == right.keys()
+        assert [key for key in left if not same(left[key], right[key])] == []
+        assert live.restore(snapshot).all()
+
+
+@pytest.mark.parametrize("name", ["flappy", "native"])
+def test_a_snapshot_stays_what_it_was(name: str) -> None:
+    env, copies = REBUILT[name]
+    shard = make_shard(env, 5, 2, copies)
+    play(shard, actions_of(env, 20, copies))
+    snapshot = shard.snapshot()
+    before = {key: array.copy() for key, array in snapshot.items()}
+    play(shard, actions_of(env, 60, copies))
+    shard.snapshot()
+    assert all(same(snapshot[key], before[key]) for key in before)
+    assert not any(array.dtype.hasobject for array in snapshot.values())
+
+
+def test_a_journal_holds_the_episodes_under_way_and_no_more() -> None:
+    shard = make_shard(settings(SCRIPT, truncate_at=10), 0, 0, 4)
+    sizes = []
+    for _ in range(6):
+        play(shard, np.zeros((13, 4), np.int64))
+        sizes.append(sum(array.nbytes for array in shard.snapshot().values()))
+    assert max(sizes) < 600
+
+
+@pytest.mark.parametrize("first_action", [0, -1, 4])
+def test_actions_that_do_not_start_at_0_are_replayed(first_action: int) -> None:
+    env = settings(SCRIPT, truncate_at=9, first_action=first_action)
+    live, again = make_shard(env, 0, 0, 2), make_shard(env, 0, 0, 2)
+    play(live, np.full((14, 2), first_action + 1))
+    assert again.restore(travelled(live.snapshot())).all()
+    assert same(again.obs, live.obs)
+
+
+def test_an_env_that_is_not_deterministic_is_noticed_and_starts_afresh() -> None:
+    env = settings(SCRIPT, truncate_at=50, unsteady=0.5)
+    live = SingleShard(env, 0, 0, 12)
+    play(live, np.zeros((7, 12), np.int64))
+    snapshot = live.snapshot()
+    steady = np.array([copy.unwrapped.number >= 128 for copy in live.envs])  # type: ignore[attr-defined]
+    assert 0 < steady.sum() < 12
+
+    again = SingleShard(env, 0, 0, 12)
+    exact = again.restore(snapshot)
+
+    assert exact.tolist() == steady.tolist()
+    assert same(again.obs[steady], live.obs[steady])
+    assert again.obs[~steady, 0].tolist() == [0] * int((~steady).sum())
+    for i in np.flatnonzero(~steady).tolist():
+        assert episode_seed(again, i) != episode_seed(live, i)
+    play(again, np.zeros((3, 12), np.int64))
+    assert again.obs[:, 0].tolist() == [10 if s else 3 for s in steady]
+    assert again.snapshot()["length"].tolist() == again.obs[:, 0].tolist()
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_an_error_says_where_it_was(snapshots: bool) -> None:
+    shard = SingleShard(settings(SCRIPT, truncate_at=6), seed=1, shard=7, copies=3)
+    for _ in range(9):  # three steps into the second episode
+        shard.step(np.zeros(3, np.int64))
+        if snapshots:
+            shard.snapshot()
+    with pytest.raises(EnvError) as caught:
+        shard.step(np.array([0, toys.BREAK, 0]))
+    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
+    assert (error.env_id, error.shard, error.env_copy) == (SCRIPT, 7, 7 * 3 + 1)
+    assert error.seed == episode_seed(shard, 1)
+    assert error.step == 4
+    assert shard.current == 1
+    assert "RuntimeError: the toy broke in step" in str(error)
+    assert "toys.py" in str(error)
+
+
+def test_an_error_in_reset_says_where_it_was() -> None:
+    with pytest.raises(EnvError, match="the toy broke in reset") as caught:
+        SingleShard(settings(SCRIPT, broken_reset=True), seed=1, shard=2, copies=3)
+    assert (caught.value.shard, caught.value.env_copy, caught.value.step) == (2, 6, 0)
+
+
+def test_an_error_in_the_reset_after_an_end_says_where_it_was() -> None:
+    shard = SingleShard(settings(SCRIPT, truncate_at=2), seed=1, shard=2, copies=3)
+    shard.envs[2].unwrapped.broken_reset = True  # type: ignore[attr-defined]
+    shard.step(np.zeros(3, np.int64))
+    with pytest.raises(EnvError, match="the toy broke in reset") as caught:
+        shard.step(np.zeros(3, np.int64))
+    assert (caught.value.env_copy, caught.value.step) == (8, 0)
+    assert caught.value.seed == episode_seed(shard, 2)
+
+
+def test_an_error_while_rebuilding_says_where_it_was() -> None:
+    env = settings(SCRIPT)
+    live = SingleShard(env, 1, 0, 2)
+    play(live, np.zeros((5, 2), np.int64))
+    snapshot = live.snapshot()
+    snapshot["action"][-2] = toys.BREAK  # of the second copy, its fourth
+    with pytest.raises(EnvError, match="the toy broke in step") as caught:
+        SingleShard(env, 1, 0, 2).restore(snapshot)
+    assert (caught.value.env_copy, caught.value.step) == (1, 4)
+
+
+def test_an_error_of_a_native_env_names_shard_and_cause() -> None:
+    shard = NativeShard(NATIVE, seed=1, shard=3, copies=4)
+    with pytest.raises(EnvError, match="AssertionError") as caught:
+        shard.step(np.full(4, 2))
+    assert (caught.value.env_id, caught.value.shard) == ("CartPole-v1", 3)
+
+
+# --- native vector envs -----------------------------------------------------------------------------------------
+
+
+def balance(obs: Array) -> Array:
+    """Keeps the pole up for ever."""
+    action: Array = (obs @ np.array([0.1, 0.3, 3.0, 1.0]) > 0).astype(np.int64)
+    return action
+
+
+def state_of(shard: NativeShard) -> Array:
+    state: Array = vars(shard.env.unwrapped)["state"]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("env", "kind"), [(NATIVE, NativeShard), (settings("CartPole-v1", vectorize="single"), SingleShard)]
+)
+def test_the_form_of_a_shard_is_chosen_by_the_settings(env: EnvSettings, kind: type) -> None:
+    assert type(make_shard(env, 0, 0, 2)) is kind
+    assert type(make_shard(settings("MountainCar-v0"), 0, 0, 2)) is SingleShard
+
+
+def test_a_native_form_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"env\.vectorize is 'native'.*LunarLander-v3.*'auto'"):
+        make_shard(settings("LunarLander-v3", vectorize="native"), 0, 0, 2)
+
+
+def test_no_step_of_a_native_shard_is_a_reset() -> None:
+    """Each step equals that of a single CartPole in the same state, also right after an end."""
+    copies, ends = 6, 0
+    shard = NativeShard(NATIVE, 5, 1, copies)
+    single = CartPoleEnv()
+    ages = np.zeros(copies, int)
+    for t, action in enumerate(actions_of(NATIVE, 150, copies)):
+        before = state_of(shard).copy()
+        np.testing.assert_array_equal(shard.obs, before.T.astype(np.float32))
+        step = shard.step(action)
+        ages += 1
+        final_obs = iter(step.final_obs)
+        for i in range(copies):
+            single.reset()
+            single.state = before[:, i]
+            obs, reward, terminated, _, _ = single.step(int(action[i]))  # type: ignore[no-untyped-call]
+            assert (step.reward[i], step.terminated[i]) == (reward, terminated), t
+            assert not step.truncated[i]
+            if terminated:
+                ends += 1
+                np.testing.assert_allclose(next(final_obs), obs, rtol=1e-6)
+                assert ages[i] > 5
+                ages[i] = 0
+                assert np.abs(step.obs[i]).max() <= 0.05  # a fresh start
+                assert vars(shard.env.unwrapped)["steps"][i] == 0
+            else:
+                np.testing.assert_allclose(step.obs[i], obs, rtol=1e-6)
+        assert list(final_obs) == []
+    assert ends > 20
+
+
+@pytest.mark.parametrize(("limit", "length"), [(None, 500), (12, 12)])
+def test_a_native_time_limit_truncates(limit: int | None, length: int) -> None:
+    shard = NativeShard(settings("CartPole-v1", limit), 0, 0, 3)
+    for start in (0, length):  # twice, as the second episode counts from its own start
+        for t in range(start, start + length):
+            obs = shard.obs.copy()
+            step = shard.step(balance(obs))
+            assert not step.terminated.any()
+            assert step.truncated.tolist() == [t + 1 == start + length] * 3
+        assert len(step.final_obs) == 3
+        assert np.abs(step.obs).max() <= 0.05
+        assert (np.abs(np.array(step.final_obs) - obs) < 0.5).all()
+
+
+def test_a_native_end_of_both_kinds_is_a_terminated_one() -> None:
+    """Pushed one way only, poles fall after 8 to 10 steps; the limit is 9."""
+    shard = NativeShard(settings("CartPole-v1", 9), 0, 0, 64)
+    kinds = set()
+    for t in range(9):
+        step = shard.step(np.ones(64, np.int64))
+        kinds |= {(t + 1, bool(a), bool(b)) for a, b in zip(step.terminated, step.truncated, strict=True)}
+    assert kinds >= {(9, True, False), (9, False, True)}
+    assert not any(terminated and truncated for _, terminated, truncated in kinds)
+
+
+def test_the_forms_of_an_env_agree_on_a_limit_in_its_arguments() -> None:
+    ends = []
+    for vectorize in ("native", "single"):
+        shard = make_shard(settings("CartPole-v1", vectorize=vectorize, max_episode_steps=7), 0, 0, 2)
+        ends.append([shard.step(balance(shard.obs)).truncated.tolist() for _ in range(9)])
+    assert ends[0] == ends[1]
+
+
+def test_native_arguments_reach_the_env() -> None:
+    shard = make_shard(settings("CartPole-v1", sutton_barto_reward=True), 0, 0, 2)
+    assert isinstance(shard, NativeShard)
+    assert {float(r) for _ in range(40) for r in shard.step(np.ones(2, np.int64)).reward} == {0.0, -1.0}
+
+
+def test_native_copies_episodes_and_shards_all_start_elsewhere() -> None:
+    starts: list[bytes] = []
+    for number in (0, 1):
+        shard = NativeShard(NATIVE, 3, number, 4)
+        starts += [obs.tobytes() for obs in shard.obs]
+        for action in actions_of(NATIVE, 100, 4):
+            step = shard.step(action)
+            starts += [obs.tobytes() for obs in step.obs[step.terminated]]
+    assert len(starts) > 30
+    assert len(set(starts)) == len(starts)
+
+
+def test_an_end_of_one_native_copy_leaves_the_others_alone() -> None:
+    """A copy that balances goes on the same, whether its neighbour falls or not."""
+    pictures = []
+    for falls in (False, True):
+        shard = NativeShard(NATIVE, 0, 0, 2)
+        seen = []
+        for _ in range(60):
+            action = balance(shard.obs)
+            if falls:
+                action[1] = 1
+            shard.step(action)
+            seen.append(shard.obs[0].copy())
+        pictures.append(np.array(seen))
+    assert same(*pictures)
+    assert math.isfinite(pictures[0].sum())

@@ -1,0 +1,207 @@
+"""The command line as its user meets it: real processes, real Ray, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from conftest import CARTPOLE
+
+SMALL: dict[str, Any] = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
+
+
+def distrl(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "distrl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
+
+
+def write(directory: Path, config: dict[str, Any], name: str = "config.yaml") -> str:
+    (directory / name).write_text(yaml.safe_dump(config))
+    return name
+
+
+def result_of(run_dir: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
+    return data
+
+
+def remains(run_dir: Path) -> list[str]:
+    """Processes and temporary directories of runs that are still there."""
+    lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if str(run_dir) in line]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a finished local run in `run` and its config in `config.yaml`."""
+    directory = tmp_path_factory.mktemp("finished")
+    done = distrl("train", write(directory, SMALL), "run_dir=run", "--local", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    run_dir, result = finished / "run", result_of(finished / "run")
+    assert result["status"] == "finished"
+    assert result["stopped_by"] == "env_steps"
+    assert result["env_steps"] == 256 * 12
+    assert result["evaluation"]["episodes"] == 6
+    assert len(result["weights_sha256"]) == 64
+    assert 0 < result["startup_s"] < 60
+    assert {"restarts", "versions", "episodes", "return_mean", "train_s", "env_steps_per_s"} <= result.keys()
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == list(range(13))
+    assert len(list((run_dir / "checkpoints").iterdir())) == 3
+    assert {"learning_curve.png", "losses.png"} <= {p.name for p in (run_dir / "plots").iterdir()}
+    again = distrl("train", str(run_dir / "config.yaml"), "run_dir=again", "--local", "-q", cwd=finished)
+    assert again.returncode == 0, again.stderr
+    assert result_of(finished / "again")["weights_sha256"] == result["weights_sha256"]
+
+
+def test_a_trained_model_is_used(finished: Path) -> None:
+    evaluated = distrl("evaluate", "run", "--episodes", "7", cwd=finished)
+    assert re.search(r"\d+\.\d\d ± \d+\.\d\d .*over 7 greedy episodes", evaluated.stdout), evaluated.stderr
+    recorded = distrl("record", "run", "--out", "bird.gif", cwd=finished)
+    assert (finished / "bird.gif").stat().st_size > 1000, recorded.stderr
+    plotted = distrl("plot", "run", "--out", "curve.png", cwd=finished)
+    assert (finished / "curve.png").stat().st_size > 1000, plotted.stderr
+    code = "import distrl, numpy as np; p = distrl.load_policy('run'); print(p.act(np.zeros(4)), p.act(np.zeros((3, 4))).shape)"
+    acted = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=finished, check=True)
+    assert re.fullmatch(r"[01] \(3,\)\n", acted.stdout)
+    if "DISPLAY" not in os.environ:
+        played = distrl("play", "run", cwd=finished)
+        assert played.returncode == 2
+        assert "record" in played.stderr
+
+
+def test_dry_run_makes_nothing(tmp_path: Path) -> None:
+    shown = distrl("train", write(tmp_path, SMALL), "run_dir=run", "--dry-run", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "3,072" not in shown.stdout or "256 env steps; 12 of them" in shown.stdout
+    assert "256 env steps; 12 of them" in shown.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["algorithm.lrr=1"], "unknown key 'algorithm.lrr'. Did you mean 'lr'?"),
+        (["seed=one"], "seed is 'one'"),
+        (["algorithm.gamma=1.5"], "algorithm.gamma is 1.5"),
+        (["env.id=CartPole-v7"], "Did you mean 'CartPole-v1'?"),
+        (["env.id=Pendulum-v1"], "Discrete actions"),
+        (["env.id=FrozenLake-v1"], "Box observations"),
+        (["algorithm.minibatch_size=100"], "does not divide"),
+        (["stop.env_steps=null", "stop.return_mean=null"], "nothing ends this run"),
+        (["cluster.runners=100000"], "CPUs here"),
+        (["learner.device=cuda"], "no GPU"),
+        (["cluster.address=127.0.0.1:1"], "does not answer"),
+        (["track.mlflow=true", "track.uri=http://127.0.0.1:1"], "127.0.0.1:1"),
+        (["run_dir=."], "exists"),
+        (["--resume", "nowhere"], "no run to resume"),
+    ],
+)
+def test_bad_input_is_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
+    name = write(tmp_path, SMALL)
+    started = time.monotonic()
+    refused = distrl("train", name, *arguments, cwd=tmp_path)
+    assert refused.returncode == 2, refused.stderr
+    assert message in refused.stderr.replace("\n", " ")
+    assert "Traceback" not in refused.stderr
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert time.monotonic() - started < 40
+
+
+def test_a_resumed_run_cannot_become_another(finished: Path) -> None:
+    refused = distrl("train", "--resume", "run", "algorithm.lr=0.5", cwd=finished)
+    assert refused.returncode == 2
+    assert "algorithm.lr" in refused.stderr
+
+
+def start(directory: Path, *arguments: str) -> psutil.Popen:
+    command = [sys.executable, "-m", "distrl", "train", *arguments, "-q"]
+    return psutil.Popen(command, cwd=directory, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def wait_for_rows(run_dir: Path, rows: int, process: psutil.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        file = run_dir / "metrics.jsonl"
+        if file.exists() and file.read_text().count("\n") >= rows:
+            return
+        time.sleep(0.05)
+    raise AssertionError(
+        f"no {rows} rows: {process.stderr.read().decode() if process.poll() is not None else 'too slow'}"
+    )
+
+
+def family(process: psutil.Popen) -> list[psutil.Process]:
+    members: list[psutil.Process] = process.children(recursive=True)
+    return members
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_a_driver_that_ends_early_leaves_nothing_and_resumes_to_the_same_bits(
+    how: str, finished: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at an arbitrary moment, and Ctrl-C, of a run on Ray."""
+    before = {p.name for p in Path("/tmp").glob("distrl-*")}
+    run_dir = tmp_path / "run"
+    process = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}")
+    wait_for_rows(run_dir, 5, process)
+    members = family(process)
+    assert any("raylet" in " ".join(p.cmdline()) for p in members)
+    process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGINT)
+    assert process.wait(60) == (-signal.SIGKILL if how == "kill" else 130)
+    assert gone(members, 30)
+    assert {p.name for p in Path("/tmp").glob("distrl-*")} <= before
+    assert result_of(run_dir)["status"] == ("running" if how == "kill" else "interrupted")
+    rows = (run_dir / "metrics.jsonl").read_text().splitlines()
+    resumed = distrl("train", "--resume", str(run_dir), "cluster.runners=1", "-q", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert result_of(run_dir)["weights_sha256"] == result_of(finished / "run")["weights_sha256"]
+    assert result_of(run_dir)["evaluation"] == result_of(finished / "run")["evaluation"]
+    all_rows = (run_dir / "metrics.jsonl").read_text().splitlines()
+    assert all_rows[: len(rows)] == rows
+    assert [json.loads(row)["iteration"] for row in all_rows] == list(range(13))
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}", "stop.env_steps=10000000", "--local")
+    wait_for_rows(run_dir, 1, first)
+    second = distrl("train", "--resume", str(run_dir), "--local", cwd=tmp_path)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 130
+    assert second.returncode == 2
+    assert "another process" in second.stderr
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_loads(finished: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished / "run"), str(run_dir)], check=True)
+    *_, before, newest = sorted((run_dir / "checkpoints").iterdir())
+    with (newest / "learner.safetensors").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"\xff\xfe")
+    refused = distrl("train", "--resume", str(run_dir), "--local", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "learner.safetensors" in refused.stderr
+    assert before.name in refused.stderr
+    again = distrl("train", "--resume", str(before), "--local", "-q", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert result_of(run_dir)["weights_sha256"] == result_of(finished / "run")["weights_sha256"]

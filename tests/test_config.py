@@ -1,0 +1,333 @@
+"""What a config accepts, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from distrl.config import Config, load_config
+from distrl.errors import UserError
+
+BASE: dict[str, Any] = {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo"}}
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def refusal(*overrides: str, base: dict[str, Any] = BASE) -> str:
+    """The message with which a config is refused."""
+    with pytest.raises(UserError) as caught:
+        load_config(base, overrides)
+    return str(caught.value)
+
+
+# --- what is accepted -------------------------------------------------------------------------------------------
+
+
+def test_little_is_needed_and_the_rest_has_defaults() -> None:
+    config = load_config(BASE)
+    assert (config.env.id, config.algorithm.name, config.schedule.lag) == ("CartPole-v1", "ppo", 1)
+    assert config.rollout.env_steps == config.rollout.shards * config.rollout.envs_per_shard * config.rollout.steps
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=3", 3),
+        ("algorithm.lr=3e-4", 3e-4),
+        ("algorithm.lr=1.5e-3", 1.5e-3),
+        ("stop.env_steps=1_000_000", 1_000_000),
+        ("stop.env_steps=1e6", 1_000_000),
+        ("stop.return_mean=auto", "auto"),
+        ("stop.return_mean=-1e2", -100.0),
+        ("stop.seconds=null", None),
+        ("algorithm.hidden=[128, 32]", (128, 32)),
+        ("algorithm.hidden=[]", ()),
+        ("env.kwargs={gravity: -9.8}", {"gravity": -9.8}),
+        ("env.kwargs.gravity=-9.8", {"gravity": -9.8}),
+        ("env.kwargs.gravity=-1e1", {"gravity": -10.0}),
+        ("track.mlflow=false", False),
+        ("run_dir=runs/a=b", "runs/a=b"),
+        ("evaluation.every=0", 0),
+        ("cluster.runners=7", 7),
+    ],
+)
+def test_overrides_reach_their_key(override: str, value: object) -> None:
+    found: Any = load_config(BASE, [override])
+    for name in override.partition("=")[0].split("."):
+        if isinstance(found, dict):
+            found = {name: found[name]}
+            break
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_later_overrides_win_and_make_missing_parts() -> None:
+    config = load_config(
+        {"algorithm": {"name": "ppo"}}, ["env.id=Acrobot-v1", "seed=3", "env.id=MountainCar-v0", "seed=4"]
+    )
+    assert (config.env.id, config.seed) == ("MountainCar-v0", 4)
+
+
+def test_overrides_leave_the_source_as_it_was() -> None:
+    source = copy.deepcopy(BASE)
+    load_config(source, ["env.kwargs.a=1", "algorithm.lr=1", "seed=9", "rollout.steps=64"])
+    assert source == BASE
+
+
+def test_a_config_does_not_change() -> None:
+    config = load_config(BASE)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 2
+    with pytest.raises(ValidationError, match="frozen"):
+        config.rollout.steps = 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["algorithm.hidden=[32]", "algorithm.lr=1e-5", "env.kwargs={a: [1, {b: null}], c: x}", "stop.seconds=7.5"],
+        ["stop.env_steps=null", "stop.return_mean=475", "algorithm.lr_schedule=constant", "seed=9223372036854775807"],
+        ["env.max_episode_steps=9", "cluster.runners=3", "evaluation.every=2", "run_dir=2", "run_dir='no'"],
+    ],
+)
+def test_to_yaml_loads_to_an_equal_config(overrides: list[str], tmp_path: Path) -> None:
+    config = load_config(BASE, overrides)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    for source in (tmp_path / "config.yaml", str(tmp_path / "config.yaml"), tmp_path, yaml.safe_load(config.to_yaml())):
+        again = load_config(source)
+        assert again == config
+        assert type(again.algorithm) is type(config.algorithm)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configs_of_the_project_load(path: Path) -> None:
+    config = load_config(path)
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_iterations_cover_the_env_steps() -> None:
+    def iterations(env_steps: str) -> Config:
+        return load_config(BASE, [f"stop.env_steps={env_steps}", "stop.seconds=1", "algorithm.lr_schedule=constant"])
+
+    assert [iterations(n).iterations for n in ("1", "2048", "2049", "null")] == [1, 1, 2, None]
+    assert iterations("204800").evaluation_every == 10
+    assert iterations("2048").evaluation_every == 1
+    assert iterations("null").evaluation_every > 0
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "near"),
+    [
+        ("rolout.shards=3", "rolout", "rollout"),
+        ("rollout.shrads=3", "rollout.shrads", "shards"),
+        ("env.max_episode_step=3", "env.max_episode_step", "max_episode_steps"),
+        ("algorithm.gama=0.9", "algorithm.gama", "gamma"),
+        ("stop.env_step=9", "stop.env_step", "env_steps"),
+        ("cluster.adress=auto", "cluster.adress", "address"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(override: str, key: str, near: str) -> None:
+    message = refusal(override)
+    assert f"unknown key {key!r}" in message
+    assert f"Did you mean {near!r}?" in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "known"), [("xyzzy=1", "rollout"), ("algorithm.xyzzy=1", "gamma"), ("env.xyzzy=1", "id")]
+)
+def test_an_unknown_key_near_to_none_is_refused_with_the_known_ones(override: str, known: str) -> None:
+    message = refusal(override)
+    assert repr(override.removesuffix("=1")) in message
+    assert f" {known}" in message.partition("Known here:")[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value", "rule"),
+    [
+        ("seed=abc", "seed", "'abc'", "integer"),
+        ("seed=1.5", "seed", "1.5", "integer"),
+        ("seed=-1", "seed", "-1", "greater than or equal to 0"),
+        ("seed=9223372036854775808", "seed", "9223372036854775808", "less than"),
+        ("rollout.shards=0", "rollout.shards", "0", "greater than or equal to 1"),
+        ("rollout.steps=null", "rollout.steps", "None", "integer"),
+        ("rollout=3", "rollout", "3", "dictionary"),
+        ("env=CartPole-v1", "env", "'CartPole-v1'", "dictionary"),
+        ("env.id=3", "env.id", "3", "string"),
+        ("env.kwargs=3", "env.kwargs", "3", "dictionary"),
+        ("env.vectorize=sngle", "env.vectorize", "'sngle'", "'single'"),
+        ("schedule.lag=2", "schedule.lag", "2", "0 or 1"),
+        ("algorithm.lr=fast", "algorithm.lr", "'fast'", "number"),
+        ("algorithm.lr=0", "algorithm.lr", "0", "greater than 0"),
+        ("algorithm.lr=.nan", "algorithm.lr", "nan", "finite"),
+        ("algorithm.lr=.inf", "algorithm.lr", "inf", "finite"),
+        ("algorithm.gamma=1.1", "algorithm.gamma", "1.1", "less than or equal to 1"),
+        ("algorithm.hidden=64", "algorithm.hidden", "64", "tuple"),
+        ("algorithm.hidden=[64, 0]", "algorithm.hidden", "0", "greater than or equal to 1"),
+        ("algorithm.body=rnn", "algorithm.body", "'rnn'", "'mlp'"),
+        ("learner.device=tpu", "learner.device", "'tpu'", "'cuda'"),
+        ("track.mlflow=perhaps", "track.mlflow", "'perhaps'", "boolean"),
+        ("evaluation.every=-1", "evaluation.every", "-1", "at least 0"),
+        ("evaluation.every=often", "evaluation.every", "'often'", "'auto'"),
+        ("cluster.runners=0", "cluster.runners", "0", "at least 1"),
+        ("cluster.runners=many", "cluster.runners", "'many'", "'auto'"),
+        ("stop.return_mean=high", "stop.return_mean", "'high'", "'auto'"),
+        ("stop.env_steps=null", "stop", "", "nothing ends this run: set stop.env_steps"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_with_key_value_and_rule(
+    override: str, key: str, value: str, rule: str
+) -> None:
+    message = refusal(override)
+    assert f"config: {key} is {value}" in message if value else f"config: {key}:" in message
+    assert rule in message
+    assert len(message.splitlines()) == 1
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    message = refusal("seed=x", "rollout.steps=0", "rolout=1")
+    assert [line.split()[1] for line in message.splitlines()].count("unknown") == 1
+    assert len(message.splitlines()) == 3
+    assert "seed is 'x'" in message
+    assert "rollout.steps is 0" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"algorithm": {"name": "ppo"}}, "env"),
+        ({"algorithm": {"name": "ppo"}, "env": {}}, "env.id"),
+        ({"env": {"id": "x"}}, "algorithm.name"),
+        ({"env": {"id": "x"}, "algorithm": {}}, "algorithm.name"),
+        ({"env": {"id": "x"}, "algorithm": {"name": None}}, "algorithm.name"),
+    ],
+)
+def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
+    message = refusal(base=data)
+    assert f"{key} is missing" in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["algorithm.minibatch_size=500"],
+            ["algorithm.minibatch_size is 500", "does not divide the 2048 steps", "such as 4"],
+        ),
+        (
+            ["algorithm.lr_schedule=linear", "stop.env_steps=null", "stop.seconds=5"],
+            ["algorithm.lr_schedule", "stop.env_steps"],
+        ),
+        (
+            [
+                "algorithm.lr_schedule=constant",
+                "algorithm.clip_schedule=linear",
+                "stop.env_steps=null",
+                "stop.return_mean=5",
+            ],
+            ["algorithm.clip_schedule", "stop.env_steps"],
+        ),
+        (["algorithm.adaptive_kl=0.01"], ["algorithm.adaptive_kl", "algorithm.lr_schedule=constant"]),
+        (
+            ["algorithm.shared_body=true", "algorithm.critic_lr=0.1"],
+            ["algorithm.critic_lr", "algorithm.shared_body=false"],
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_the_remedy(
+    overrides: list[str], parts: list[str]
+) -> None:
+    message = refusal(*overrides)
+    assert [part for part in parts if part not in message] == []
+    assert len(message.splitlines()) == 1
+
+
+def test_the_divisor_that_is_offered_is_accepted() -> None:
+    message = refusal("algorithm.minibatch_size=768")
+    offered = message.rpartition("such as ")[2].rstrip(".")
+    load_config(BASE, [f"algorithm.minibatch_size={offered}"])
+
+
+@pytest.mark.parametrize("name", ["pppo", "3", "[ppo]", "{a: 1}"])
+def test_an_unknown_algorithm_is_refused_with_the_known_ones(name: str) -> None:
+    message = refusal(f"algorithm.name={name}")
+    assert str(yaml.safe_load(name)) in message
+    assert "must be one of ppo" in message
+    assert ("Did you mean 'ppo'?" in message) == (name == "pppo")
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "", "seed 3"])
+def test_an_override_without_key_or_value_is_refused_with_the_form(override: str) -> None:
+    message = refusal(override)
+    assert repr(override) in message
+    assert "key=value" in message
+
+
+@pytest.mark.parametrize("override", ["seed.x=1", "env.id.x=1", "algorithm.lr.x=1"])
+def test_an_override_inside_a_plain_value_is_refused(override: str) -> None:
+    message = refusal(override, base={**BASE, "seed": 1, "algorithm": {"name": "ppo", "lr": 0.1}})
+    assert repr(override) in message
+    assert "has no keys" in message
+
+
+@pytest.mark.parametrize("text", ["2024-13-45", "0x_", "[1", "a: b: c"])
+def test_what_yaml_cannot_read_in_an_override_is_text(text: str) -> None:
+    assert load_config(BASE, [f"run_dir={text}"]).run_dir == text
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "ppo_cartpole.yaml").write_text("")
+    with pytest.raises(UserError, match=r"no config file '.*ppo_cartpol\.yaml'\. Did you mean 'ppo_cartpole\.yaml'\?"):
+        load_config(tmp_path / "ppo_cartpol.yaml")
+    with pytest.raises(UserError, match=r"no config file '.*nowhere/a\.yaml'\.$"):
+        load_config(tmp_path / "nowhere" / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"env: [1", "not valid YAML"),
+        (b"\x00\x01", "not valid YAML"),
+        (b"\x80\xff\x93NUMPY", "cannot be read"),
+        (b"- 1\n- 2\n", "must hold a mapping"),
+        (b"", "must hold a mapping"),
+        (b"CartPole", "must hold a mapping"),
+        (b"run_dir: 2024-13-45\nenv: {id: x}\n", "not valid YAML"),
+        (b"env: " + b"[" * 2000, "(not valid YAML|nested too deeply)"),
+    ],
+    ids=["open", "control", "binary", "list", "empty", "word", "no such day", "deep"],
+)
+def test_a_file_that_is_no_config_is_refused_with_its_name(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_a_mistake_in_a_file_is_told_with_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo, gama: 1}\nrollout: {1: 2}\n")
+    with pytest.raises(UserError, match=rf"^{path}: unknown key 'algorithm.gama'\. Did you mean 'gamma'\?$"):
+        load_config(path)
+    path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo}\nrollout: {1: 2}\n")
+    with pytest.raises(UserError, match=rf"^{path}: .*rollout.*string"):
+        load_config(path)

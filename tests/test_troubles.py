@@ -1,0 +1,86 @@
+"""Environments that raise, hang, crash or go mad: recovered in place to the same bits, or ended with what is known."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CARTPOLE, Outcome, config_of, run_trainer
+from troubled import Troubled
+
+from distrl.checkpoint import list_checkpoints, read_checkpoint
+from distrl.config import Config
+from distrl.errors import Diverged, EnvError
+from distrl.execution.cluster import RayExecution
+from distrl.execution.local import LocalExecution
+
+BASE: dict[str, Any] = {
+    **CARTPOLE,
+    "env": {"id": "troubled:Troubled-v0"},
+    "evaluation": {"every": 0, "final_episodes": 0},
+    "cluster": {"step_timeout_s": 2},
+}
+
+
+def troubled(**trouble: Any) -> Config:
+    return config_of({**BASE, "env": {"id": "troubled:Troubled-v0", "kwargs": trouble}})
+
+
+@pytest.fixture(scope="module")
+def untroubled(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run_trainer(troubled(), LocalExecution(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize(("trouble", "told"), [("raise", "raised"), ("hang", "hung"), ("crash", "lost")])
+def test_a_passing_trouble_is_recovered_in_place(
+    trouble: str, told: str, untroubled: Outcome, ray_execution: RayExecution, tmp_path: Path
+) -> None:
+    config = troubled(trouble=trouble, flag=str(tmp_path / "flag"))
+    outcome = run_trainer(config, ray_execution, tmp_path / "run", runners=2)
+    assert (tmp_path / "flag").exists()
+    assert outcome.trainer.restarts == 1, outcome.observer.messages
+    assert told in " ".join(outcome.observer.messages)
+    assert outcome.facts == untroubled.facts
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_lasting_bug_of_the_env_ends_the_run_with_all_that_is_known(
+    local: bool, ray_execution: RayExecution, tmp_path: Path
+) -> None:
+    with pytest.raises(EnvError) as caught:
+        run_trainer(troubled(trouble="raise"), LocalExecution() if local else ray_execution, tmp_path)
+    message = str(caught.value)
+    assert "ConnectionError: the simulator hung up" in message
+    assert 'raise ConnectionError("the simulator hung up")' in message  # the line of the original traceback
+    assert "shard" in message
+    assert "episode seed" in message
+    assert caught.value.env_copy // 4 == caught.value.shard
+
+
+def test_a_lasting_crash_ends_the_run(ray_execution: RayExecution, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"fragment \d+ of shard \d+ of troubled:Troubled-v0 took its runner down"):
+        run_trainer(troubled(trouble="crash", at=1), ray_execution, tmp_path)
+    assert time.monotonic() - started < 60
+
+
+def test_numbers_that_are_not_finite_end_the_run_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    Troubled.steps = 0
+    config = troubled(trouble="nan", at=256 * 5 + 10)
+    with pytest.raises(Diverged, match=r"update 6 .* is nan"):
+        run_trainer(config, LocalExecution(), tmp_path)
+    _, _, run, _ = read_checkpoint(list_checkpoints(tmp_path)[-1])
+    assert run["iteration"] == 3
+
+
+def test_runners_share_out_a_slow_env(ray_execution: RayExecution, tmp_path: Path) -> None:
+    """Four runners of an env that mostly sleeps take well under half the time that one takes."""
+    config = config_of(
+        {**BASE, "env": {"id": "troubled:Troubled-v0", "kwargs": {"trouble": "sleep"}}}, "stop.env_steps=1024"
+    )
+    one = run_trainer(config, ray_execution, tmp_path / "one", runners=1)
+    four = run_trainer(config, ray_execution, tmp_path / "four", runners=4)
+    assert four.trainer.progress.train_s < 0.5 * one.trainer.progress.train_s
+    assert four.sha256 == one.sha256

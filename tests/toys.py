@@ -1,0 +1,127 @@
+"""Small environments whose every number is known beforehand. Importing this module registers them with gymnasium."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from distrl.config import EnvSettings
+from distrl.types import Array
+
+SCRIPT, BANDIT, DIE, TWIN = "toys/Script-v0", "toys/Bandit-v0", "toys/Die-v0", "toys/Twin-v0"
+BREAK = 2  # the action that makes Script raise
+
+on_step: Callable[[], None] = lambda: None  # called by Script in each step
+_ticks = itertools.count()  # the world outside an env, which no seed brings back
+
+
+class Script(gym.Env[Array, Any]):
+    """Shows how many steps the episode has had, and a number that its seed gave it. Reward: step + action / 10."""
+
+    def __init__(
+        self,
+        terminate_at: int | None = None,
+        truncate_at: int | None = None,
+        unsteady: float = 0.0,
+        first_action: int = 0,
+        dtype: str = "float64",
+        broken_reset: bool = False,
+    ) -> None:
+        self.terminate_at, self.truncate_at, self.unsteady = terminate_at, truncate_at, unsteady
+        self.broken_reset = broken_reset
+        high = 255 if dtype == "uint8" else np.inf
+        self.observation_space = gym.spaces.Box(0, high, (2,), np.dtype(dtype).type)
+        self.action_space = gym.spaces.Discrete(3, start=first_action)
+        self.first_action = first_action
+        self.steps, self.number = 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        if self.broken_reset:
+            raise RuntimeError("the toy broke in reset")
+        self.steps, self.number = 0, int(self.np_random.integers(256))
+        return self.show(), {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        on_step()
+        if action == self.first_action + BREAK:
+            raise RuntimeError("the toy broke in step")
+        self.steps += 1
+        reward = self.steps + float(action - self.first_action) / 10
+        return self.show(), reward, self.steps == self.terminate_at, self.steps == self.truncate_at, {}
+
+    def show(self) -> Array:
+        drift = next(_ticks) if self.number < 256 * self.unsteady else 0
+        return np.array([self.steps, self.number + drift], self.observation_space.dtype)
+
+
+class Bandit(gym.Env[Array, Any]):
+    """One step: 1 for naming the lit one of two lamps, else 0. An odd `swap` pays for the dark one instead."""
+
+    def __init__(self, swap: int = 0) -> None:
+        self.swap = swap
+        self.observation_space = gym.spaces.Box(0, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.lit = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.lit = int(self.np_random.integers(2))
+        return np.eye(2, dtype=np.float32)[self.lit], {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        return np.eye(2, dtype=np.float32)[self.lit], float(action == (self.lit + self.swap) % 2), True, False, {}
+
+
+class Die(gym.Env[Array, Any]):
+    """An episode lasts 1 or 21 steps, as a fair coin says at its start, and pays 1 a step: 11 on average."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.left = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = int(self.np_random.choice([1, 21]))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+class Twin(gym.Env[Any, Any]):
+    """Spaces that not every algorithm can take."""
+
+    def __init__(self, action: str = "discrete", obs: str = "box") -> None:
+        box = gym.spaces.Box(0, 1, (2,), np.float32)
+        self.action_space = {"discrete": gym.spaces.Discrete(2), "box": box}[action]
+        self.observation_space = {
+            "box": box,
+            "discrete": gym.spaces.Discrete(4),
+            "image": gym.spaces.Box(0, 255, (4, 84, 84), np.uint8),
+            "small image": gym.spaces.Box(0, 255, (3, 20, 84), np.uint8),
+        }[obs]
+
+
+_ENVS: dict[str, Any] = {SCRIPT: Script, BANDIT: Bandit, DIE: Die, TWIN: Twin}
+for _id, _env in _ENVS.items():
+    if _id not in gym.registry:
+        gym.register(_id, entry_point=_env)
+
+
+def settings(env_id: str, limit: int | None = None, vectorize: str = "auto", **kwargs: Any) -> EnvSettings:
+    return EnvSettings.model_validate(
+        {"id": env_id, "max_episode_steps": limit, "vectorize": vectorize, "kwargs": kwargs}
+    )
+
+
+def same(left: Array, right: Array) -> bool:
+    """Equal in type, shape and every bit."""
+    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()

@@ -1,0 +1,50 @@
+"""CartPole with troubles, importable wherever a test's workers run: `troubled:Troubled-v0`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+
+class Troubled(CartPoleEnv):
+    """In the step that `at` counts to (in one process), `trouble` befalls it: always, or once if `flag` names a file."""
+
+    steps = 0  # of all copies in this process
+
+    def __init__(self, trouble: str = "", at: int = 300, flag: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trouble, self.at, self.flag = trouble, at, flag
+
+    def step(self, action: Any) -> Any:
+        Troubled.steps += 1
+        result = super().step(action)
+        if self.trouble == "sleep":
+            time.sleep(0.005)
+        elif self.trouble and Troubled.steps >= self.at and self._takes_flag():
+            if self.trouble == "raise":
+                raise ConnectionError("the simulator hung up")
+            if self.trouble == "hang":
+                time.sleep(3600)
+            if self.trouble == "crash":
+                os._exit(1)
+            if self.trouble == "nan":
+                return result[0], float("nan"), *result[2:]
+        return result
+
+    def _takes_flag(self) -> bool:
+        """True for the one that makes the flag, or for all where there is none."""
+        try:
+            if self.flag:
+                Path(self.flag).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+if "Troubled-v0" not in gym.registry:
+    gym.register("Troubled-v0", Troubled, max_episode_steps=100)
