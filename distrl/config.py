@@ -117,6 +117,7 @@ class StopSettings(Settings):
 class EvaluationSettings(Settings):
     every: int | Literal["auto"] = Field(default="auto", description="iterations; auto: 10 times in the run; 0: never")
     episodes: int = Field(default=20, ge=1, description="episodes of one evaluation during training")
+    max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: as in training")
     final_episodes: int = Field(default=100, ge=0, description="episodes of the last evaluation, of the best model")
     greedy: bool = True
 

@@ -451,7 +451,9 @@ class Trainer:
     def _ask_evaluation(self, pending: Pending, weights: Future, episodes: int | None = None) -> None:
         if self.evaluator is None:
             config = self.config
-            self.evaluator = self.execution.spawn(Evaluator, config.env, config.seed, self.policy, name="evaluator")
+            limit = config.evaluation.max_episode_steps or config.env.max_episode_steps
+            env = config.env.model_copy(update={"max_episode_steps": limit})
+            self.evaluator = self.execution.spawn(Evaluator, env, config.seed, self.policy, name="evaluator")
         arguments = (
             weights,
             pending.env_steps,

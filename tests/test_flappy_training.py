@@ -8,10 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Recorder, config_of, run_trainer
+from conftest import DQN, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
 from distrl.algorithms.ppo import make_policy as make_ppo_policy
+from distrl.benchmark import measure_replay
 from distrl.checkpoint import list_checkpoints, read_replay
 from distrl.config import EnvSettings, algorithm_module, load_config
 from distrl.envs import describe_env, find_spec, flappy
@@ -221,3 +222,25 @@ def test_the_other_package_of_the_same_id_is_refused(env_id: str, monkeypatch: p
 def test_every_config_can_be_run(path: Path) -> None:
     config = load_config(path)
     algorithm_module(config.algorithm.name).make_policy(config.algorithm, describe_env(config.env))
+
+
+def test_ppo_begins_with_the_actions_it_was_told() -> None:
+    """Even chances of flapping keep the bird at the ceiling, where it learns nothing."""
+    config = config_of(FEATURES, "algorithm.action_probs=[0.92, 0.08]")
+    policy = make_ppo_policy(config.algorithm, describe_env(config.env))
+    policy.load(Learner(config, policy, None).weights().vector)
+    obs = np.random.default_rng(0).random((4000, 12))
+    action, _ = policy.act(obs, policy.draw(np.random.default_rng(1), 1, 4000)[0])
+    assert action.mean() == pytest.approx(0.08, abs=0.015)
+    with pytest.raises(UserError, match="action_probs has 3 numbers; FlappyBird-v0 has 2 actions"):
+        make_ppo_policy(
+            config_of(FEATURES, "algorithm.action_probs=[0.5, 0.2, 0.3]").algorithm, describe_env(config.env)
+        )
+
+
+@pytest.mark.parametrize("base", [PIXELS, DQN])
+def test_a_replay_and_its_network_are_measured_alone(base: dict[str, Any]) -> None:
+    measured = measure_replay(config_of(base, "replay.capacity=20000"), 0.05)
+    assert measured.adds_per_s > 1000
+    assert 0.01 < measured.batch_ms < 500
+    assert measured.updates_per_s > 1

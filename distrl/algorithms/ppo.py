@@ -64,6 +64,9 @@ class Settings(AlgorithmSettings):
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     body: Literal["auto", "mlp", "cnn"] = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
+    action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None, description="of the untrained policy; null: all alike"
+    )
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
 
     def check(self, config: Config) -> None:
@@ -94,6 +97,10 @@ def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
     if not isinstance(action, gym.spaces.Discrete):
         raise UserError(
             f"PPO here takes Discrete actions; those of {info.id} are {action}. Choose an env with Discrete actions."
+        )
+    if settings.action_probs is not None and len(settings.action_probs) != action.n:
+        raise UserError(
+            f"algorithm.action_probs has {len(settings.action_probs)} numbers; {info.id} has {action.n} actions."
         )
     if not isinstance(obs, gym.spaces.Box):
         raise UserError(
@@ -168,6 +175,9 @@ class PPO:
         generator = torch.Generator().manual_seed(derive(seed, "init"))
         self.actor = Network(spec, head_gain=0.01, generator=generator)
         self.critic = Network(NetworkSpec(**{**spec.__dict__, "outputs": 1}), head_gain=1.0, generator=generator)
+        if settings.action_probs is not None:
+            with torch.no_grad():
+                self.actor.head.bias.copy_(torch.tensor(settings.action_probs).log())
         critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
         self.parameters = {
             "actor": FlatParameters([self.actor], device),
