@@ -3,90 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distrl.policy import NetworkSpec
-from distrl.types import Arrays
-
-L = TypeVar("L", bound=nn.Module)
+from distrl.policy import NetworkSpec, unflatten
+from distrl.types import Array, Arrays
 
 
 class Body(nn.Module):
     """Convolutions and hidden layers: observations [B, *obs_shape] to features [B, hidden[-1]]."""
 
-    def __init__(self, spec: NetworkSpec, generator: torch.Generator) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
         shapes = spec.shapes()
-        self.conv = nn.ModuleList()
-        for i, (channels, kernel, stride) in enumerate(spec.conv):
-            self.conv.append(nn.Conv2d(shapes[f"conv.{i}.weight"][1], channels, kernel, stride))
+        self.conv = nn.ModuleList(
+            nn.Conv2d(shapes[f"conv.{i}.weight"][1], channels, kernel, stride)
+            for i, (channels, kernel, stride) in enumerate(spec.conv)
+        )
         self.hidden = nn.ModuleList(
             nn.Linear(shapes[f"hidden.{i}.weight"][1], width) for i, width in enumerate(spec.hidden)
         )
-        for layer in (*self.conv, *self.hidden):
-            orthogonal(layer, 2**0.5, generator)
         self.norm = nn.ModuleList(nn.LayerNorm(width) for width in spec.hidden if spec.layer_norm)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
-    def forward(self, obs: Tensor) -> Tensor:
-        return self.layers(obs, len(self.hidden))
-
-    def layers(self, obs: Tensor, count: int) -> Tensor:
-        """The outputs of the first `count` hidden layers."""
+    def features(self, obs: Tensor, layers: int | None = None) -> Tensor:
+        """The outputs of the last hidden layer, or of the first so many."""
         x = obs.float() * self.spec.scale if self.spec.scale != 1.0 else obs.float()
         for layer in self.conv:
             x = torch.relu(layer(x))
         x = x.flatten(1)
-        for i in range(count):
+        for i in range(len(self.hidden) if layers is None else layers):
             x = self.hidden[i](x)
             x = self.activation(self.norm[i](x) if self.norm else x)
         return x
 
 
 class Network(Body):
-    """A body and a linear head: [B, *obs_shape] to [B, outputs]."""
+    """A body and a linear head, with the weights of a flat vector [P]: [B, *obs_shape] to [B, outputs].
 
-    def __init__(self, spec: NetworkSpec, head_gain: float, generator: torch.Generator) -> None:
-        super().__init__(spec, generator)
-        self.head = orthogonal(nn.Linear(spec.shapes()["head.weight"][1], spec.outputs), head_gain, generator)
+    With `spec.dueling`: Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581,
+    equation 9).
+    """
+
+    def __init__(self, spec: NetworkSpec, weights: Array) -> None:
+        super().__init__(spec)
+        shapes = spec.shapes()
+        self.head = nn.Linear(shapes["head.weight"][1], spec.outputs)
+        if spec.dueling:
+            width, before = shapes["value_hidden.weight"]
+            self.value_hidden = nn.Linear(before, width)
+            self.value_norm = nn.LayerNorm(width) if spec.layer_norm else nn.Identity()
+            self.value_head = nn.Linear(width, 1)
+        arrays = unflatten(weights, shapes)
+        self.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
 
     def forward(self, obs: Tensor) -> Tensor:
-        out: Tensor = self.head(super().forward(obs))
+        if self.spec.dueling:
+            return self.duel(self.features(obs, len(self.hidden) - 1))
+        out: Tensor = self.head(self.features(obs))
         return out
 
-
-class DuelingNetwork(Network):
-    """Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581, equation 9)."""
-
-    def __init__(self, spec: NetworkSpec, head_gain: float, generator: torch.Generator) -> None:
-        super().__init__(spec, head_gain, generator)
-        shapes = spec.shapes()
-        width, before = shapes["value_hidden.weight"]
-        self.value_hidden = orthogonal(nn.Linear(before, width), 2**0.5, generator)
-        self.value_norm = nn.LayerNorm(width) if spec.layer_norm else nn.Identity()
-        self.value_head = orthogonal(nn.Linear(width, 1), head_gain, generator)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        last = len(self.hidden) - 1
-        shared = self.layers(obs, last)
-        features = self.hidden[last](shared)
-        features = self.activation(self.norm[last](features) if self.norm else features)
+    def duel(self, shared: Tensor) -> Tensor:
+        features = self.hidden[-1](shared)
+        features = self.activation(self.norm[-1](features) if self.norm else features)
         advantage = self.head(features)
         value = self.value_head(self.activation(self.value_norm(self.value_hidden(shared))))
         out: Tensor = value + advantage - advantage.mean(1, keepdim=True)
         return out
-
-
-def orthogonal(layer: L, gain: float, generator: torch.Generator) -> L:
-    """Orthogonal weights (Saxe et al. 2014, arXiv:1312.6120) and zero biases, drawn from `generator` alone."""
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)  # type: ignore[arg-type]
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
 
 
 class FlatParameters:

@@ -107,7 +107,7 @@ class Evaluation:
     env_steps: int  # of training behind the weights
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
-    infos: dict[str, tuple[float, ...]] = field(default_factory=dict)  # by the names of `env.report`
+    infos: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)  # by the names of `env.report`
 
     @property
     def mean(self) -> float:

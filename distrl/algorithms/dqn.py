@@ -15,25 +15,24 @@ arXiv:1511.06581), layer_norm (Ba et al. 2016, arXiv:1607.06450).
 
 from __future__ import annotations
 
-import copy
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import gymnasium as gym
 import numpy as np
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
-from torch.nn.functional import huber_loss, mse_loss
 
 from distrl.config import AlgorithmSettings, Config, Replayed
 from distrl.config import Settings as BaseSettings
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
 from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
-from distrl.networks import Adam, DuelingNetwork, FlatParameters, Network
 from distrl.policy import EpsilonGreedyPolicy, NetworkSpec
-from distrl.seeding import derive
+from distrl.seeding import stream
 from distrl.types import Array, Arrays, Batch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {  # channels, kernel, stride of each layer
     "mlp": (),
@@ -159,12 +158,14 @@ class DQN:
     """`distrl.types.OffPolicy`; the parameters of each network lie in one flat vector."""
 
     def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> None:
+        import torch  # here and not above: settings are checked, and runners started, without it
+
+        from distrl.networks import Adam, FlatParameters, Network
+
+        self.torch = torch
         self.settings, self.device, self.first_action = settings, device, policy.first_action
-        spec = policy.network.spec
-        generator = torch.Generator().manual_seed(derive(seed, "init"))
-        kind = DuelingNetwork if settings.dueling else Network
-        self.online = kind(spec, head_gain=1.0, generator=generator)
-        self.target = copy.deepcopy(self.online)
+        spec, weights = policy.network.spec, initial_weights(settings, policy, seed)[:-1]
+        self.online, self.target = Network(spec, weights), Network(spec, weights)
         self.parameters = FlatParameters([self.online], device)
         self.target_parameters = FlatParameters([self.target], device)
         self.vector, self.target_vector = self.parameters.vector, self.target_parameters.vector
@@ -173,7 +174,7 @@ class DQN:
         self.updates = 0
 
     def learn(self, batch: Batch, env_steps: int, progress: float) -> tuple[dict[str, float], Array]:
-        s = self.settings
+        s, torch = self.settings, self.torch
         self.epsilon = s.exploration.epsilon(env_steps)
         lr = s.lr * (max(0.0, 1.0 - progress) if s.lr_schedule == "linear" else 1.0)
         count, size = batch.reward.shape
@@ -215,34 +216,34 @@ class DQN:
     def loss(self, q: Tensor, target: Tensor) -> Tensor:
         """Of each sample: (y - Q)^2 / 2 where |y - Q| <= huber, linear beyond (Huber 1964)."""
         if self.settings.huber is None:
-            return 0.5 * mse_loss(q, target, reduction="none")
-        return huber_loss(q, target, reduction="none", delta=self.settings.huber)
+            return 0.5 * (target - q).square()
+        return self.torch.nn.functional.huber_loss(q, target, reduction="none", delta=self.settings.huber)
 
-    @torch.no_grad()
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""
-        next_q = self.target(next_obs.flatten(0, 1)).view(*action.shape, -1)
-        if self.settings.munchausen is None:
-            return torch.zeros(action.shape, device=self.device), next_q
-        m = self.settings.munchausen
-        bonus = munchausen_bonus(self.target(obs.flatten(0, 1)), action.flatten(), m.alpha, m.temperature, m.floor)
-        return bonus.view(action.shape), next_q
+        with self.torch.no_grad():
+            next_q = self.target(next_obs.flatten(0, 1)).view(*action.shape, -1)
+            if self.settings.munchausen is None:
+                return self.torch.zeros(action.shape, device=self.device), next_q
+            m, target_q = self.settings.munchausen, self.target(obs.flatten(0, 1))
+            bonus = munchausen_bonus(target_q, action.flatten(), m.alpha, m.temperature, m.floor)
+            return bonus.view(action.shape), next_q
 
-    @torch.no_grad()
     def targets(self, next_obs: Tensor, next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
         """y [B]"""
-        if self.settings.munchausen is not None:
-            value = soft_value(next_q, self.settings.munchausen.temperature)
-        else:
-            value = greedy_value(next_q, self.online(next_obs) if self.settings.double else next_q)
-        return td_target(reward, discount, value)
+        with self.torch.no_grad():
+            if self.settings.munchausen is not None:
+                value = soft_value(next_q, self.settings.munchausen.temperature)
+            else:
+                value = greedy_value(next_q, self.online(next_obs) if self.settings.double else next_q)
+            return td_target(reward, discount, value)
 
     def step(self, loss: Tensor, lr: float) -> Tensor:
         """One step of the optimiser; returns the gradient's norm before clipping."""
         grad = self.parameters.grad
         grad.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm: Tensor = torch.linalg.vector_norm(grad)
+        norm: Tensor = self.torch.linalg.vector_norm(grad)
         if self.settings.max_grad_norm is not None:
             grad.mul_((self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step({"online": lr})
@@ -250,7 +251,7 @@ class DQN:
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""
-        return torch.tensor(array, device=self.device)
+        return self.torch.tensor(array, device=self.device)
 
     def weights(self) -> Array:
         """The parameters, and epsilon behind them."""
@@ -266,9 +267,15 @@ class DQN:
 
     def load_state(self, state: Arrays) -> None:
         self.epsilon, self.updates = float(state["epsilon"]), int(state["updates"])
-        with torch.no_grad():
+        with self.torch.no_grad():
             self.target_vector.copy_(self.tensor(state["target"]))
         self.optimizer.load_state(state)
+
+
+def initial_weights(settings: Settings, policy: EpsilonGreedyPolicy, seed: int) -> Array:
+    """The weights of version 0, and epsilon behind them."""
+    vector = policy.network.spec.initial(stream(seed, "online"), head_gain=1.0)
+    return np.append(vector, np.float32(settings.exploration.epsilon(0)))
 
 
 def make(settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> DQN:
