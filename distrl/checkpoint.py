@@ -37,10 +37,10 @@ def versions() -> dict[str, str]:
 
 
 def weights_sha256(policy: Policy) -> str:
-    """sha256 over the policy's arrays (little-endian float32 bytes), in the order of their names."""
+    """sha256 over the policy's arrays (little-endian bytes), in the order of their names."""
     digest = hashlib.sha256()
     for _, array in sorted(policy.arrays().items()):
-        digest.update(np.ascontiguousarray(array, "<f4").tobytes())
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
 

@@ -136,10 +136,11 @@ def _model(path: Path) -> tuple[Any, Any, dict[str, Any]]:
     """The policy, the settings of its env, and what is known about it."""
     from distrl.checkpoint import find_model, read_model
     from distrl.config import EnvSettings
+    from distrl.export import read_export
     from distrl.policy import single_threaded
 
     single_threaded()
-    policy, about = read_model(find_model(path))
+    policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
     return policy, EnvSettings(**about["env"]), about
 
 
@@ -152,8 +153,16 @@ def evaluate(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="time limit of an episode; default: as in training")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="the exact value and the optimum, where the transition table is known")
+    ] = False,
 ) -> None:
     """Play episodes in fresh envs: mean, spread, min and max of the returns."""
+    if exact:
+        if sampled:
+            raise UserError("--exact is of greedy actions: leave out --sampled.")
+        _evaluate_exactly(run)
+        return
     import numpy as np
 
     from distrl.policy import flatten
@@ -173,6 +182,24 @@ def evaluate(
     for name, values in result.infos.items():
         spread = f"{np.mean(values):.2f} ± {np.std(values):.2f} (min {min(values):.2f}, max {max(values):.2f})"
         out.print(f"{name}: [bold]{spread}[/]")
+
+
+def _evaluate_exactly(run: Path) -> None:
+    from distrl.envs.table import read_table
+    from distrl.exact import examine
+
+    policy, env, about = _model(run)
+    table = read_table(env)
+    found = examine(table, policy)
+    limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
+    out.print(f"{env.id}, exactly, over all starts and outcomes ({limit}); weights of {about['env_steps']:,} env steps")
+    rows = Table(show_header=False, box=None)
+    rows.add_row("agent", f"[bold]{found.value:.6f}[/]", "greedy actions")
+    rows.add_row("optimum", f"{found.optimum:.6f}", "the best policy found that does not see the time")
+    rows.add_row("gap", f"{found.gap:.6f}")
+    rows.add_row("bound", f"{found.bound:.6f}", "the best policy that sees the time left (value iteration)")
+    rows.add_row("starts", f"{found.optimal_starts} of {found.starts}", "from which the agent is optimal")
+    out.print(rows)
 
 
 @app.command()
@@ -217,9 +244,33 @@ def plot(
     output: Annotated[Path, typer.Option("--out", "-o")] = Path("learning_curves.png"),
 ) -> None:
     """Draw the learning curves of one or several runs."""
-    from distrl.report import plot_runs
+    from distrl.report import plot_map, plot_runs
 
     out.print(f"{plot_runs(runs, output)}")
+    for run in dict.fromkeys(runs):
+        if (picture := plot_map(run, run / "plots" / "policy.png")) is not None:
+            out.print(f"{picture}")
+
+
+@app.command()
+def export(
+    run: Run,
+    format: Annotated[str, typer.Option("--format", "-f", help="csv, npz or json")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="default: RUN/table.FORMAT", show_default=False)
+    ] = None,
+) -> None:
+    """Write the table of a tabular agent for people and other programs. `evaluate` and `play` read .json and .npz."""
+    from distrl.export import FORMATS
+    from distrl.export import export as write
+
+    if format not in FORMATS:
+        raise UserError(f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.")
+    policy, _, about = _model(run)
+    where = output or (run if run.is_dir() else run.parent) / f"table.{format}"
+    if output is not None and output.suffix != f".{format}":
+        where = output.with_name(f"{output.name}.{format}")
+    out.print(f"{write(policy, about, where)}")
 
 
 @app.command()

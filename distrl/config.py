@@ -24,6 +24,7 @@ from distrl.errors import UserError, did_you_mean
 ALGORITHMS = {
     "ppo": "distrl.algorithms.ppo",
     "dqn": "distrl.algorithms.dqn",
+    "q": "distrl.algorithms.tabular_q",
 }
 
 
@@ -60,8 +61,9 @@ class EnvSettings(Settings):
     id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of gymnasium.make")
     max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: the env's own")
-    vectorize: Literal["auto", "native", "single"] = Field(
-        default="auto", description="native: the env's own vector form; single: copies stepped one by one"
+    vectorize: Literal["auto", "native", "table", "single"] = Field(
+        default="auto",
+        description="native: the env's own vector form; table: its transition table; single: copies stepped one by one",
     )
     report: tuple[str, ...] = Field(
         default=(), description="keys of the info at an episode's end that are metrics of their own, such as score"

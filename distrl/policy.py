@@ -9,6 +9,7 @@ thread (`single_threaded`), so the whole shard is always acted for at once.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
@@ -19,6 +20,11 @@ import threadpoolctl
 from numpy.lib.stride_tricks import sliding_window_view
 
 from distrl.types import Array, Arrays, Policy
+
+# The registry of policies that have a file of their own, with a `from_description`; imported when one is read.
+POLICIES = {
+    "table": "distrl.tables:TablePolicy",
+}
 
 
 @dataclass(frozen=True)
@@ -274,6 +280,10 @@ def from_description(data: Mapping[str, Any]) -> Policy:
     if data["type"] == "epsilon_greedy":
         spec = NetworkSpec.from_description(data["network"])
         return EpsilonGreedyPolicy(spec, data["first_action"], tuple(data["action_probs"]), data["ladder"])
+    if data["type"] in POLICIES:
+        module, _, name = POLICIES[data["type"]].partition(":")
+        policy: Policy = getattr(importlib.import_module(module), name).from_description(data)
+        return policy
     raise ValueError(f"unknown policy type {data['type']!r}")
 
 

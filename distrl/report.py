@@ -24,10 +24,12 @@ import gymnasium as gym
 import numpy as np
 import yaml
 
+from distrl.checkpoint import find_model, read_model
 from distrl.config import EnvSettings
 from distrl.envs import describe_env, find_spec, make_env
 from distrl.errors import UserError
 from distrl.seeding import derive, stream
+from distrl.tables import TablePolicy
 from distrl.track import read_metrics
 from distrl.types import Array, Policy
 
@@ -208,6 +210,73 @@ def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) 
     if curves:
         written.append(_save(_losses(run, curves), Path(out_dir) / "losses.png"))
     return written
+
+
+ARROWS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
+GRIDS = {  # the directions of a grid world's actions, by the name of its class
+    "FrozenLakeEnv": ("left", "down", "right", "up"),
+    "CliffWalkingEnv": ("up", "right", "down", "left"),
+}
+
+
+def plot_map(run_dir: Path, out: Path) -> Path | None:
+    """A table's values and best actions over the map of a grid world; None where it is none, or has no table yet."""
+    try:
+        policy, about = read_model(find_model(run_dir))
+    except UserError:
+        return None
+    if not isinstance(policy, TablePolicy):
+        return None
+    env = make_env(EnvSettings(**about["env"]))
+    world: Any = env.unwrapped
+    env.close()
+    directions = GRIDS.get(type(world).__name__)
+    if directions is None:
+        return None
+    letters = _letters(world)
+    rows, columns = letters.shape
+    values = policy.values(np.arange(rows * columns)).max(axis=1).reshape(rows, columns)
+    best = policy.greedy(np.arange(rows * columns)).reshape(rows, columns)
+    walked = np.isin(letters, ("S", "F"))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4.0, 0.8 * columns + 1), 0.8 * rows + 1), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(np.where(walked, values, np.nan), cmap="viridis", zorder=0)
+    figure.colorbar(image, ax=axes, label="value of the best action", shrink=0.9)
+    middle = float(np.mean(image.get_clim()))
+    for row, column in np.ndindex(rows, columns):
+        letter = str(letters[row, column])
+        if not walked[row, column]:
+            axes.text(
+                column, row, {"H": "hole", "C": "cliff", "G": "goal"}[letter], ha="center", va="center", fontsize=8
+            )
+            continue
+        colour = "white" if values[row, column] < middle else "black"
+        x, y = ARROWS[directions[int(best[row, column])]]
+        axes.annotate(
+            "",
+            (column + 0.25 * x, row - 0.25 * y - 0.1),
+            (column - 0.25 * x, row + 0.25 * y - 0.1),
+            arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2},
+        )
+        label = f"{values[row, column]:.3g}" + (" start" if letter == "S" else "")
+        axes.text(column, row + 0.42, label, ha="center", va="bottom", fontsize=6, color=colour)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(f"{about.get('algorithm', 'table')} on {about['env']['id']}", fontsize=10)
+    return _save(figure, out)
+
+
+def _letters(world: Any) -> Array:
+    """The map of a grid world: S start, F free, H hole, C cliff, G goal."""
+    if hasattr(world, "desc"):
+        letters: Array = world.desc.astype(str)
+        return letters
+    letters = np.where(world._cliff, "C", "F")
+    letters[np.unravel_index(world.start_state_index, world.shape)] = "S"
+    letters[-1, -1] = "G"
+    return letters
 
 
 def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:

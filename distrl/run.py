@@ -23,6 +23,7 @@ from distrl.checkpoint import newest_checkpoint, read_checkpoint, read_model, ve
 from distrl.config import Config, algorithm_module, load_config
 from distrl.envs import EnvInfo, describe_env
 from distrl.envs.shard import NativeShard
+from distrl.envs.table import read_table
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
@@ -68,6 +69,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     """Check everything that can be checked without starting anything. Raises `UserError`; makes no file."""
     single_threaded()
     info = describe_env(config.env)
+    if config.env.vectorize == "table":
+        read_table(config.env)
     if config.env.vectorize == "native" and not NativeShard.fits(config.env, config.rollout.envs_per_shard):
         raise UserError(
             f"env.vectorize is 'native', but {info.id} has no vector form that can be used. Set it to 'auto'."
@@ -292,7 +295,8 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
     if local:
         from distrl.workers.learner import choose_device
 
-        gpus = 1.0 if config.learner.device != "cpu" and choose_device("auto") == "cuda" else 0.0
+        torch = algorithm_module(config.algorithm.name).NEEDS_TORCH
+        gpus = 1.0 if torch and config.learner.device != "cpu" and choose_device("auto") == "cuda" else 0.0
         share_out(
             config.model_copy(update={"cluster": config.cluster.model_copy(update={"runners": 1})}), cpu_count(), gpus
         )
@@ -458,6 +462,7 @@ def _present(plan: Plan) -> list[str]:
     run_dir, failed = plan.run_dir, []
     try:
         report.plot_training(run_dir, run_dir / "plots")
+        report.plot_map(run_dir, run_dir / "plots" / "policy.png")
         write_text(run_dir / "best" / "README.md", report.model_card(run_dir))
         if plan.config.track.video and "rgb_array" in plan.info.render_modes:
             policy, _ = read_model(run_dir / "best")

@@ -17,7 +17,7 @@ Arrays = dict[str, Array]  # a state in named arrays: what checkpoints hold and 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a policy needs to act, as one flat float32 vector: one message, read in place by every runner."""
+    """What a policy needs to act, as one flat vector (float32; float64 of tables): one message, read in place by every runner."""
 
     version: int  # learner updates behind it
     vector: Array  # [P]
@@ -151,7 +151,7 @@ class Algorithm(Protocol):
     """
 
     def weights(self) -> Array:
-        """The acting weights, a flat float32 vector [P], in memory of its own."""
+        """The acting weights, a flat vector [P], in memory of its own."""
 
     def state(self) -> Arrays:
         """All that the algorithm needs to go on bit for bit."""

@@ -42,6 +42,22 @@ DQN: dict[str, Any] = {
         "capacity": 1600, "start": 400, "samples_per_insert": 2, "prioritized": True, "shards": 2,
     },
 }  # fmt: skip
+TAXI: dict[str, Any] = {
+    **CARTPOLE,
+    "env": {"id": "Taxi-v4", "max_episode_steps": 50},
+    "algorithm": {"name": "q", "method": "double_q", "replay": {"updates": 2, "batch": 100}, "visit_power": 3},
+}
+HASHED: dict[str, Any] = {
+    **CARTPOLE,
+    "env": {"id": "MountainCar-v0", "max_episode_steps": 40},
+    "algorithm": {
+        "name": "q",
+        "method": "sarsa",
+        "coding": {"kind": "bins", "n": [1000, 1000]},
+        "capacity": 5000,
+        "epsilon": {"start": 1, "end": 0.1, "over": 50, "unit": "episodes", "shape": "exponential"},
+    },
+}
 
 
 @dataclass

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import CARTPOLE, DQN, LUNARLANDER, Outcome, Recorder, config_of, run_trainer
+from conftest import CARTPOLE, DQN, HASHED, LUNARLANDER, TAXI, Outcome, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
 from distrl.checkpoint import list_checkpoints
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 
-BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER, "dqn": DQN}
+BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,9 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
     assert lost >= kinds
 
 
-@pytest.mark.parametrize("lag", [0, 1])
-@pytest.mark.parametrize("task", ["cartpole", "dqn"])
+@pytest.mark.parametrize(
+    ("task", "lag"), [("cartpole", 0), ("cartpole", 1), ("taxi", 1), ("hashed", 0), ("dqn", 0), ("dqn", 1)]
+)
 def test_interrupted_and_resumed_at_every_place(
     task: str, lag: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def kill(name: str) -> None:
         ("cartpole", {2: "Runner", 7: "Runner"}),
         ("lunarlander", {2: "Runner", 7: "Runner"}),
         ("cartpole", {1: "Learner", 8: "Learner"}),
+        ("taxi", {2: "Runner", 8: "Learner"}),
         ("cartpole", {5: "Evaluator"}),
         ("dqn", {4: "Replay", 9: "Replay"}),
         ("dqn", {5: "Learner", 8: "Runner"}),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+NEEDS_TORCH = True
 NATURE_CNN: tuple[tuple[int, int, int], ...] = (
     (32, 8, 4),
     (64, 4, 2),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
 
 from distrl.config import EnvSettings
 from distrl.envs import flappy
 from distrl.errors import UserError, did_you_mean
+from distrl.types import Array
 
 flappy.register()
 
@@ -22,6 +26,58 @@ PLUGINS = {
 }
 # Where an env's import fails for a missing module, this is the package that brings it.
 PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": "mujoco", "pygame": "pygame"}
+
+
+@dataclass
+class Step:
+    """What one step of a shard gives."""
+
+    obs: Array  # [N, ...], valid until the next step
+    reward: Array  # [N] float64
+    terminated: Array  # [N] bool
+    truncated: Array  # [N] bool, and not terminated
+    final_obs: list[Array] | Array  # [E, ...] of the E ended episodes, by env copy
+    infos: Sequence[dict[str, float]] = ()  # likewise: what `env.report` names of their last infos
+
+
+class DiscreteParts(gym.ObservationWrapper[Any, Any, Any]):
+    """A Tuple or Dict of discrete parts (nested as may be) seen as one MultiDiscrete array [D]."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        parts = list(_parts(env.observation_space))
+        self.observation_space = gym.spaces.MultiDiscrete(
+            np.concatenate([n for n, _ in parts]), start=np.concatenate([start for _, start in parts])
+        )
+
+    def observation(self, observation: Any) -> NDArray[np.int64]:
+        return np.array(list(_flat(observation, self.env.observation_space)), np.int64)
+
+
+def _parts(space: gym.Space[Any]) -> Iterator[tuple[Any, Any]]:
+    """(number of values, first value) of the parts of a space. Raises TypeError where one is not discrete."""
+    if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
+        for part in space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces:
+            yield from _parts(part)
+    elif isinstance(space, gym.spaces.Discrete):
+        yield np.array([space.n]), np.array([space.start])
+    elif isinstance(space, gym.spaces.MultiDiscrete):
+        yield space.nvec.ravel(), space.start.ravel()
+    elif isinstance(space, gym.spaces.MultiBinary):
+        yield np.full(space.shape, 2).ravel(), np.zeros(space.shape, np.int64).ravel()
+    else:
+        raise TypeError(f"{space} is not discrete")
+
+
+def _flat(obs: Any, space: gym.Space[Any]) -> Iterator[int]:
+    if isinstance(space, gym.spaces.Tuple):
+        for part, below in zip(obs, space.spaces, strict=True):
+            yield from _flat(part, below)
+    elif isinstance(space, gym.spaces.Dict):
+        for name, below in space.spaces.items():
+            yield from _flat(obs[name], below)
+    else:
+        yield from np.ravel(obs).tolist()
 
 
 @dataclass(frozen=True)
@@ -35,6 +91,7 @@ class EnvInfo:
     reward_threshold: float | None
     render_modes: tuple[str, ...]
     render_fps: int
+    action_mask: NDArray[np.bool_] | None = None  # [states, A]: which actions do anything, where the env says so
     frame_stack: int = 0  # > 0: observations are stacks of so many frames; see distrl.frames
 
 
@@ -77,7 +134,7 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium's hints on newer versions, repeated for every copy
-            return gym.make(spec, disable_env_checker=True, **kwargs)
+            return _with_one_array(gym.make(spec, disable_env_checker=True, **kwargs))
     except gym.error.DependencyNotInstalled as error:
         package = next((p for word, p in PACKAGES.items() if word in str(error)), None)
         hint = f" pip install {package}" if package else ""
@@ -88,6 +145,16 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
         if not settings.kwargs:
             raise
         raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
+
+
+def _with_one_array(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The env itself, or seen through `DiscreteParts` where its observations are a Tuple or Dict of discrete parts."""
+    if not isinstance(env.observation_space, gym.spaces.Tuple | gym.spaces.Dict):
+        return env
+    try:
+        return DiscreteParts(env)
+    except TypeError:
+        return env
 
 
 def describe_env(settings: EnvSettings) -> EnvInfo:
@@ -104,6 +171,17 @@ def describe_env(settings: EnvSettings) -> EnvInfo:
             render_modes=tuple(env.metadata.get("render_modes", ())),
             render_fps=int(env.metadata.get("render_fps", 30)),
             frame_stack=int(env.metadata.get("frame_stack", 0)),
+            action_mask=_action_mask(env),
         )
     finally:
         env.close()
+
+
+def _action_mask(env: gym.Env[Any, Any]) -> NDArray[np.bool_] | None:
+    """The masks of all states, where they are a function of a discrete state (`env.unwrapped.action_mask`, as Taxi's)."""
+    space, mask = env.observation_space, getattr(env.unwrapped, "action_mask", None)
+    if not (isinstance(space, gym.spaces.Discrete) and callable(mask)):
+        return None
+    masks = np.array([mask(state) for state in range(int(space.start), int(space.start + space.n))], bool)
+    masks[~masks.any(axis=1)] = True
+    return masks

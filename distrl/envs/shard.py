@@ -8,35 +8,23 @@ function of run seed, env copy and episode number; so that seed and the actions 
 state of a deterministic environment, and rebuilding is replaying.
 
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
+`distrl.envs.table.TableShard` does the same for environments whose transition table is known.
 """
 
 from __future__ import annotations
 
 import traceback
 import zlib
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
 from distrl.config import EnvSettings
-from distrl.envs import find_spec, make_env
+from distrl.envs import Step, find_spec, make_env, table
 from distrl.errors import EnvError, UserError
 from distrl.seeding import derive
 from distrl.types import Array, Arrays
-
-
-@dataclass
-class Step:
-    """What one step of a shard gives."""
-
-    obs: Array  # [N, ...], valid until the next step
-    reward: Array  # [N] float64
-    terminated: Array  # [N] bool
-    truncated: Array  # [N] bool, and not terminated
-    final_obs: list[Array]  # one for each ended episode, by env copy
-    infos: list[dict[str, float]]  # likewise: what `env.report` names of their last infos
 
 
 class Shard(Protocol):
@@ -57,7 +45,9 @@ class Shard(Protocol):
 
 
 def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int) -> Shard:
-    """Shard number `shard`, in its native vector form where there is one (and `env.vectorize` allows it)."""
+    """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it."""
+    if settings.vectorize == "table" or (settings.vectorize == "auto" and not settings.report and table.fits(settings)):
+        return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
     if settings.vectorize == "native" and not native:
         raise UserError(
@@ -240,9 +230,8 @@ class NativeShard:
             self.obs = obs
             truncated &= ~terminated
             ended = terminated | truncated
-            final_obs: list[Array] = []
-            if ended.any():
-                final_obs = list(obs[ended])
+            final_obs = obs[ended]
+            if len(final_obs):
                 fresh = self._reset(self.donor, self.resets)
                 self.resets += 1
                 source, target = vars(self.donor.unwrapped), vars(self.env.unwrapped)
@@ -254,7 +243,7 @@ class NativeShard:
             raise EnvError(
                 self.settings.id, self.shard, self.shard * self.copies, seed, -1, traceback.format_exc()
             ) from None
-        return Step(obs, reward.astype(np.float64), terminated, truncated, final_obs, [])
+        return Step(obs, reward.astype(np.float64), terminated, truncated, final_obs)
 
     def snapshot(self) -> Arrays:
         arrays = {f"state.{name}": getattr(self.env.unwrapped, name).copy() for name in self.names}

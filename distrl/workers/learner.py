@@ -1,4 +1,4 @@
-"""Holding an algorithm on its device. The one worker that imports torch."""
+"""Holding an algorithm on its device. The one worker that imports torch, for algorithms that need it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from distrl.config import Config, algorithm_module
+from distrl.config import Config, LearnerSettings, algorithm_module
 from distrl.errors import Diverged
 from distrl.types import Algorithm, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(wanted: str) -> str:
@@ -25,17 +28,23 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def _set_up_torch(settings: LearnerSettings) -> torch.device:
+    """Make torch's arithmetic a function of the settings; returns the device to learn on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    device = torch.device(choose_device(settings.device))
+    if device.type == "cuda":  # on the CPU a fixed number of threads suffices, and this call takes 2 s
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
 class Learner:
     def __init__(self, config: Config, policy: Policy, state: Arrays | None) -> None:
         """`state`: of the checkpoint to go on from; None: the beginning."""
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
-        import torch
-
-        torch.set_num_threads(config.learner.threads)
-        device = torch.device(choose_device(config.learner.device))
-        if device.type == "cuda":  # on the CPU a fixed number of threads suffices, and this call takes 2 s
-            torch.use_deterministic_algorithms(True)
         module = algorithm_module(config.algorithm.name)
+        device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
         self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay

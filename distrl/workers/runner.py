@@ -121,9 +121,10 @@ class Runner:
             reward[t], terminated[t], truncated[t] = result.reward, result.terminated, result.truncated
             returns += result.reward
             lengths += 1
-            if result.final_obs:
+            if len(result.final_obs):
                 ended = result.terminated | result.truncated
-                final_obs += [last[-1] for last in result.final_obs] if stack else result.final_obs
+                last = np.asarray(result.final_obs, obs_dtype)
+                final_obs.append(last[:, -1] if stack else last)
                 infos += result.infos
                 ended_returns.append(returns[ended])
                 ended_lengths.append(lengths[ended])
@@ -139,7 +140,7 @@ class Runner:
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            final_obs=np.array(final_obs, obs_dtype).reshape(-1, *obs.shape[2:]),
+            final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs_dtype), *final_obs]),
             extras=stacked,
             stack=stack,
         )

@@ -1,0 +1,511 @@
+"""Action values in a table: Q-learning, Double Q-learning, SARSA, Expected SARSA, Q(lambda); one switch, `method`.
+
+    Q(s, a) += rate (target - Q(s, a)),     target = r + gamma v(s'),     v(s') = 0 after a termination
+
+    q               v(s') = max_a Q(s', a)                            Watkins 1989
+    double_q        v(s') = Q2(s', argmax_a Q1(s', a)), or 1 for 2    van Hasselt 2010
+    sarsa           v(s') = Q(s', a'), a' being what was done next    Rummery and Niranjan 1994
+    expected_sarsa  v(s') = sum_a pi(a|s') Q(s', a)                   van Seijen et al. 2009
+    q_lambda        v(s') = (1 - lambda) max_a Q(s', a) + lambda G'   Watkins' Q(lambda), Sutton and Barto 2018, 12.10
+
+G' is the target of the next step; where its action is not greedy, the episode was cut off or the fragment ends,
+v(s') = max_a Q(s', a) instead. SARSA takes the expectation over pi where the next action is not in the fragment.
+A truncated step bootstraps from the true last observation, like any other.
+
+An iteration brings S x N transitions for each of T steps. They are learnt from last step to first (so that what is met
+at the end of an episode reaches its beginning in one sweep), each step being one update of the whole table. Where c
+copies did the same in the same state, their mean target counts as c updates in a row:
+
+    rate = 1 - (1 - lr)^c                                  for a fixed or scheduled lr
+    rate = max of that and 1 - (n / (n + c))^kappa         with `visit_power` kappa, after n visits so far
+
+The second makes the rate of visit j 1 - (1 - 1/j)^kappa: the mean of all targets for kappa = 1, less weight to the old
+ones, which stem from a worse table, for more (Even-Dar and Mansour 2003 show how much that matters). Both give the same
+however c is cut into parts, and depend on nothing but the transitions in shard order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import gymnasium as gym
+import numpy as np
+from pydantic import Field, model_validator
+
+from distrl.config import AlgorithmSettings, Config
+from distrl.config import Settings as Base
+from distrl.envs import EnvInfo
+from distrl.errors import UserError
+from distrl.seeding import stream
+from distrl.tables import MAX_KEY, Bins, Coding, Discrete, Keys, Product, TablePolicy, Tiles, input_components
+from distrl.types import Array, Arrays, Fragment
+
+NEEDS_TORCH = False
+MAX_BYTES = 2**31  # of one copy of a table
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Schedule(Base):
+    """From `start` to `end` over so many env steps or episodes, then `end`. A plain number stays what it is."""
+
+    start: float = Field(ge=0, le=1)
+    end: float | None = Field(default=None, ge=0, le=1, description="null: always start")
+    over: int = Field(default=100_000, ge=1)
+    unit: Literal["steps", "episodes"] = "steps"
+    shape: Literal["linear", "exponential"] = "linear"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return {"start": value} if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.shape == "exponential" and self.end is not None and min(self.start, self.end) <= 0:
+            raise ValueError("an exponential schedule never reaches 0: give start and end above 0, or shape linear")
+        return self
+
+    def __call__(self, steps: int, episodes: int) -> float:
+        if self.end is None:
+            return self.start
+        part = min(1.0, (steps if self.unit == "steps" else episodes) / self.over)
+        if self.shape == "linear":
+            return (1 - part) * self.start + part * self.end
+        return float(self.start * (self.end / self.start) ** part)
+
+
+class CodingSettings(Base):
+    """How an observation becomes a state. Discrete ones, and arrays, tuples and dicts of them, need no settings."""
+
+    kind: Literal["auto", "bins", "tiles"] = Field(default="auto", description="of Box observations: bins or tiles")
+    n: tuple[Positive, ...] = Field(default=(), description="bins, or tiles of a tiling, of every input")
+    inputs: tuple[str, ...] = Field(
+        default=(), description="components, such as '3', or differences of two, such as '5-3'; empty: all components"
+    )
+    low: tuple[float, ...] = Field(default=(), description="clip range of every input; empty: that of the space")
+    high: tuple[float, ...] = ()
+    tilings: int = Field(default=8, ge=1)
+    memory: int | None = Field(default=None, ge=1, description="rows that tiles are hashed to; null: one for each")
+
+
+class ReplaySettings(Base):
+    """Past transitions, learnt from again after every iteration."""
+
+    capacity: int = Field(default=100_000, ge=1)
+    updates: int = Field(default=8, ge=1, description="batches an iteration")
+    batch: int = Field(default=1024, ge=1)
+    order: Literal["uniform", "recent"] = Field(default="uniform", description="recent: newest first")
+
+
+class Settings(AlgorithmSettings):
+    name: Literal["q"]
+    method: Literal["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"] = "q"
+    gamma: float = Field(default=0.99, ge=0, le=1)
+    trace: float = Field(default=0.9, ge=0, le=1, description="lambda of q_lambda")
+    lr: Schedule = Schedule(start=0.1)
+    visit_power: float | None = Field(
+        default=None, ge=1, description="kappa: rates fall with visits, down to lr; null: lr alone"
+    )
+    epsilon: Schedule = Schedule(start=1.0, end=0.05)
+    initial: float = Field(default=0.0, description="of all values; above what can be had: optimism")
+    coding: CodingSettings = CodingSettings()
+    capacity: int | None = Field(
+        default=None, ge=1, description="states of a hashed table, filled as they are met; null: a dense table"
+    )
+    mask: bool = Field(default=True, description="never do what the env says does nothing, where it says so (Taxi)")
+    replay: ReplaySettings | None = None
+
+    def check(self, config: Config) -> None:
+        if self.replay is not None and self.method in ("sarsa", "q_lambda"):
+            raise UserError(
+                f"algorithm.replay needs a method that can learn from single old steps; {self.method} cannot. "
+                "Set algorithm.method to q, double_q or expected_sarsa, or algorithm.replay=null."
+            )
+        if self.replay is not None and self.replay.capacity < config.rollout.env_steps:
+            raise UserError(
+                f"algorithm.replay.capacity is {self.replay.capacity}, less than the {config.rollout.env_steps} steps of an "
+                "iteration (rollout.shards x envs_per_shard x steps). Raise it."
+            )
+        if self.capacity is not None and self.coding.kind == "tiles":
+            raise UserError("algorithm.capacity is of bins and discrete states; tiles are hashed by coding.memory.")
+
+
+def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
+    """The acting policy for an env's spaces. Raises `UserError` for what no table can hold."""
+    action = info.action_space
+    if not isinstance(action, gym.spaces.Discrete):
+        raise UserError(
+            f"A table has a column for every action, and those of {info.id} are {action}. Choose an env with Discrete actions."
+        )
+    coding = make_coding(settings.coding, info)
+    capacity, actions = settings.capacity, int(action.n)
+    rows = coding.size if capacity is None else capacity + 1
+    if 8 * rows * actions > MAX_BYTES:
+        remedy = (
+            "Lower coding.memory."
+            if isinstance(coding, Tiles)
+            else "Take fewer bins, or a hash: algorithm.capacity=100000."
+        )
+        if capacity is not None:
+            remedy = "Lower algorithm.capacity."
+        raise UserError(
+            f"A table for {info.id} has {rows:,} rows of {actions} actions: {8 * rows * actions / 2**30:,.1f} GiB, more than the "
+            f"{MAX_BYTES / 2**30:g} GiB that a table may have. {remedy}"
+        )
+    if capacity is not None and coding.size > MAX_KEY:
+        raise UserError(f"{coding.size:.3g} states are more than can be told apart (2^53). Take fewer inputs or bins.")
+    allowed = info.action_mask if settings.mask and capacity is None and isinstance(coding, Discrete) else None
+    return TablePolicy(coding, actions, int(action.start), capacity, allowed)
+
+
+def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
+    """How observations of an env become states. Raises `UserError` where the settings do not say it."""
+    space = info.observation_space
+    if not isinstance(space, gym.spaces.Box):
+        if settings.kind != "auto":
+            raise UserError(
+                f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space}. "
+                "Leave algorithm.coding out."
+            )
+        if isinstance(space, gym.spaces.Discrete):
+            return Discrete(int(space.n), int(space.start))
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            return Product(tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist()))
+        if isinstance(space, gym.spaces.MultiBinary):
+            size = int(np.prod(space.shape))
+            return Product((2,) * size, (0,) * size)
+        raise UserError(f"A table takes discrete or Box observations; those of {info.id} are {space}.")
+    if settings.kind == "auto":
+        raise UserError(
+            f"Observations of {info.id} are {space}: a table needs to know how to cut them up. Set algorithm.coding, "
+            "such as {kind: bins, n: [10, 10, 20, 10]} or {kind: tiles, n: [8, 8], tilings: 8}."
+        )
+    if len(space.shape) != 1:
+        raise UserError(
+            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}."
+        )
+    inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
+    low, high = _ranges(settings, space, inputs, info.id)
+    if len(settings.n) != len(inputs):
+        raise UserError(
+            f"algorithm.coding.n is {list(settings.n)}: {len(settings.n)} counts for {len(inputs)} inputs of {info.id}. Give one for each."
+        )
+    if settings.kind == "bins":
+        return Bins(settings.n, low, high, inputs)
+    return Tiles(settings.n, low, high, inputs, settings.tilings, settings.memory)
+
+
+def _ranges(
+    settings: CodingSettings, space: gym.spaces.Box, inputs: tuple[str, ...], env_id: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    low, high = [], []
+    for name in inputs:
+        try:
+            components = input_components(name)
+            lows, highs = [float(space.low[i]) for i in components], [float(space.high[i]) for i in components]
+        except (ValueError, IndexError):
+            raise UserError(
+                f"algorithm.coding.inputs has {name!r}; an input is a component of the {space.shape[0]} of {env_id}, "
+                "such as '0', or a difference of two, such as '1-0'."
+            ) from None
+        low.append(lows[0] - sum(highs[1:]))
+        high.append(highs[0] - sum(lows[1:]))
+    for name, given, own in (("low", settings.low, low), ("high", settings.high, high)):
+        if given and len(given) != len(inputs):
+            raise UserError(
+                f"algorithm.coding.{name} has {len(given)} numbers for {len(inputs)} inputs. Give one for each."
+            )
+        own[:] = given or own
+    for name, bottom, top in zip(inputs, low, high, strict=True):
+        if not (abs(bottom) < 1e30 and abs(top) < 1e30):
+            raise UserError(
+                f"Input {name!r} of {env_id} has no bounds of its own ({bottom:g} to {top:g}). Give clip ranges for all inputs: "
+                "algorithm.coding.low and algorithm.coding.high."
+            )
+        if bottom >= top:
+            raise UserError(f"algorithm.coding: input {name!r} has low {bottom:g}, which is not below high {top:g}.")
+    return tuple(low), tuple(high)
+
+
+@dataclass
+class Transitions:
+    """T steps of M copies as rows of the table; with K tilings rows have a last axis [K]."""
+
+    row: Array  # [T, M]
+    action: Array  # [T, M]
+    reward: Array  # [T, M]
+    next_row: Array  # [T, M] of the true next state
+    discount: Array  # [T, M] gamma, or 0 after a termination
+    ended: Array  # [T, M]
+
+
+PARTS = ("row", "action", "reward", "next_row", "discount")  # what replay keeps of them
+
+
+def mean_by_entry(entry: Array, td: Array, size: int) -> tuple[Array, Array, Array]:
+    """Which of `size` entries occur in `entry` [B], the mean of their `td` [B], and how often they do."""
+    if size <= 8 * len(entry):
+        count = np.bincount(entry, minlength=size)
+        total = np.bincount(entry, td, size)
+        where = np.flatnonzero(count)
+        count = count[where]
+        return where, total[where] / count, count
+    where, inverse, count = np.unique(entry, return_inverse=True, return_counts=True)
+    return where, np.bincount(inverse, td, len(where)) / count, count
+
+
+class TabularQ:
+    """`distrl.types.Algorithm`; see the head of this file."""
+
+    def __init__(self, settings: Settings, policy: TablePolicy, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+        self.coding, self.capacity, self.actions = policy.coding, policy.capacity, policy.actions
+        self.first_action, self.penalty, self.tilings = policy.first_action, policy.penalty, policy.coding.tilings
+        self.share = None if policy.allowed is None else policy.allowed / policy.allowed.sum(axis=1, keepdims=True)
+        tables = 2 if settings.method == "double_q" else 1
+        # Rows of tiles are summed, so each holds its part of the initial value.
+        self.tables = np.full((tables, policy.rows_in_table, self.actions), settings.initial / self.tilings)
+        self.visits = np.zeros(self.tables.shape, np.int64)
+        self.keys = np.zeros(0, np.int64)
+        self.env_steps, self.episodes = 0, 0
+        self.replay: Arrays = {}
+        self.replay_at, self.replay_filled = 0, 0
+
+    @property
+    def epsilon(self) -> float:
+        return self.settings.epsilon(self.env_steps, self.episodes)
+
+    @property
+    def lr(self) -> float:
+        return self.settings.lr(self.env_steps, self.episodes)
+
+    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
+        batch = self.transitions(fragments)
+        steps, copies = batch.reward.shape
+        self.env_steps += steps * copies
+        self.episodes += int(batch.ended.sum())
+        coins = stream(self.seed, "double", iteration).random((steps, copies)) < 0.5 if len(self.tables) == 2 else None
+        errors, later = 0.0, None
+        for t in reversed(range(steps)):
+            follow = None if t + 1 == steps else (batch.row[t + 1], batch.action[t + 1], batch.ended[t], later)
+            later, error = self.learn(
+                batch.row[t],
+                batch.action[t],
+                batch.reward[t],
+                batch.next_row[t],
+                batch.discount[t],
+                follow,
+                None if coins is None else coins[t],
+            )
+            errors += error
+        if self.settings.replay is not None:
+            self.remember(batch)
+            self.rehearse(iteration)
+        return {
+            "td_error": errors / steps,
+            "q_mean": float(self.tables[0].mean() * self.tilings),
+            "entries_visited": float(np.count_nonzero(self.visits)),
+            "epsilon": self.epsilon,
+            "learning_rate": self.lr,
+        }
+
+    def transitions(self, fragments: list[Fragment]) -> Transitions:
+        """The fragments side by side, as rows of the table; states that a hashed table does not hold yet get a row."""
+        obs = np.concatenate([f.obs for f in fragments], axis=1)
+        final_obs = np.concatenate([f.final_obs for f in fragments])
+        numbers, final = self.coding(obs), self.coding(final_obs)
+        if self.capacity is not None:
+            numbers, final = self.give_rows(numbers, final)
+        next_rows, start, copy = numbers[1:].copy(), 0, 0
+        for f in fragments:
+            shape = f.ended.shape
+            number = int(np.count_nonzero(f.ended))
+            next_rows[:, copy : copy + shape[1]][f.ended] = final[start : start + number]
+            start, copy = start + number, copy + shape[1]
+        action, reward, terminated, ended = (
+            np.concatenate(x, axis=1)
+            for x in zip(*((f.action, f.reward, f.terminated, f.ended) for f in fragments), strict=True)
+        )
+        return Transitions(
+            numbers[:-1],
+            action - self.first_action,
+            reward,
+            next_rows,
+            np.where(terminated, 0.0, self.settings.gamma),
+            ended,
+        )
+
+    def give_rows(self, *numbers: Array) -> list[Array]:
+        """Rows of a hashed table for all numbers, new ones in the order of their size."""
+        assert self.capacity is not None
+        keys = Keys(self.keys)
+        rows = [keys.rows(x, self.capacity) for x in numbers]
+        new = np.unique(np.concatenate([x[r == self.capacity].ravel() for x, r in zip(numbers, rows, strict=True)]))
+        if not len(new):
+            return rows
+        if len(self.keys) + len(new) > self.capacity:
+            raise UserError(
+                f"The table is full: after {self.env_steps:,} env steps more than algorithm.capacity={self.capacity:,} states "
+                "were met. Raise it, or take fewer bins."
+            )
+        self.keys = np.concatenate([self.keys, new])
+        keys = Keys(self.keys)
+        return [keys.rows(x, self.capacity) for x in numbers]
+
+    def learn(
+        self,
+        row: Array,
+        action: Array,
+        reward: Array,
+        next_row: Array,
+        discount: Array,
+        follow: tuple[Array, Array, Array, Array | None] | None = None,
+        coin: Array | None = None,
+    ) -> tuple[Array, float]:
+        """One update by B transitions; returns their targets [B] and the mean absolute TD error.
+
+        Args:
+            follow: of the next step: row, action, whether the episode ended before it, target; None: not known
+            coin: [B] which transitions are for the second table of double_q
+        """
+        entry = self.entries(row, action)
+        if coin is not None:
+            target = np.empty(len(reward))
+            for table, mine in enumerate((~coin, coin)):
+                best = self.values(table, next_row[mine]).argmax(axis=-1)
+                others = self.values(1 - table, next_row[mine])[np.arange(len(best)), best]
+                target[mine] = reward[mine] + discount[mine] * others
+            parts: list[tuple[int, Any]] = [(0, ~coin), (1, coin)]
+        else:
+            target = reward + discount * self.next_value(next_row, follow)
+            parts = [(0, slice(None))]
+        error = 0.0
+        for table, mine in parts:
+            flat = self.tables[table].reshape(-1)
+            old = flat[entry[mine]]
+            td = target[mine] - (old if self.tilings == 1 else old.sum(axis=-1))
+            self.apply(table, entry[mine], td)
+            error += float(np.abs(td).sum())
+        return target, error / len(reward)
+
+    def next_value(self, next_row: Array, follow: tuple[Array, Array, Array, Array | None] | None) -> Array:
+        """v(s') [B] of all methods but double_q."""
+        method = self.settings.method
+        best: Array
+        if method in ("q", "q_lambda") and self.tilings == 1 and len(self.tables[0]) <= len(next_row):
+            best = self.values(0, None).max(axis=1)[next_row]  # of every row once
+        else:
+            q = self.values(0, next_row)
+            best = q.max(axis=-1)
+        if method == "q":
+            return best
+        if method in ("sarsa", "expected_sarsa"):
+            epsilon = self.epsilon
+            mean = (
+                q.mean(axis=-1)
+                if self.share is None
+                else (self.tables[0][next_row] * self.share[next_row]).sum(axis=-1)
+            )
+            best = (1 - epsilon) * best + epsilon * mean
+            if method == "expected_sarsa":
+                return best
+        if follow is None:
+            return best
+        row, action, ended, later = follow
+        done = self.tables[0].reshape(-1)[self.entries(row, action)]
+        done = done if self.tilings == 1 else done.sum(axis=-1)
+        value: Array
+        if method == "sarsa":
+            value = np.where(ended, best, done)
+        else:
+            assert later is not None
+            trace = self.settings.trace
+            value = np.where(ended | (done != best), best, (1 - trace) * best + trace * later)
+        return value
+
+    def entries(self, row: Array, action: Array) -> Array:
+        """Where Q(s, a) lies in the flat table: [B] or [B, K]."""
+        entry: Array = row * self.actions + (action if self.tilings == 1 else action[:, None])
+        return entry
+
+    def values(self, table: int, row: Array | None) -> Array:
+        """Q(s, .) [B, A] by one of the tables, -inf for what is not allowed; None: of all rows."""
+        q: Array = self.tables[table] if row is None else self.tables[table][row]
+        if self.tilings > 1:
+            q = q.sum(axis=-2)
+        if self.penalty is not None:
+            q = q + (self.penalty if row is None else self.penalty[row])
+        return q
+
+    def apply(self, table: int, entry: Array, td: Array) -> None:
+        """Move the entries of B transitions along their TD errors [B]."""
+        flat, visits = self.tables[table].reshape(-1), self.visits[table].reshape(-1)
+        if self.tilings > 1:
+            td = np.repeat(td, self.tilings)
+        where, mean, count = mean_by_entry(entry.reshape(-1), td, flat.size)
+        rate = 1 - (1 - self.lr) ** count
+        before = visits[where]
+        if self.settings.visit_power is not None:
+            rate = np.maximum(rate, 1 - (before / (before + count)) ** self.settings.visit_power)
+        flat[where] += rate * mean / self.tilings
+        visits[where] = before + count
+
+    # --- replay -----------------------------------------------------------------------------------------------
+
+    def remember(self, batch: Transitions) -> None:
+        """Put the transitions into the ring, first step first."""
+        assert self.settings.replay is not None
+        capacity, size = self.settings.replay.capacity, batch.reward.size
+        at = (self.replay_at + np.arange(size)) % capacity
+        for name in PARTS:
+            values = getattr(batch, name)
+            values = values.reshape(size, *values.shape[2:])
+            if name not in self.replay:
+                self.replay[name] = np.zeros((capacity, *values.shape[1:]), values.dtype)
+            self.replay[name][at] = values
+        self.replay_at = (self.replay_at + size) % capacity
+        self.replay_filled = min(capacity, self.replay_filled + size)
+
+    def rehearse(self, iteration: int) -> None:
+        """Learn from the ring: from batches drawn evenly, or from the newest transitions back to older ones."""
+        assert self.settings.replay is not None
+        replay, rng = self.settings.replay, stream(self.seed, "replay", iteration)
+        for number in range(replay.updates):
+            if replay.order == "uniform":
+                at = rng.integers(0, self.replay_filled, replay.batch)
+            else:
+                age = number * replay.batch + np.arange(replay.batch)
+                at = (self.replay_at - 1 - age[age < self.replay_filled]) % replay.capacity
+                if not len(at):
+                    return
+            coin = rng.random(len(at)) < 0.5 if len(self.tables) == 2 else None
+            row, action, reward, next_row, discount = (self.replay[name][at] for name in PARTS)
+            self.learn(row, action, reward, next_row, discount, coin=coin)
+
+    # --- what travels and what is kept ------------------------------------------------------------------------
+
+    def weights(self) -> Array:
+        table = self.tables[0] if len(self.tables) == 1 else self.tables.mean(axis=0)
+        keys = [] if self.capacity is None else [self.keys, np.full(self.capacity - len(self.keys), -1)]
+        return np.concatenate([table.ravel(), *keys, [self.epsilon]])
+
+    def state(self) -> Arrays:
+        counters = np.array([self.env_steps, self.episodes, self.replay_at, self.replay_filled])
+        arrays = {"tables": self.tables, "visits": self.visits, "keys": self.keys, "counters": counters}
+        arrays |= {f"replay.{name}": values for name, values in self.replay.items()}
+        return {name: values.copy() for name, values in arrays.items()}
+
+    def load_state(self, state: Arrays) -> None:
+        self.tables, self.visits, self.keys = (state[name].copy() for name in ("tables", "visits", "keys"))
+        self.env_steps, self.episodes, self.replay_at, self.replay_filled = state["counters"].tolist()
+        self.replay = {k.removeprefix("replay."): v.copy() for k, v in state.items() if k.startswith("replay.")}
+
+
+def initial_weights(settings: Settings, policy: TablePolicy, seed: int) -> Array:
+    """The weights of version 0."""
+    return TabularQ(settings, policy, seed).weights()
+
+
+def make(settings: Settings, policy: TablePolicy, seed: int, device: Any) -> TabularQ:
+    return TabularQ(settings, policy, seed)
