@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,11 +24,29 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from distrl.config import Config, EnvSettings
+from distrl.config import Config, EnvSettings, ReplaySettings, algorithm_module
+from distrl.envs import describe_env
 from distrl.envs.shard import make_shard
 from distrl.errors import UserError
+from distrl.policy import single_threaded
 from distrl.run import cpu_count, plan_run
 from distrl.seeding import stream
+from distrl.types import Batch, Fragment, Policy, Priorities, Snapshot
+from distrl.workers.learner import Learner
+from distrl.workers.replay import Replay
+from distrl.workers.runner import Runner
+
+BATCH = 256  # steps drawn at once, where a replay is measured
+
+
+@dataclass(frozen=True)
+class ReplayBenchmark:
+    """A replay and the network that learns from it, each alone in this process."""
+
+    adds_per_s: float  # steps stored
+    batch_ms: float  # to draw a prioritised batch of 256
+    priorities_ms: float  # to give its steps new priorities
+    updates_per_s: float  # of the network, from batches that lie ready
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,15 @@ class Benchmark:
     memory: dict[str, float]  # peak MB (PSS) by process
     peak_memory: float  # peak MB of all processes together
     config: Config
+    replay: ReplayBenchmark | None = None
+
+    @property
+    def updates_per_s(self) -> float:
+        """Updates in the training run, by wall-clock."""
+        replay, use = self.config.replay, self.config.algorithm.replayed
+        assert replay is not None and use is not None
+        drawn = max(0, self.result["env_steps"] - replay.start) * replay.samples_per_insert
+        return float(drawn / use.batch_size / self.result["train_s"])
 
     @property
     def ratio(self) -> float:
@@ -61,8 +89,6 @@ def simulate(env: EnvSettings, seed: int, shards: list[int], copies: int, second
 
 
 def env_action_space(env: EnvSettings) -> Any:
-    from distrl.envs import describe_env
-
     return describe_env(env).action_space
 
 
@@ -84,9 +110,71 @@ def simulate_all(config: Config, seconds: float) -> float:
         return sum(job.result() for job in jobs)
 
 
+def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
+    """Roll the env, store what it gave, draw from it and learn from that, one after the other.
+
+    Args:
+        seconds: for each of them
+    """
+    single_threaded()
+    policy: Policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, describe_env(config.env))
+    learner = Learner(config, policy, None)
+    runner = Runner(config.env, config.rollout, config.seed, policy)
+    weights, fragments = learner.weights(), list[Fragment]()
+    before: dict[int, Snapshot | None] = dict.fromkeys(range(config.rollout.shards))
+    start, iteration = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or iteration < 4:
+        for shard in before:
+            report, fragment = runner.rollout(shard, iteration, weights, before[shard])
+            before[shard] = report.snapshot
+            fragments.append(fragment)
+        iteration += 1
+    replay = Replay(_drawing(config, BATCH, 1.0), 0, None)
+    start = time.perf_counter()
+    replay.add(*fragments)
+    adds_per_s = replay.inserted / (time.perf_counter() - start)
+
+    def draw() -> Batch:
+        replay.settled = replay.inserted - BATCH
+        return replay.sample(0, 0)
+
+    batch = draw()
+    new = Priorities(batch.key.ravel(), stream(config.seed, "benchmark").random(batch.key.size, np.float32))
+    batch_s, priorities_s = _repeat(draw, seconds), _repeat(lambda: replay.update_priorities(new), seconds)
+    use = config.algorithm.replayed
+    assert use is not None
+    own = Replay(_drawing(config, use.batch_size, 8.0), 0, None)
+    own.add(*fragments)
+    own.settled = own.inserted - use.batch_size
+    batch = own.sample(0, 0)  # 8 updates
+    update_s = _repeat(lambda: learner.learn(0, 0, batch), seconds) / len(batch.key)
+    return ReplayBenchmark(adds_per_s, 1e3 * batch_s, 1e3 * priorities_s, 1 / update_s)
+
+
+def _drawing(config: Config, batch_size: int, samples_per_insert: float) -> Config:
+    """With one prioritised replay that draws batches of this size at once."""
+    replay = ReplaySettings.model_validate(
+        {**(config.replay or ReplaySettings()).model_dump(), "shards": 1, "prioritized": True, "start": 1}
+        | {"samples_per_insert": samples_per_insert}
+    )
+    algorithm = config.algorithm.model_copy(update={"batch_size": batch_size})
+    return config.model_copy(update={"replay": replay, "algorithm": algorithm})
+
+
+def _repeat(call: Callable[[], Any], seconds: float) -> float:
+    """Median seconds of a call."""
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
 def run(config: Config, seconds: float, local: bool) -> Benchmark:
     """Simulate, train for `seconds` through the command line, simulate again. Raises `UserError` as training does."""
     plan_run(config)
+    replay = None if config.replay is None else measure_replay(config, seconds / 10)
     before = simulate_all(config, seconds / 4)
     with tempfile.TemporaryDirectory(prefix="distrl-bench-") as directory:
         run_dir, file = Path(directory) / "run", Path(directory) / "config.yaml"
@@ -114,7 +202,7 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
             assert process.stderr is not None
             raise UserError(f"training failed: {process.stderr.read().decode().strip()}")
         result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    return Benchmark((before, simulate_all(config, seconds / 4)), result, memory, peak, config)
+    return Benchmark((before, simulate_all(config, seconds / 4)), result, memory, peak, config, replay)
 
 
 def process_memory(process: psutil.Process) -> dict[int, tuple[str, float]]:
@@ -187,6 +275,17 @@ def render(benchmark: Benchmark, out: Console) -> None:
         table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
     table.add_row("wait", f"{max(0.0, wall - seconds.get('learn', 0.0)):.2f} s of {wall:.2f} s, the learner waiting")
     table.add_row("driver", f"{1e3 * seconds.get('driver', 0.0) / max(1.0, fragments):.2f} ms of its own a fragment")
+    if benchmark.replay is not None:
+        alone, updates = benchmark.replay, benchmark.updates_per_s
+        table.add_row(
+            "updates",
+            f"{updates:,.1f}/s, {updates / alone.updates_per_s:.0%} of the network's own {alone.updates_per_s:,.1f}/s alone",
+        )
+        table.add_row("replay", f"{alone.adds_per_s:,.0f} adds/s, {BATCH / alone.batch_ms * 1e3:,.0f} samples/s")
+        table.add_row(
+            "batch",
+            f"{alone.batch_ms:.2f} ms to draw {BATCH} by priority, {alone.priorities_ms:.2f} ms to give them new ones",
+        )
     peaks = ", ".join(
         f"{name} {size:,.0f}" for name, size in sorted(benchmark.memory.items(), key=lambda item: -item[1])
     )

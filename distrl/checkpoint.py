@@ -2,7 +2,7 @@
 
 A *model* directory holds what acts: `policy.json` and `policy.safetensors`.
 A *checkpoint* is a model directory with all else that a run needs to go on bit for bit: `learner.safetensors`,
-`driver.npz`, `run.json`, and a `manifest.json` with the format, versions, config and the sha256 of every file.
+`driver.npz`, `replay.npz` where there is a replay, `run.json`, and a `manifest.json` with the format, versions, config and the sha256 of every file.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def write_checkpoint(
     driver: Arrays,
     run: Mapping[str, Any],
     config: str,
+    replay: Arrays | None = None,
 ) -> None:
     """`driver`: shard snapshots and acting weights; `run`: counters and the like as JSON; `config`: the resolved config as YAML."""
 
@@ -143,6 +144,8 @@ def write_checkpoint(
             {name: np.asarray(array, order="C") for name, array in learner.items()}, directory / "learner.safetensors"
         )
         np.savez(directory / "driver.npz", **driver)  # type: ignore[arg-type]
+        if replay:
+            np.savez(directory / "replay.npz", **replay)  # type: ignore[arg-type]
         (directory / "run.json").write_text(json.dumps(run), encoding="utf-8")
         (directory / "config.yaml").write_text(config, encoding="utf-8")
         files = {file.name: _sha256(file) for file in sorted(directory.iterdir())}
@@ -173,6 +176,14 @@ def read_checkpoint(path: Path) -> tuple[Arrays, Arrays, dict[str, Any], str]:
         raise UserError(f"The checkpoint {path} has no {Path(error.filename).name}. {_other(path)}") from None
     except (*_UNREADABLE, SafetensorError) as error:
         raise UserError(f"The checkpoint {path} is corrupt: {error}. {_other(path)}") from None
+
+
+def read_replay(path: Path) -> Arrays:
+    """The replay's state in a checkpoint that `read_checkpoint` found to be whole; {} where there is none."""
+    if not (path / "replay.npz").exists():
+        return {}
+    with np.load(path / "replay.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:

@@ -65,6 +65,7 @@ def train(
 
 
 def _dry_run(plan: Any) -> None:
+    from distrl import run
     from distrl.run import cpu_count, share_out
 
     config, rollout = plan.config, plan.config.rollout
@@ -85,6 +86,7 @@ def _dry_run(plan: Any) -> None:
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": runners,
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
+        **({"replay": run.replay_note(plan)} if plan.replay_bytes else {}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",
         "run directory": plan.run_dir,
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),
@@ -115,7 +117,11 @@ def _summarize(run_dir: Path, data: dict[str, Any]) -> None:
     if evaluation is not None:
         spread = f"{evaluation['mean']:.2f} ± {evaluation['std']:.2f} (min {evaluation['min']:.2f}, max {evaluation['max']:.2f})"
         way = "greedy" if evaluation["greedy"] else "sampled"
-        table.add_row("score", f"[bold]{spread}[/] over {evaluation['episodes']} {way} episodes of the best model")
+        table.add_row("return", f"[bold]{spread}[/] over {evaluation['episodes']} {way} episodes of the best model")
+        for name, value in evaluation.items():
+            if isinstance(value, dict):
+                numbers = f"{value['mean']:.2f} ± {value['std']:.2f} (min {value['min']:.2f}, max {value['max']:.2f})"
+                table.add_row(name, f"[bold]{numbers}[/]")
     table.add_row("model", str(run_dir / "best"))
     for name, file in {"curve": "plots/learning_curve.png", "video": "videos/best.webm"}.items():
         if (run_dir / file).exists():
@@ -144,6 +150,9 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     sampled: Sampled = False,
     seed: Seed = 12345,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="time limit of an episode; default: as in training")
+    ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="the exact value and the optimum, where the transition table is known")
     ] = False,
@@ -161,6 +170,8 @@ def evaluate(
     from distrl.workers.evaluator import Evaluator
 
     policy, env, about = _model(run)
+    if max_steps is not None:
+        env = env.model_copy(update={"max_episode_steps": max_steps})
     weights = Weights(about["version"], flatten(policy.arrays(), policy.shapes()))
     result = Evaluator(env, seed, policy).evaluate(weights, about["env_steps"], episodes, not sampled, 0)
     way = "sampled" if sampled else "greedy"
@@ -168,6 +179,9 @@ def evaluate(
         f"{env.id}: [bold]{result.mean:.2f} ± {result.std:.2f}[/] (min {min(result.returns):.2f}, max {max(result.returns):.2f}) "
         f"over {episodes} {way} episodes of {np.mean(result.lengths):.0f} steps; weights of {about['env_steps']:,} env steps"
     )
+    for name, values in result.infos.items():
+        spread = f"{np.mean(values):.2f} ± {np.std(values):.2f} (min {min(values):.2f}, max {max(values):.2f})"
+        out.print(f"{name}: [bold]{spread}[/]")
 
 
 def _evaluate_exactly(run: Path) -> None:

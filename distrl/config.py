@@ -11,6 +11,7 @@ import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +23,7 @@ from distrl.errors import UserError, did_you_mean
 # The registry: an algorithm's name and the module that holds its `Settings`, `make_policy` and `make`.
 ALGORITHMS = {
     "ppo": "distrl.algorithms.ppo",
+    "dqn": "distrl.algorithms.dqn",
     "q": "distrl.algorithms.tabular_q",
 }
 
@@ -37,8 +39,22 @@ class AlgorithmSettings(Settings):
 
     name: str
 
+    @property
+    def replayed(self) -> Replayed | None:
+        """What a replay needs to know, of an algorithm that learns from one."""
+        return None
+
     def check(self, config: Config) -> None:
         """Raise `UserError` where these settings contradict the rest of the config."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How an algorithm learns from a replay."""
+
+    batch_size: int
+    n_step: int
+    gamma: float
 
 
 class EnvSettings(Settings):
@@ -48,6 +64,9 @@ class EnvSettings(Settings):
     vectorize: Literal["auto", "native", "table", "single"] = Field(
         default="auto",
         description="native: the env's own vector form; table: its transition table; single: copies stepped one by one",
+    )
+    report: tuple[str, ...] = Field(
+        default=(), description="keys of the info at an episode's end that are metrics of their own, such as score"
     )
 
 
@@ -64,6 +83,23 @@ class RolloutSettings(Settings):
 
 class ScheduleSettings(Settings):
     lag: Literal[0, 1] = Field(default=1, description="0: collect, then learn; 1: both at once, one version late")
+
+
+class ReplaySettings(Settings):
+    """The memory that an off-policy algorithm learns from."""
+
+    capacity: int = Field(default=100_000, ge=1, description="steps kept, over all shards")
+    shards: int = Field(default=1, ge=1, description="replay actors that share the steps; part of the arithmetic")
+    start: int = Field(default=1000, ge=1, description="env steps before the first update")
+    samples_per_insert: float = Field(
+        default=32.0, gt=0, description="how often a step is drawn on average: batch_size x updates per env step"
+    )
+    prioritized: bool = Field(default=False, description="Schaul et al. 2016, arXiv:1511.05952")
+    alpha: float = Field(default=0.6, ge=0, le=1, description="p = |TD error|^alpha")
+    beta: float = Field(default=0.4, ge=0, le=1, description="of the importance weights; rises to 1 at stop.env_steps")
+    first_priority: Literal["acting", "max"] = Field(
+        default="acting", description="of new steps: the TD error of the weights that acted, or the largest so far"
+    )
 
 
 class StopSettings(Settings):
@@ -83,6 +119,7 @@ class StopSettings(Settings):
 class EvaluationSettings(Settings):
     every: int | Literal["auto"] = Field(default="auto", description="iterations; auto: 10 times in the run; 0: never")
     episodes: int = Field(default=20, ge=1, description="episodes of one evaluation during training")
+    max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: as in training")
     final_episodes: int = Field(default=100, ge=0, description="episodes of the last evaluation, of the best model")
     greedy: bool = True
 
@@ -97,6 +134,9 @@ class EvaluationSettings(Settings):
 class CheckpointSettings(Settings):
     every: int = Field(default=25, ge=0, description="iterations between checkpoints; 0: only at the end")
     keep: int = Field(default=3, ge=1, description="how many of the newest to keep")
+    replay: bool = Field(
+        default=True, description="with the replay's content; false: smaller, but a resumed run learns other weights"
+    )
 
 
 class LearnerSettings(Settings):
@@ -125,11 +165,21 @@ class ClusterSettings(Settings):
         return value
 
 
+class StreakSettings(Settings):
+    """A mark of learning that is reported: so many consecutive training episodes with a return above."""
+
+    episodes: int = Field(default=5, ge=1)
+    above: float
+
+
 class TrackSettings(Settings):
     mlflow: bool = True
     uri: str | None = Field(default=None, description="null: MLFLOW_TRACKING_URI, else a SQLite store beside the run")
     experiment: str = Field(default="distrl", min_length=1)
     register_as: str | None = Field(default=None, description="name in the MLflow model registry; null: not registered")
+    streak: StreakSettings | None = Field(
+        default=None, description="report when so many training episodes in a row had a return above a mark"
+    )
     video: bool = Field(
         default=True, description="record an episode of the best model at the end, where the env renders"
     )
@@ -144,6 +194,7 @@ class Config(Settings):
     algorithm: SerializeAsAny[AlgorithmSettings]
     rollout: RolloutSettings = RolloutSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    replay: ReplaySettings | None = Field(default=None, description="of algorithms that learn from a replay alone")
     stop: StopSettings = StopSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -198,11 +249,42 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     model = algorithm_module(name).Settings
     try:
         data["algorithm"] = _validated(model, settings, ("algorithm",), origin)
+        if data["algorithm"].replayed is not None and data.get("replay") is None:
+            data["replay"] = {}
         config = _validated(Config, data, (), origin)
     except RecursionError:
         raise UserError(f"{origin}: nested too deeply to be a config.") from None
+    _check_replay(config)
     config.algorithm.check(config)
     return config
+
+
+def _check_replay(config: Config) -> None:
+    replay, use, rollout = config.replay, config.algorithm.replayed, config.rollout
+    if use is None:
+        if replay is not None:
+            raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
+        return
+    assert replay is not None
+    if use.batch_size > replay.start:
+        raise UserError(
+            f"algorithm.batch_size is {use.batch_size}, more than the {replay.start} steps of replay.start that are there "
+            f"at the first update. Set replay.start to at least {use.batch_size}."
+        )
+    copies = rollout.shards * rollout.envs_per_shard
+    if replay.start <= use.n_step * copies:
+        raise UserError(
+            f"replay.start is {replay.start}: {copies} env copies have then no whole return of algorithm.n_step={use.n_step} "
+            f"steps each. Set replay.start to more than {use.n_step * copies}."
+        )
+    for name, value in (("rollout.shards", rollout.shards), ("algorithm.batch_size", use.batch_size)):
+        if value % replay.shards:
+            raise UserError(f"replay.shards is {replay.shards}, which does not divide {name}={value}. Take a divisor.")
+    least = max(replay.start, copies * (2 * rollout.steps + use.n_step + 16))
+    if replay.capacity < least:
+        raise UserError(
+            f"replay.capacity is {replay.capacity}; it must hold at least replay.start and two iterations: {least} steps here."
+        )
 
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,7 +382,9 @@ def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     for part in location:
         field = model.model_fields.get(part)
         annotation = None if field is None else field.annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        below = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]  # X, or X | None
+        models = [a for a in below if issubclass(a, BaseModel)]
+        if not models:
             return []
-        model = annotation
+        model = models[0]
     return list(model.model_fields)

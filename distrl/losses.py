@@ -73,3 +73,40 @@ def explained_variance(prediction: Array, target: Array) -> float:
     """1 - Var(target - prediction) / Var(target): 1 is perfect, 0 is no better than a constant; NaN where Var is 0."""
     variance = float(np.var(target))
     return float("nan") if variance == 0 else 1 - float(np.var(target - prediction)) / variance
+
+
+def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    """y = r_0 + gamma r_1 + ... + gamma^(m-1) r_{m-1} + gamma^m V(s_m)   (Sutton 1988; Watkins 1989); all [B].
+
+    `reward` is the sum of the m <= n rewards, `discount` gamma^m, or 0 where the episode terminated on the way. Where
+    it was truncated s_m is its true last state, of which the value counts.
+    """
+    if not reward.shape == discount.shape == next_value.shape:
+        raise ValueError(f"shapes differ: {reward.shape}, {discount.shape}, {next_value.shape}")
+    return reward + discount * next_value
+
+
+def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:
+    """V(s) = Q_target(s, argmax_a Q_chooser(s, a)), [B] for [B, A] each.
+
+    The target network as its own chooser is DQN (Mnih et al. 2015); the online network as chooser is double DQN (van
+    Hasselt et al. 2016, arXiv:1509.06461).
+    """
+    return target_q.gather(1, chooser_q.argmax(1, keepdim=True)).squeeze(1)
+
+
+def soft_value(target_q: Tensor, temperature: float) -> Tensor:
+    """V(s) = sum_a pi(a|s) (Q(s, a) - tau log pi(a|s)) = tau log sum_a exp(Q(s, a) / tau), pi = softmax(Q / tau); [B].
+
+    Of Munchausen DQN (Vieillard et al. 2020, arXiv:2007.14430, equation 1).
+    """
+    return temperature * (target_q / temperature).logsumexp(1)
+
+
+def munchausen_bonus(target_q: Tensor, action: Tensor, alpha: float, temperature: float, floor: float) -> Tensor:
+    """alpha max(tau log pi(a|s), floor), pi = softmax(Q / tau): what Munchausen DQN adds to the reward; [B].
+
+    With n-step returns it is added for the first step alone, the one whose action is learnt.
+    """
+    log_prob = (target_q / temperature).log_softmax(1).gather(1, action[:, None]).squeeze(1)
+    return alpha * (temperature * log_prob).clamp(floor, 0.0)

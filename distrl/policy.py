@@ -37,6 +37,10 @@ class NetworkSpec:
     conv: tuple[tuple[int, int, int], ...] = ()  # (channels, kernel, stride) each, on [C, H, W] observations
     activation: str = "tanh"  # or relu; convolutions always use relu
     scale: float = 1.0  # observations are multiplied by it: 1/255 for bytes
+    layer_norm: bool = False  # between a hidden layer and its activation (Ba et al. 2016, arXiv:1607.06450)
+    dueling: bool = (
+        False  # Q = V + A - mean A; the last hidden layer is there twice (Wang et al. 2016, arXiv:1511.06581)
+    )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in the order in which they lie in the flat vector."""
@@ -49,11 +53,18 @@ class NetworkSpec:
         for i, (channels, kernel, stride) in enumerate(self.conv):
             layer(f"conv.{i}", channels, size[0], kernel, kernel)
             size = (channels, *((side - kernel) // stride + 1 for side in size[1:]))
-        width = prod(size)
+        widths = [prod(size), *self.hidden]
         for i, hidden in enumerate(self.hidden):
-            layer(f"hidden.{i}", hidden, width)
-            width = hidden
-        layer("head", self.outputs, width)
+            layer(f"hidden.{i}", hidden, widths[i])
+        if self.layer_norm:
+            for i, hidden in enumerate(self.hidden):
+                layer(f"norm.{i}", hidden)
+        layer("head", self.outputs, widths[-1])
+        if self.dueling:
+            layer("value_hidden", widths[-1], widths[-2])
+            if self.layer_norm:
+                layer("value_norm", widths[-1])
+            layer("value_head", 1, widths[-1])
         return shapes
 
     def initial(self, rng: np.random.Generator, head_gain: float) -> Array:
@@ -66,10 +77,13 @@ class NetworkSpec:
             if name.endswith("bias"):
                 parts.append(np.zeros(prod(shape)))
                 continue
+            if len(shape) == 1:  # of a LayerNorm
+                parts.append(np.ones(shape))
+                continue
             rows, columns = shape[0], prod(shape[1:])
             q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
             q *= np.sign(np.diag(r))  # makes the distribution uniform
-            gain = head_gain if name.startswith("head") else 2**0.5
+            gain = head_gain if name in ("head.weight", "value_head.weight") else 2**0.5
             parts.append(gain * (q if rows >= columns else q.T).ravel())
         return np.concatenate(parts).astype(np.float32)
 
@@ -86,6 +100,8 @@ class NetworkSpec:
             conv=tuple((c, k, s) for c, k, s in data["conv"]),
             activation=data["activation"],
             scale=data["scale"],
+            layer_norm=data.get("layer_norm", False),
+            dueling=data.get("dueling", False),
         )
 
 
@@ -114,7 +130,7 @@ class Network:
         arrays = unflatten(vector, self.spec.shapes())
         # Each weight as a contiguous [inputs, outputs] matrix: rows of a batch times columns of weights.
         self._layers = {
-            name: np.ascontiguousarray(array.reshape(len(array), -1).T) if name.endswith("weight") else array
+            name: np.ascontiguousarray(array.reshape(len(array), -1).T) if array.ndim > 1 else array
             for name, array in arrays.items()
         }
 
@@ -131,11 +147,24 @@ class Network:
                 x = self._linear(f"conv.{i}", patches.reshape(n * height * width, -1))
                 x = np.maximum(x, 0, out=x).reshape(n, height, width, channels)
             x = np.moveaxis(x, -1, 1)
-        x = x.reshape(len(x), -1)
+        before = x = x.reshape(len(x), -1)
         for i in range(len(self.spec.hidden)):
-            x = self._linear(f"hidden.{i}", x)
-            x = np.tanh(x, out=x) if self.spec.activation == "tanh" else np.maximum(x, 0, out=x)
-        return self._linear("head", x)
+            before, x = x, self._hidden(f"hidden.{i}", f"norm.{i}", x)
+        out = self._linear("head", x)
+        if self.spec.dueling:
+            value = self._linear("value_head", self._hidden("value_hidden", "value_norm", before))
+            out += value - out.mean(axis=1, keepdims=True)
+        return out
+
+    def _hidden(self, name: str, norm: str, x: Array) -> Array:
+        x = self._linear(name, x)
+        if self.spec.layer_norm:
+            x -= x.mean(axis=1, keepdims=True)
+            x /= np.sqrt((x * x).mean(axis=1, keepdims=True) + np.float32(1e-5))
+            x *= self._layers[f"{norm}.weight"]
+            x += self._layers[f"{norm}.bias"]
+        y: Array = np.tanh(x, out=x) if self.spec.activation == "tanh" else np.maximum(x, 0, out=x)
+        return y
 
     def _linear(self, name: str, x: Array) -> Array:
         y: Array = x @ self._layers[f"{name}.weight"]
@@ -182,10 +211,75 @@ class CategoricalPolicy:
         return {"type": "categorical", "network": asdict(self.network.spec), "first_action": self.first_action}
 
 
+class EpsilonGreedyPolicy:
+    """The action of the greatest Q-value; with probability epsilon one of a given distribution.
+
+    epsilon is the last element of the weights, so that it travels with the version that it belongs to. With a
+    `ladder` every env copy explores with a rate of its own (Ape-X, Horgan et al. 2018, arXiv:1803.00933):
+
+        epsilon_n = epsilon^(1 + ladder n / (N - 1))
+    """
+
+    def __init__(
+        self, spec: NetworkSpec, first_action: int = 0, action_probs: tuple[float, ...] = (), ladder: float = 0.0
+    ) -> None:
+        """`action_probs`: of the A actions when exploring; empty: all alike."""
+        self.network = Network(spec)
+        self.vector = np.zeros(spec.parameters + 1, np.float32)
+        self.first_action, self.action_probs, self.ladder = first_action, action_probs, ladder
+        probs = np.array(action_probs or [1 / spec.outputs] * spec.outputs)
+        self._borders = np.cumsum(probs)[:-1] / probs.sum()
+
+    def load(self, vector: Array) -> None:
+        self.vector = vector
+        self.network.load(vector[:-1])
+
+    def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
+        """Uniform numbers [T, N, 2]: whether to explore, and what to do then."""
+        return rng.random((steps, copies, 2))
+
+    def epsilon(self, copies: int) -> Array:
+        """[N] float64"""
+        rungs = np.arange(copies) / max(1, copies - 1)
+        rates: Array = float(self.vector[-1]) ** (1 + self.ladder * rungs)
+        return rates
+
+    def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
+        """Actions [N]; beside them Q of the action taken and V = max Q, [N] each, of which first priorities are made."""
+        values = self.network(obs)
+        best = values.argmax(axis=1)
+        other = np.searchsorted(self._borders, noise[:, 1], side="right")
+        index = np.where(noise[:, 0] < self.epsilon(len(best)), other, best)
+        rows = np.arange(len(index))
+        return index + self.first_action, {"q": values[rows, index], "value": values[rows, best]}
+
+    def greedy(self, obs: Array) -> Array:
+        best: Array = self.network(obs).argmax(axis=1) + self.first_action
+        return best
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self.network.spec.shapes() | {"epsilon": (1,)}
+
+    def arrays(self) -> Arrays:
+        return unflatten(self.vector, self.shapes())
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "type": "epsilon_greedy",
+            "network": asdict(self.network.spec),
+            "first_action": self.first_action,
+            "action_probs": self.action_probs,
+            "ladder": self.ladder,
+        }
+
+
 def from_description(data: Mapping[str, Any]) -> Policy:
     """The policy that `describe` told of, without weights yet."""
     if data["type"] == "categorical":
         return CategoricalPolicy(NetworkSpec.from_description(data["network"]), data["first_action"])
+    if data["type"] == "epsilon_greedy":
+        spec = NetworkSpec.from_description(data["network"])
+        return EpsilonGreedyPolicy(spec, data["first_action"], tuple(data["action_probs"]), data["ladder"])
     if data["type"] in POLICIES:
         module, _, name = POLICIES[data["type"]].partition(":")
         policy: Policy = getattr(importlib.import_module(module), name).from_description(data)

@@ -727,6 +727,12 @@ def model_card(run_dir: Path) -> str:
             f"{_number(evaluation.get('min'))} to {_number(evaluation.get('max'))})",
             "",
         ]
+        lines += [
+            f"**{name.capitalize()} {_number(value.get('mean'))} ± {_number(value.get('std'))}** "
+            f"({_number(value.get('min'))} to {_number(value.get('max'))})\n"
+            for name, value in evaluation.items()
+            if isinstance(value, dict)
+        ]
     facts = {
         "algorithm": algorithm,
         "environment": env_id,
@@ -736,6 +742,7 @@ def model_card(run_dir: Path) -> str:
         "episodes of the run": _number(result.get("episodes")),
         "return of the last 100 training episodes": _number(result.get("return_mean")),
         "env steps to the reward threshold": _number(result.get("steps_to_threshold")),
+        "env steps to the streak of episodes asked for": _number(result.get("steps_to_streak")),
         "time to the reward threshold": _number(result.get("time_to_threshold_s"), " s"),
         "training time": _number(result.get("train_s"), " s"),
         "speed": _number(result.get("env_steps_per_s"), " env steps/s"),

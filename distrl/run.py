@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from distrl.checkpoint import newest_checkpoint, read_checkpoint, read_model, versions, weights_sha256, write_text
@@ -30,6 +31,7 @@ from distrl.policy import single_threaded
 from distrl.track import Console, MetricsLog, MlflowTracker, Status, check_tracking, collect_tags, tracking_uri
 from distrl.trainer import Resources, Trainer
 from distrl.types import Array, Policy
+from distrl.workers.replay import replay_row_bytes, too_large
 
 RUNNERS_PER_CPU = 32  # more processes than that on a core are a mistake
 CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir")  # on resume: what cannot change the arithmetic
@@ -59,6 +61,7 @@ class Plan:
     start: Path | None  # the checkpoint to go on from
     resuming: bool
     object_store_bytes: int
+    replay_bytes: int  # of all replays together
     warnings: tuple[str, ...]
 
 
@@ -100,6 +103,12 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     obs = info.observation_space
     obs_bytes = 8 if obs.shape is None or obs.dtype is None else int(obs.dtype.itemsize * max(1, _size(obs.shape)))
     in_flight = 4 * config.rollout.env_steps * (obs_bytes + 64)
+    replay_bytes = 0
+    if config.replay is not None:
+        replay_bytes = _replay_bytes(
+            config, obs_bytes // max(1, info.frame_stack) // (2 if obs.dtype == np.float64 else 1)
+        )
+        in_flight += int(3 * config.replay.samples_per_insert * config.rollout.env_steps * (2 * obs_bytes + 32))
     return Plan(
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
@@ -109,8 +118,19 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         start=start,
         resuming=resume is not None,
         object_store_bytes=256 * 2**20 + in_flight,
+        replay_bytes=replay_bytes,
         warnings=tuple(warnings),
     )
+
+
+def _replay_bytes(config: Config, frame_bytes: int) -> int:
+    """What the replays will take. Raises `UserError` where that is more than this machine has free."""
+    assert config.replay is not None
+    size = config.replay.capacity * replay_row_bytes(frame_bytes, action=8)
+    free = psutil.virtual_memory().available
+    if config.cluster.address == "local" and size > free:
+        raise UserError(too_large(config.replay.capacity, size, free))
+    return size
 
 
 def share_out(config: Config, cpus: float, gpus: float | None) -> Resources:
@@ -291,6 +311,18 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
         raise
 
 
+def replay_note(plan: Plan) -> str:
+    """What the replay takes, in memory and in checkpoints."""
+    assert plan.config.replay is not None
+    size = f"{plan.replay_bytes / 2**20:,.0f} MiB"
+    kept = (
+        f", and up to as much in each of {plan.config.checkpoint.keep} checkpoints"
+        if plan.config.checkpoint.replay
+        else ""
+    )
+    return f"the replay of {plan.config.replay.capacity:,} steps takes {size} of memory{kept}"
+
+
 def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Signals, quiet: bool) -> Result:
     config, run_dir = plan.config, plan.run_dir
     with _locked(run_dir):
@@ -300,6 +332,8 @@ def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Sig
         observer = _Observer(MetricsLog(run_dir / "metrics.jsonl"), console, tracker)
         for message in plan.warnings:
             observer.warn(message)
+        if plan.replay_bytes:
+            observer.note(replay_note(plan))
         about = {
             "algorithm": config.algorithm.name,
             "env": config.env.model_dump(mode="json"),
@@ -400,12 +434,17 @@ def _write_result(trainer: Trainer, status: str, error: str | None) -> Result:
             "episodes": len(final.returns),
             "env_steps": final.env_steps,
             "greedy": trainer.config.evaluation.greedy,
+            **{
+                name: {"mean": float(np.mean(v)), "std": float(np.std(v)), "min": min(v), "max": max(v)}
+                for name, v in final.infos.items()
+            },
         },
         "weights_sha256": sha256,
         "startup_s": None if trainer.first_step is None else trainer.first_step - psutil.Process().create_time(),
         "train_s": progress.train_s,
         "time_to_threshold_s": progress.time_to_threshold_s,
         "steps_to_threshold": progress.steps_to_threshold,
+        "steps_to_streak": progress.steps_to_streak,
         "env_steps_per_s": progress.env_steps / progress.train_s if progress.train_s else None,
         "seconds": {name.removeprefix("time/").removesuffix("_s"): value for name, value in trainer.totals.items()},
         "restarts": trainer.restarts,

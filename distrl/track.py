@@ -632,8 +632,12 @@ class _Follower:
             result = self.run_dir / "result.json"
             if final := _read_json(result).get("evaluation"):
                 names = {"mean": "final/return_mean", "std": "final/return_std", "episodes": "final/episodes"}
+                metrics = {name: final[key] for key, name in names.items()}
+                metrics |= {
+                    f"final/{key}_mean": value["mean"] for key, value in final.items() if isinstance(value, dict)
+                }
                 # At the time of the file, not now: sent twice, it is still the same point.
-                self._log({name: final[key] for key, name in names.items()}, result.stat().st_mtime)
+                self._log(metrics, result.stat().st_mtime)
             self._model()
         finally:  # whatever MLflow did not take, it learns how the run ended
             self.client.set_terminated(self.run_id, status)

@@ -5,7 +5,7 @@ and makes version k + 1 of them. With lag 1 runners roll iteration k + 1 while t
 
 The driver holds futures, reports and snapshots, never the arrays of a rollout. Everything that is decided (when to
 stop, what is best, when to evaluate) is decided from counted things in their order, so that it cannot depend on which
-process was faster. A lost runner or evaluator is replaced and asked again; a lost learner takes the run back to the
+process was faster. A lost runner or evaluator is replaced and asked again; a lost learner or replay takes the run back to the
 newest checkpoint, from where it replays to the same bits. Rows already recorded are not recorded twice.
 """
 
@@ -20,10 +20,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distrl.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint, write_directory, write_model
+from distrl.checkpoint import (
+    list_checkpoints,
+    read_checkpoint,
+    read_replay,
+    write_checkpoint,
+    write_directory,
+    write_model,
+)
 from distrl.config import Config
 from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
+from distrl.feed import Feed, OnPolicyFeed, make_feed
 from distrl.types import Array, Arrays, Evaluation, Policy, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
@@ -73,6 +81,9 @@ class Progress:
     episodes: int = 0
     recent_returns: list[float] = field(default_factory=list)
     recent_lengths: list[int] = field(default_factory=list)
+    recent_infos: dict[str, list[float]] = field(default_factory=dict)  # by the names of `env.report`
+    streak: int = 0  # training episodes in a row above `track.streak`
+    steps_to_streak: int | None = None
     evaluations: int = 0
     pending: list[Pending] = field(default_factory=list)
     best: dict[str, float] | None = None  # mean, version, env_steps
@@ -139,6 +150,7 @@ class Trainer:
         self.final: Evaluation | None = None
         self.progress = Progress()
         self.learner: Worker = None
+        self.feed: Feed = OnPolicyFeed(execution, None)
         self.evaluator: Worker = None
         self.runners: list[Worker] = []
         self.started: set[Worker] = set()  # runners that have answered
@@ -195,9 +207,7 @@ class Trainer:
         reports = self._collect(k)
         row = self._account(k, reports) | evaluated
         fragments = [self.fragments.pop((shard, k))[0] for shard in self.shards]
-        weights, metrics = self.execution.submit_pair(
-            self.learner, "update", k, int(row["env_steps"]) - self.config.rollout.env_steps, *fragments
-        )
+        weights, metrics = self.feed(k, int(row["env_steps"]) - self.config.rollout.env_steps, fragments)
         self.weights[k + 1] = weights
         self.unsettled.append((metrics, row))
         self.progress.iteration = k + 1
@@ -288,7 +298,7 @@ class Trainer:
             return
         except WorkerLost as lost:
             if lost.worker is not None and lost.worker not in self.runners:
-                if lost.worker is self.learner:
+                if lost.worker in self.feed.workers:
                     raise
                 return  # of a runner that was replaced already
             self._replace_runner(runner, lost)
@@ -378,6 +388,9 @@ class Trainer:
             progress.episodes += len(report.episodes.returns)
             progress.recent_returns = [*progress.recent_returns, *report.episodes.returns.tolist()][-RECENT:]
             progress.recent_lengths = [*progress.recent_lengths, *report.episodes.lengths.tolist()][-RECENT:]
+            for name, values in report.episodes.infos.items():
+                progress.recent_infos[name] = [*progress.recent_infos.get(name, []), *values.tolist()][-RECENT:]
+            self._count_streak(report.episodes.returns.tolist())
         progress.train_s = self.earlier_s + time.time() - self.first_step
         mean = progress.return_mean
         if (
@@ -394,6 +407,7 @@ class Trainer:
         if mean is not None:
             row["train/return_mean"] = mean
             row["train/length_mean"] = float(np.mean(progress.recent_lengths))
+            row |= {f"train/{name}_mean": float(np.mean(v)) for name, v in progress.recent_infos.items()}
         for phase in reports[0].seconds:
             row[f"time/{phase}_s"] = sum(report.seconds[phase] for report in reports)
         elapsed, steps = now - self.rated[0], progress.env_steps - self.rated[1]
@@ -401,6 +415,18 @@ class Trainer:
         row["time/driver_s"] = elapsed - self.blocked
         self.rated, self.blocked = (now, progress.env_steps), 0.0
         return row
+
+    def _count_streak(self, returns: list[float]) -> None:
+        wanted, progress = self.config.track.streak, self.progress
+        if wanted is None:
+            return
+        for value in returns:
+            progress.streak = progress.streak + 1 if value > wanted.above else 0
+            if progress.streak == wanted.episodes and progress.steps_to_streak is None:
+                progress.steps_to_streak = progress.env_steps
+                self.observer.note(
+                    f"{wanted.episodes} training episodes in a row above {wanted.above:g}, after {progress.env_steps:,} env steps"
+                )
 
     def _settle(self, keep: int) -> None:
         """Complete and record the rows of all but the `keep` newest updates, waiting for them."""
@@ -443,7 +469,9 @@ class Trainer:
     def _ask_evaluation(self, pending: Pending, weights: Future, episodes: int | None = None) -> None:
         if self.evaluator is None:
             config = self.config
-            self.evaluator = self.execution.spawn(Evaluator, config.env, config.seed, self.policy, name="evaluator")
+            limit = config.evaluation.max_episode_steps or config.env.max_episode_steps
+            env = config.env.model_copy(update={"max_episode_steps": limit})
+            self.evaluator = self.execution.spawn(Evaluator, env, config.seed, self.policy, name="evaluator")
         arguments = (
             weights,
             pending.env_steps,
@@ -462,6 +490,7 @@ class Trainer:
             result = self._evaluation(pending)
             self.progress.pending.remove(pending)
             row["evaluation/return_mean"], row["evaluation/return_std"] = result.mean, result.std
+            row |= {f"evaluation/{name}_mean": float(np.mean(v)) for name, v in result.infos.items()}
             row["evaluation/env_steps"], row["evaluation/version"] = float(result.env_steps), float(result.version)
             if self.best is None or self.progress.best is None or result.mean > self.progress.best["mean"]:
                 self.best = weights
@@ -543,7 +572,8 @@ class Trainer:
         progress.restarts = self.restarts
         path = self.run_dir / "checkpoints" / f"{k:08d}"
         about = self.about | {"version": k, "env_steps": progress.env_steps}
-        write_checkpoint(path, self.policy, about, learner, driver, asdict(progress), self.config.to_yaml())
+        replay = self.feed.state() if self.config.checkpoint.replay else {}
+        write_checkpoint(path, self.policy, about, learner, driver, asdict(progress), self.config.to_yaml(), replay)
         self.newest = path
         older = [p for p in list_checkpoints(self.run_dir) if int(p.name) <= k]
         for old in older[: -self.config.checkpoint.keep]:
@@ -554,9 +584,16 @@ class Trainer:
         self._reset_flight()
         learner: Arrays | None = None
         driver: Arrays = {}
+        replay: Arrays = {}
         if self.newest is not None:
             learner, driver, run, _ = read_checkpoint(self.newest)
+            replay = read_replay(self.newest)
             self.progress = Progress.from_dict(run)
+            if self.config.replay is not None and not replay:
+                self.observer.warn(
+                    f"{self.newest} holds no replay (checkpoint.replay was false): it fills anew, and the weights will "
+                    "be others than without the interruption"
+                )
         else:
             self.progress = Progress()
         self.progress.stopped = None
@@ -570,6 +607,7 @@ class Trainer:
             gpus=self.resources.learner_gpus,
         )
         k = self.progress.iteration
+        self.feed = make_feed(self.config, self.execution, self.learner, replay)
         # Runners need not wait for the learner to start: it begins with the same weights.
         self.weights[k] = self.execution.put(Weights(k, driver["weights.newest"] if driver else self.initial_weights))
         for name, vector in driver.items():
@@ -583,10 +621,12 @@ class Trainer:
             self._ask_evaluation(pending, self.weights[pending.version])
 
     def _go_back(self, lost: WorkerLost) -> None:
-        """The learner, or something that it needs, is gone: replay from the newest checkpoint."""
+        """The learner, or a replay that it learns from, is gone: start again from the newest checkpoint."""
         where = "the beginning" if self.newest is None else f"iteration {int(self.newest.name)}"
-        self._count_restart(f"the learner was lost ({lost}); going back to {where}")
-        self.execution.kill(self.learner)
+        who = "a replay" if lost.worker in self.feed.workers and lost.worker is not self.learner else "the learner"
+        self._count_restart(f"{who} was lost ({lost}); going back to {where}")
+        for worker in self.feed.workers:
+            self.execution.kill(worker)
         if lost.worker is None:  # not known what is gone: all of it is replaced
             for runner in self.runners:
                 self.execution.kill(runner)

@@ -37,6 +37,8 @@ class Fragment:
     truncated: Array  # [T, N] bool: the episode was cut off (and did not terminate); its value goes on
     final_obs: Array  # [E, ...]: true last observations of the E ended episodes, in the order of nonzero(ended)
     extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob and the like
+    stack: int = 0  # C: an observation is the newest C frames, and here are single frames; see distrl.frames:
+    # obs is [C - 1 + T + 1, N, ...], beginning with the older frames of the first one; final_obs [E, ...]
 
     @property
     def ended(self) -> Array:
@@ -50,6 +52,28 @@ class Episodes:
 
     returns: Array  # [E] float64, sums of the env's own rewards
     lengths: Array  # [E] int64
+    infos: Arrays = field(default_factory=dict)  # [E] float64 each: what `env.report` names of the last step's info
+
+
+@dataclass
+class Batch:
+    """Transitions drawn from a replay for U updates of B: n-step returns, and what they bootstrap from."""
+
+    key: Array  # [U, B] int64: names the transition, for its new priority
+    obs: Array  # [U, B, ...]
+    action: Array  # [U, B, ...]
+    reward: Array  # [U, B] float32: r_0 + gamma r_1 + ... + gamma^(m-1) r_{m-1}, m <= n
+    discount: Array  # [U, B] float32: gamma^m, 0 where the episode terminated on the way
+    next_obs: Array  # [U, B, ...]: m steps later; anything where the discount is 0
+    weight: Array  # [U, B] float32: importance weights, not yet divided by their maximum
+
+
+@dataclass(frozen=True)
+class Priorities:
+    """What became of the transitions of a batch, for the replay that it came from."""
+
+    key: Array  # [M] int64
+    td_error: Array  # [M] float32
 
 
 @dataclass
@@ -83,6 +107,7 @@ class Evaluation:
     env_steps: int  # of training behind the weights
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    infos: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)  # by the names of `env.report`
 
     @property
     def mean(self) -> float:
@@ -120,10 +145,10 @@ class Policy(Protocol):
 
 
 class Algorithm(Protocol):
-    """What learns: owns networks, optimiser, targets. Knows nothing of Ray, files or MLflow."""
+    """What learns: owns networks, optimiser, targets. Knows nothing of Ray, files or MLflow.
 
-    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
-        """Learn from the S fragments of an iteration, in shard order. `progress` in [0, 1] drives schedules."""
+    It learns from the fragments of an iteration (`OnPolicy`) or from what a replay draws (`OffPolicy`).
+    """
 
     def weights(self) -> Array:
         """The acting weights, a flat vector [P], in memory of its own."""
@@ -133,3 +158,17 @@ class Algorithm(Protocol):
 
     def load_state(self, state: Arrays) -> None:
         """Go on from a `state()`."""
+
+
+class OnPolicy(Algorithm, Protocol):
+    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
+        """Learn from the S fragments of an iteration, in shard order. `progress` in [0, 1] drives schedules."""
+
+
+class OffPolicy(Algorithm, Protocol):
+    def learn(self, batch: Batch, env_steps: int, progress: float) -> tuple[dict[str, float], Array]:
+        """Make the U updates of a batch; U may be 0. Returns metrics and the TD errors [U, B].
+
+        Args:
+            env_steps: counted so far, with those of this iteration; `progress` is their share of the run
+        """

@@ -39,6 +39,7 @@ TRIALS = (
     Trial("the learner killed", ("cluster.runners=2",), ((0.5, "Learner"),)),
     Trial("the driver killed, resumed", ("cluster.runners=2",), ((0.4, "driver"),)),
 )
+REPLAY_TRIAL = Trial("a replay killed", ("cluster.runners=2",), ((0.5, "Replay"),))
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def verify(config: Config) -> Iterator[Verdict]:
         )
     plan_run(config)
     with tempfile.TemporaryDirectory(prefix="verify-") as directory:
-        for number, trial in enumerate(TRIALS):
+        for number, trial in enumerate(TRIALS if config.replay is None else (*TRIALS, REPLAY_TRIAL)):
             run_dir = Path(directory) / str(number)
             file = Path(directory) / f"{number}.yaml"
             file.write_text(config.model_copy(update={"run_dir": str(run_dir)}).to_yaml(), encoding="utf-8")

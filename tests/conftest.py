@@ -32,6 +32,16 @@ LUNARLANDER: dict[str, Any] = {
     "env": {"id": "LunarLander-v3", "max_episode_steps": 60},
     "evaluation": {"every": 5, "episodes": 2, "final_episodes": 2},
 }
+DQN: dict[str, Any] = {
+    **CARTPOLE,
+    "algorithm": {
+        "name": "dqn", "n_step": 3, "batch_size": 32, "hidden": [32, 32], "target_every": 20, "dueling": True,
+        "exploration": {"steps": 2000},
+    },
+    "replay": {
+        "capacity": 1600, "start": 400, "samples_per_insert": 2, "prioritized": True, "shards": 2,
+    },
+}  # fmt: skip
 TAXI: dict[str, Any] = {
     **CARTPOLE,
     "env": {"id": "Taxi-v4", "max_episode_steps": 50},
@@ -125,7 +135,7 @@ def run_trainer(
     try:
         trainer.run()
     finally:
-        for worker in (*trainer.runners, trainer.learner, trainer.evaluator):
+        for worker in (*trainer.runners, *trainer.feed.workers, trainer.evaluator):
             if worker is not None:
                 execution.kill(worker)
     return Outcome(trainer, observer, run_dir)

@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     0: ["types", "config", "errors", "seeding"],
-    1: ["envs", "envs.*", "policy", "tables", "networks", "losses"],
+    1: ["envs", "envs.*", "policy", "tables", "networks", "losses", "frames", "sumtree"],
     2: ["algorithms", "algorithms.*", "exact"],
     3: ["workers", "workers.*"],
-    4: ["execution", "execution.*", "checkpoint", "export"],
+    4: ["execution", "execution.*", "checkpoint", "export", "feed"],
     5: ["trainer", "track", "track_model", "player"],
     6: ["run", "sweep", "jobs", "report", "explore", "doctor", "benchmark", "verify"],
     7: ["", "cli", "__main__"],

@@ -22,8 +22,9 @@ from pydantic import Field
 from distrl.config import AlgorithmSettings, Config
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
+from distrl.frames import unstacked
 from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
-from distrl.policy import CategoricalPolicy, NetworkSpec
+from distrl.policy import CategoricalPolicy, NetworkSpec, unflatten
 from distrl.seeding import stream
 from distrl.types import Array, Arrays, Fragment
 
@@ -66,6 +67,9 @@ class Settings(AlgorithmSettings):
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     body: Literal["auto", "mlp", "cnn"] = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
+    action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None, description="of the untrained policy; null: all alike"
+    )
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
 
     def check(self, config: Config) -> None:
@@ -96,6 +100,10 @@ def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
     if not isinstance(action, gym.spaces.Discrete):
         raise UserError(
             f"PPO here takes Discrete actions; those of {info.id} are {action}. Choose an env with Discrete actions."
+        )
+    if settings.action_probs is not None and len(settings.action_probs) != action.n:
+        raise UserError(
+            f"algorithm.action_probs has {len(settings.action_probs)} numbers; {info.id} has {action.n} actions."
         )
     if not isinstance(obs, gym.spaces.Box):
         raise UserError(
@@ -228,6 +236,7 @@ class PPO:
         rates = {"actor": lr, "critic": lr * (s.critic_lr or s.lr) / s.lr}
         clip = s.clip * (left if s.clip_schedule == "linear" else 1.0)
 
+        fragments = [unstacked(fragment) for fragment in fragments]
         value, advantage = self.advantages(fragments)
         target = advantage + value
         if s.normalize_value:
@@ -312,8 +321,12 @@ class PPO:
 
 
 def initial_weights(settings: Settings, policy: CategoricalPolicy, seed: int) -> Array:
-    """The weights of version 0; a small gain of the head makes the first policy nearly uniform."""
-    return policy.network.spec.initial(stream(seed, "actor"), head_gain=0.01)
+    """The weights of version 0; a small gain of the head makes the first policy nearly uniform, or `action_probs`."""
+    spec = policy.network.spec
+    vector = spec.initial(stream(seed, "actor"), head_gain=0.01)
+    if settings.action_probs is not None:
+        unflatten(vector, spec.shapes())["head.bias"][:] = np.log(settings.action_probs)
+    return vector
 
 
 def make(settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> PPO:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from distrl.config import EnvSettings
+from distrl.envs import flappy
 from distrl.errors import UserError, did_you_mean
 from distrl.types import Array
 
+flappy.register()
+
 # Ids that begin so are registered by importing this module, found in this package.
 PLUGINS = {
-    "FlappyBird": ("flappy_bird_gymnasium", "flappy-bird-gymnasium"),
     "ALE/": ("ale_py", "ale-py"),
 }
 # Where an env's import fails for a missing module, this is the package that brings it.
@@ -35,6 +37,7 @@ class Step:
     terminated: Array  # [N] bool
     truncated: Array  # [N] bool, and not terminated
     final_obs: list[Array] | Array  # [E, ...] of the E ended episodes, by env copy
+    infos: Sequence[dict[str, float]] = ()  # likewise: what `env.report` names of their last infos
 
 
 class DiscreteParts(gym.ObservationWrapper[Any, Any, Any]):
@@ -89,11 +92,17 @@ class EnvInfo:
     render_modes: tuple[str, ...]
     render_fps: int
     action_mask: NDArray[np.bool_] | None = None  # [states, A]: which actions do anything, where the env says so
+    frame_stack: int = 0  # > 0: observations are stacks of so many frames; see distrl.frames
 
 
 def find_spec(env_id: str) -> EnvSpec:
     """The registered spec of an id. Raises `UserError` with what is near, or what to install."""
     module, _, name = env_id.rpartition(":")
+    if name.startswith(("FlappyBird", "distrl/FlappyBird")):
+        try:
+            flappy.check_package()
+        except (ValueError, ImportError) as error:
+            raise UserError(f"env.id {env_id!r}: {error}") from None
     for prefix, (plugin, package) in PLUGINS.items():
         if name.startswith(prefix) and not module:
             try:
@@ -161,6 +170,7 @@ def describe_env(settings: EnvSettings) -> EnvInfo:
             reward_threshold=None if spec is None else spec.reward_threshold,
             render_modes=tuple(env.metadata.get("render_modes", ())),
             render_fps=int(env.metadata.get("render_fps", 30)),
+            frame_stack=int(env.metadata.get("frame_stack", 0)),
             action_mask=_action_mask(env),
         )
     finally:

@@ -31,6 +31,7 @@ class Shard(Protocol):
     """N env copies; `obs` is what the policy acts on next."""
 
     obs: Array
+    frame_stack: int  # > 0: observations are stacks of so many frames; see distrl.frames
     current: int  # the env copy being stepped, for a watchdog to read; -1: all of them at once
 
     def step(self, action: Array) -> Step: ...
@@ -45,7 +46,7 @@ class Shard(Protocol):
 
 def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int) -> Shard:
     """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it."""
-    if settings.vectorize == "table" or (settings.vectorize == "auto" and table.fits(settings)):
+    if settings.vectorize == "table" or (settings.vectorize == "auto" and not settings.report and table.fits(settings)):
         return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
     if settings.vectorize == "native" and not native:
@@ -67,6 +68,7 @@ class SingleShard:
         self._replayed: int | None = None  # the step of a journal that is being replayed
         self._since = np.zeros(copies, np.int64)  # of each copy: where in the log its episode goes on
         self.envs = [make_env(settings) for _ in range(copies)]
+        self.frame_stack = int(self.envs[0].metadata.get("frame_stack", 0))
         space = self.envs[0].observation_space
         self.discrete = isinstance(self.envs[0].action_space, gym.spaces.Discrete)
         self.action_dtype = self.envs[0].action_space.dtype
@@ -81,16 +83,18 @@ class SingleShard:
         reward = np.empty(n, np.float64)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         final_obs: list[Array] = []
+        infos: list[dict[str, float]] = []
         self._log.append(action)
         actions = action.tolist() if self.discrete else action
         i = 0
         try:
             for i, env in enumerate(self.envs):
                 self.current = i
-                obs, reward[i], term, trunc, _ = env.step(actions[i])
+                obs, reward[i], term, trunc, info = env.step(actions[i])
                 if term or trunc:
                     terminated[i], truncated[i] = term, trunc and not term
                     final_obs.append(np.array(obs, self.obs.dtype))
+                    infos.append(self._reported(info))
                     self.episode[i] += 1
                     self._since[i] = len(self._log)
                     self._journal[i] = self._journal[i][:0]
@@ -99,7 +103,7 @@ class SingleShard:
                     self.obs[i] = obs
         except Exception:
             raise self._error(i) from None
-        return Step(self.obs, reward, terminated, truncated, final_obs)
+        return Step(self.obs, reward, terminated, truncated, final_obs, infos)
 
     def snapshot(self) -> Arrays:
         log = np.stack(self._log) if self._log else self._no_actions()[:, None]
@@ -135,6 +139,14 @@ class SingleShard:
     def close(self) -> None:
         for env in self.envs:
             env.close()
+
+    def _reported(self, info: dict[str, Any]) -> dict[str, float]:
+        for name in self.settings.report:
+            if name not in info:
+                raise KeyError(
+                    f"env.report names {name!r}; the infos of {self.settings.id} hold {', '.join(map(repr, info))}"
+                )
+        return {name: float(info[name]) for name in self.settings.report}
 
     def _start_episode(self, copy: int) -> None:
         obs, _ = self.envs[copy].reset(seed=self._episode_seed(copy))
@@ -193,6 +205,8 @@ class NativeShard:
     def fits(settings: EnvSettings, copies: int) -> bool:
         """Whether there is a vector form, and it keeps its whole state in arrays whose last axis is the env copy."""
         spec = find_spec(settings.id)
+        if settings.report:  # vector forms tell nothing in their infos
+            return False
         if spec.vector_entry_point is None or spec.kwargs.keys() - {"sutton_barto_reward"}:
             return False
         env = _make_native(settings, copies)
@@ -204,7 +218,7 @@ class NativeShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.current = -1
+        self.current, self.frame_stack = -1, 0
         self.env, self.donor = _make_native(settings, copies), _make_native(settings, copies)
         self.resets = 1  # how often the donor was asked: the number of the next seed
         self.obs = self._reset(self.env, 0)

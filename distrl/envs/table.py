@@ -257,7 +257,7 @@ class TableShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.table, self.seed, self.shard, self.copies = read_table(settings), seed, shard, copies
-        self.current = -1
+        self.current, self.frame_stack = -1, 0
         t = self.table
         self.actions, self.outcomes = t.probability.shape[1:]
         cumulative = np.cumsum(t.probability, axis=2).reshape(-1, self.outcomes)

@@ -33,7 +33,7 @@ class Evaluator:
         wanted = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
         played = np.zeros(copies, np.int64)
         current, lengths = np.zeros(copies), np.zeros(copies, np.int64)
-        done: list[tuple[int, int, float, int]] = []  # (round, env copy, return, length)
+        done: list[tuple[int, int, float, int, dict[str, float]]] = []  # (round, env copy, return, length, infos)
         rng = stream(seed, "action")
         try:
             while (played < wanted).any():
@@ -44,12 +44,15 @@ class Evaluator:
                 step = shard.step(action)
                 current += step.reward
                 lengths += 1
+                infos = iter(step.infos)
                 for copy in np.flatnonzero(step.terminated | step.truncated).tolist():
+                    info = next(infos, {})
                     if played[copy] < wanted[copy]:
-                        done.append((int(played[copy]), copy, float(current[copy]), int(lengths[copy])))
+                        done.append((int(played[copy]), copy, float(current[copy]), int(lengths[copy]), info))
                     played[copy] += 1
                     current[copy], lengths[copy] = 0.0, 0
         finally:
             shard.close()
-        done.sort()
-        return Evaluation(weights.version, env_steps, tuple(d[2] for d in done), tuple(d[3] for d in done))
+        done.sort(key=lambda d: d[:2])
+        infos_ = {name: tuple(d[4][name] for d in done) for name in self.env.report}
+        return Evaluation(weights.version, env_steps, tuple(d[2] for d in done), tuple(d[3] for d in done), infos_)

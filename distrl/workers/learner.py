@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from distrl.config import Config, LearnerSettings, algorithm_module
 from distrl.errors import Diverged
-from distrl.types import Algorithm, Arrays, Fragment, Policy, Weights
+from distrl.types import Algorithm, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,7 @@ class Learner:
         device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
         self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
         self.config, self.version = config, 0
+        self.new_priorities: list[Priorities] = []  # of the newest update, by replay
         if state is not None:
             self.version = int(state["version"])
             self.algorithm.load_state({k.removeprefix("algorithm."): v for k, v in state.items() if k != "version"})
@@ -61,9 +64,28 @@ class Learner:
             Diverged: a loss or a weight is not finite; the state is then of no more use.
         """
         start = time.perf_counter()
+        algorithm = cast(OnPolicy, self.algorithm)
+        return self._updated(algorithm.update(list(fragments), iteration, self._progress(env_steps)), env_steps, start)
+
+    def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Weights, dict[str, float]]:
+        """Learn from what each replay drew for an iteration; else as `update`."""
+        start = time.perf_counter()
+        batch = join(batches)
+        algorithm, counted = cast(OffPolicy, self.algorithm), env_steps + self.config.rollout.env_steps
+        metrics, errors = algorithm.learn(batch, counted, self._progress(env_steps))
+        parts = np.split(errors, len(batches), axis=1)
+        self.new_priorities = [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]
+        return self._updated(metrics, env_steps, start)
+
+    def priorities(self, number: int) -> Priorities:
+        """What became of the newest batch of replay `number`."""
+        return self.new_priorities[number]
+
+    def _progress(self, env_steps: int) -> float:
         total = self.config.stop.env_steps
-        progress = 0.0 if total is None else env_steps / total
-        metrics = self.algorithm.update(list(fragments), iteration, progress)
+        return 0.0 if total is None else env_steps / total
+
+    def _updated(self, metrics: dict[str, float], env_steps: int, start: float) -> tuple[Weights, dict[str, float]]:
         self.version += 1
         weights = self.weights()
         bad = [name for name, value in metrics.items() if not math.isfinite(value) and name != "explained_variance"]
@@ -76,3 +98,11 @@ class Learner:
     def state(self) -> Arrays:
         """All that is needed to go on bit for bit after the newest update."""
         return {"version": np.array(self.version)} | {f"algorithm.{k}": v for k, v in self.algorithm.state().items()}
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """One batch [U, B] of those [U, B / shards] of each replay."""
+    if len(batches) == 1:
+        return batches[0]
+    parts = {field.name: [getattr(batch, field.name) for batch in batches] for field in fields(Batch)}
+    return Batch(**{name: np.concatenate(arrays, axis=1) for name, arrays in parts.items()})

@@ -11,7 +11,7 @@ from distrl.config import EnvSettings, RolloutSettings
 from distrl.envs.shard import Shard, make_shard
 from distrl.policy import single_threaded
 from distrl.seeding import stream
-from distrl.types import Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
+from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
 
 
 class Runner:
@@ -86,31 +86,46 @@ class Runner:
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
         obs_dtype = np.float32 if live.obs.dtype == np.float64 else live.obs.dtype
-        obs = np.empty((t_max + 1, *live.obs.shape), obs_dtype)
+        stack = live.frame_stack
+        seen = live.obs.astype(obs_dtype)  # what the policy sees: a whole stack where `obs` holds single frames
+        if stack:
+            obs = np.empty((stack + t_max, n, *live.obs.shape[2:]), obs_dtype)
+            obs[:stack] = live.obs.swapaxes(0, 1)
+        else:
+            obs = np.empty((1 + t_max, *live.obs.shape), obs_dtype)
+            obs[0] = live.obs
+        newest = obs[stack:] if stack else obs[1:]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
-        actions, extras, final_obs = [], [], []
+        actions, extras = [], []
+        final_obs: list[Array] = []
+        infos: list[dict[str, float]] = []
         returns, lengths = state.returns.copy(), state.lengths.copy()
         ended_returns, ended_lengths = [], []
         acting = 0.0
         started, start = time.time(), time.perf_counter()
-        obs[0] = live.obs
         for t in range(t_max):
             self.step = t
             before_act = time.perf_counter()
-            action, extra = self.policy.act(obs[t], noise[t])
+            action, extra = self.policy.act(seen, noise[t])
             acting += time.perf_counter() - before_act
             result = live.step(action)
             self.steps += n
             actions.append(action)
             extras.append(extra)
-            obs[t + 1] = result.obs
+            if stack:
+                seen, newest[t] = result.obs, result.obs[:, -1]
+            else:
+                newest[t] = result.obs
+                seen = newest[t]
             reward[t], terminated[t], truncated[t] = result.reward, result.terminated, result.truncated
             returns += result.reward
             lengths += 1
             if len(result.final_obs):
                 ended = result.terminated | result.truncated
-                final_obs.append(np.asarray(result.final_obs, obs_dtype))
+                last = np.asarray(result.final_obs, obs_dtype)
+                final_obs.append(last[:, -1] if stack else last)
+                infos += result.infos
                 ended_returns.append(returns[ended])
                 ended_lengths.append(lengths[ended])
                 returns[ended], lengths[ended] = 0.0, 0
@@ -127,10 +142,12 @@ class Runner:
             truncated=truncated,
             final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs_dtype), *final_obs]),
             extras=stacked,
+            stack=stack,
         )
         episodes = Episodes(
             returns=np.concatenate([np.zeros(0), *ended_returns]),
             lengths=np.concatenate([np.zeros(0, np.int64), *ended_lengths]),
+            infos={name: np.array([info[name] for info in infos]) for name in self.env.report},
         )
         snapshot = Snapshot(iteration + 1, returns, lengths, live.snapshot())
         seconds = {"act": acting, "step": rolling - acting, "snapshot": time.perf_counter() - start - rolling}

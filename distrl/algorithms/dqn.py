@@ -1,0 +1,283 @@
+"""Deep Q-learning from a replay (Mnih et al. 2015, Nature 518), and what Rainbow made common since.
+
+    for every minibatch (s, a, R, gamma^m, s') that the replay drew:
+        minimise  w huber(y - Q(s, a)),   y = R + gamma^m V(s')
+
+        V(s') = Q_target(s', argmax_a Q(s', a))         double (van Hasselt et al. 2016, arXiv:1509.06461)
+              = tau log sum_a exp(Q_target(s', a)/tau)  munchausen (Vieillard et al. 2020, arXiv:2007.14430)
+              = max_a Q_target(s', a)                   neither
+
+R is the sum of up to n rewards (n_step, Sutton 1988) and w the importance weight of prioritised replay (Schaul et al.
+2016, arXiv:1511.05952). The target network is a copy of the online one, taken every so many updates (tau 1) or
+followed slowly (tau < 1, Lillicrap et al. 2016, arXiv:1509.02971). The networks: dueling (Wang et al. 2016,
+arXiv:1511.06581), layer_norm (Ba et al. 2016, arXiv:1607.06450).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+import gymnasium as gym
+import numpy as np
+from pydantic import Field, model_validator
+
+from distrl.config import AlgorithmSettings, Config, Replayed
+from distrl.config import Settings as BaseSettings
+from distrl.envs import EnvInfo
+from distrl.errors import UserError
+from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
+from distrl.policy import EpsilonGreedyPolicy, NetworkSpec
+from distrl.seeding import stream
+from distrl.types import Array, Arrays, Batch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NEEDS_TORCH = True
+CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {  # channels, kernel, stride of each layer
+    "mlp": (),
+    "cnn": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al. 2015
+    "small_cnn": ((16, 8, 4), (32, 4, 2)),  # Mnih et al. 2013, arXiv:1312.5602
+}
+AT_ONCE = 512  # observations for which the target network is asked at once, at most
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Exploration(BaseSettings):
+    """epsilon: how often an action of `action_probs` is taken instead of the best one."""
+
+    schedule: Literal["linear", "exponential"] = "linear"
+    initial: Fraction = 1.0
+    final: Fraction = 0.05
+    steps: int = Field(default=10_000, ge=1, description="env steps from the initial to the final epsilon")
+    action_probs: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        default=None, description="of the actions when exploring; null: all alike"
+    )
+    ladder: float = Field(
+        default=0.0, ge=0, description="env copy n of a shard explores with epsilon^(1 + ladder n/(N-1)); Ape-X uses 7"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.schedule == "exponential" and not self.initial >= self.final > 0:
+            raise ValueError("an exponential schedule needs initial >= final > 0")
+        if self.action_probs is not None and not abs(sum(self.action_probs) - 1) < 1e-3:
+            raise ValueError(f"action_probs must sum to 1, not {sum(self.action_probs):g}")
+        return self
+
+    def epsilon(self, env_steps: int) -> float:
+        done = min(1.0, env_steps / self.steps)
+        if self.schedule == "linear":
+            return self.initial + (self.final - self.initial) * done
+        return float(self.initial * (self.final / self.initial) ** done)
+
+
+class Munchausen(BaseSettings):
+    """Vieillard et al. 2020, arXiv:2007.14430."""
+
+    alpha: Fraction = 0.9
+    temperature: float = Field(default=0.03, gt=0)
+    floor: float = Field(default=-1.0, le=0, description="the least of the log-probability's part")
+
+
+class Settings(AlgorithmSettings):
+    name: Literal["dqn"]
+    gamma: Fraction = 0.99
+    n_step: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    adam_eps: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float | None = Field(default=10.0, gt=0)
+    huber: float | None = Field(default=1.0, gt=0, description="where the squared error turns linear; null: nowhere")
+    target_every: int = Field(default=500, ge=1, description="updates between changes of the target network")
+    tau: float = Field(default=1.0, gt=0, le=1, description="how far it then goes to the online one; 1: all the way")
+    double: bool = True
+    dueling: bool = False
+    layer_norm: bool = False
+    munchausen: Munchausen | None = None
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
+    activation: Literal["tanh", "relu"] = "relu"
+    body: Literal["auto", "mlp", "cnn", "small_cnn"] = Field(
+        default="auto", description="auto: cnn for images of bytes"
+    )
+    exploration: Exploration = Exploration()
+
+    @property
+    def replayed(self) -> Replayed:
+        return Replayed(self.batch_size, self.n_step, self.gamma)
+
+    def check(self, config: Config) -> None:
+        if self.lr_schedule == "linear" and config.stop.env_steps is None:
+            raise UserError(
+                "algorithm.lr_schedule is 'linear', which needs stop.env_steps to know where it ends. Set one."
+            )
+        if self.dueling and not self.hidden:
+            raise UserError("algorithm.dueling doubles the last hidden layer, but algorithm.hidden is empty. Give one.")
+
+
+def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
+    """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
+    obs, action = info.observation_space, info.action_space
+    if not isinstance(action, gym.spaces.Discrete):
+        raise UserError(
+            f"DQN takes Discrete actions; those of {info.id} are {action}. Use PPO or A2C for continuous actions."
+        )
+    if not isinstance(obs, gym.spaces.Box):
+        raise UserError(
+            f"DQN here takes Box observations; those of {info.id} are {obs}. Flatten or one-hot them with a gymnasium wrapper."
+        )
+    image = len(obs.shape) == 3 and obs.dtype == np.uint8
+    body = ("cnn" if image else "mlp") if settings.body == "auto" else settings.body
+    if body != "mlp" and not (image and min(obs.shape[1:]) >= 36):
+        raise UserError(
+            f"algorithm.body is {body!r}, which takes images of bytes [C, H, W] with sides of at least 36 pixels; "
+            f"observations of {info.id} are {obs.dtype} {list(obs.shape)}. Set algorithm.body=mlp, or take an env that "
+            "renders what it observes, such as distrl/FlappyBirdPixels-v0."
+        )
+    probs = settings.exploration.action_probs or ()
+    if probs and len(probs) != action.n:
+        raise UserError(
+            f"algorithm.exploration.action_probs has {len(probs)} numbers; {info.id} has {action.n} actions."
+        )
+    spec = NetworkSpec(
+        obs_shape=obs.shape,
+        outputs=int(action.n),
+        hidden=settings.hidden,
+        conv=CONVOLUTIONS[body],
+        activation=settings.activation,
+        scale=1 / 255 if obs.dtype == np.uint8 else 1.0,
+        layer_norm=settings.layer_norm,
+        dueling=settings.dueling,
+    )
+    return EpsilonGreedyPolicy(spec, int(action.start), probs, settings.exploration.ladder)
+
+
+class DQN:
+    """`distrl.types.OffPolicy`; the parameters of each network lie in one flat vector."""
+
+    def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> None:
+        import torch  # here and not above: settings are checked, and runners started, without it
+
+        from distrl.networks import Adam, FlatParameters, Network
+
+        self.torch = torch
+        self.settings, self.device, self.first_action = settings, device, policy.first_action
+        spec, weights = policy.network.spec, initial_weights(settings, policy, seed)[:-1]
+        self.online, self.target = Network(spec, weights), Network(spec, weights)
+        self.parameters = FlatParameters([self.online], device)
+        self.target_parameters = FlatParameters([self.target], device)
+        self.vector, self.target_vector = self.parameters.vector, self.target_parameters.vector
+        self.optimizer = Adam({"online": self.parameters}, eps=settings.adam_eps)
+        self.epsilon = settings.exploration.epsilon(0)
+        self.updates = 0
+
+    def learn(self, batch: Batch, env_steps: int, progress: float) -> tuple[dict[str, float], Array]:
+        s, torch = self.settings, self.torch
+        self.epsilon = s.exploration.epsilon(env_steps)
+        lr = s.lr * (max(0.0, 1.0 - progress) if s.lr_schedule == "linear" else 1.0)
+        count, size = batch.reward.shape
+        metrics = {"epsilon": self.epsilon, "learning_rate": lr, "minibatches": float(count)}
+        if count == 0:
+            return metrics, np.zeros((0, size), np.float32)
+        action = self.tensor(batch.action - self.first_action)
+        reward, discount, weight = map(self.tensor, (batch.reward, batch.discount, batch.weight))
+        weight /= weight.amax(1, keepdim=True)
+        errors, norms = torch.empty_like(reward), torch.empty(count, device=self.device)
+        q_sum = torch.zeros((), device=self.device)
+        done = 0
+        while done < count:  # as many minibatches as the target network stays the same for
+            until = min(count, done + s.target_every - self.updates % s.target_every, done + max(1, AT_ONCE // size))
+            part = slice(done, until)
+            obs, next_obs = self.tensor(batch.obs[part]), self.tensor(batch.next_obs[part])
+            bonus, next_q = self.ask_target(obs, action[part], next_obs)
+            for i in range(until - done):
+                j = done + i
+                target = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
+                chosen = self.online(obs[i]).gather(1, action[j, :, None]).squeeze(1)
+                norms[j] = self.step((weight[j] * self.loss(chosen, target)).mean(), lr)
+                errors[j] = target - chosen.detach()
+                q_sum += chosen.detach().mean()
+            done = until
+            self.updates += until - part.start
+            if self.updates % s.target_every == 0:
+                with torch.no_grad():
+                    self.target_vector.lerp_(self.vector, s.tau)
+        metrics |= {
+            "loss": self.loss(errors, torch.zeros_like(errors)).mean().item(),
+            "td_error": errors.abs().mean().item(),
+            "q_mean": q_sum.item() / count,
+            "grad_norm": norms.mean().item(),
+        }
+        td_errors: Array = errors.cpu().numpy()
+        return metrics, td_errors
+
+    def loss(self, q: Tensor, target: Tensor) -> Tensor:
+        """Of each sample: (y - Q)^2 / 2 where |y - Q| <= huber, linear beyond (Huber 1964)."""
+        if self.settings.huber is None:
+            return 0.5 * (target - q).square()
+        return self.torch.nn.functional.huber_loss(q, target, reduction="none", delta=self.settings.huber)
+
+    def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""
+        with self.torch.no_grad():
+            next_q = self.target(next_obs.flatten(0, 1)).view(*action.shape, -1)
+            if self.settings.munchausen is None:
+                return self.torch.zeros(action.shape, device=self.device), next_q
+            m, target_q = self.settings.munchausen, self.target(obs.flatten(0, 1))
+            bonus = munchausen_bonus(target_q, action.flatten(), m.alpha, m.temperature, m.floor)
+            return bonus.view(action.shape), next_q
+
+    def targets(self, next_obs: Tensor, next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+        """y [B]"""
+        with self.torch.no_grad():
+            if self.settings.munchausen is not None:
+                value = soft_value(next_q, self.settings.munchausen.temperature)
+            else:
+                value = greedy_value(next_q, self.online(next_obs) if self.settings.double else next_q)
+            return td_target(reward, discount, value)
+
+    def step(self, loss: Tensor, lr: float) -> Tensor:
+        """One step of the optimiser; returns the gradient's norm before clipping."""
+        grad = self.parameters.grad
+        grad.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm: Tensor = self.torch.linalg.vector_norm(grad)
+        if self.settings.max_grad_norm is not None:
+            grad.mul_((self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.step({"online": lr})
+        return norm
+
+    def tensor(self, array: Array) -> Tensor:
+        """A copy on the device, in torch's own aligned memory."""
+        return self.torch.tensor(array, device=self.device)
+
+    def weights(self) -> Array:
+        """The parameters, and epsilon behind them."""
+        return np.append(self.vector.detach().cpu().numpy(), np.float32(self.epsilon))
+
+    def state(self) -> Arrays:
+        return {
+            "target": self.target_vector.detach().cpu().numpy().copy(),
+            "epsilon": np.array(self.epsilon),
+            "updates": np.array(self.updates),
+            **self.optimizer.state(),
+        }
+
+    def load_state(self, state: Arrays) -> None:
+        self.epsilon, self.updates = float(state["epsilon"]), int(state["updates"])
+        with self.torch.no_grad():
+            self.target_vector.copy_(self.tensor(state["target"]))
+        self.optimizer.load_state(state)
+
+
+def initial_weights(settings: Settings, policy: EpsilonGreedyPolicy, seed: int) -> Array:
+    """The weights of version 0, and epsilon behind them."""
+    vector = policy.network.spec.initial(stream(seed, "online"), head_gain=1.0)
+    return np.append(vector, np.float32(settings.exploration.epsilon(0)))
+
+
+def make(settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> DQN:
+    return DQN(settings, policy, seed, device)

@@ -1,0 +1,447 @@
+"""DQN: that it finds the values of a small known world with every switch, and that each switch does what it says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import CARTPOLE, config_of
+from conftest import DQN as DQN_BASE
+
+from distrl.algorithms import dqn as dqn_module
+from distrl.algorithms.dqn import DQN, Exploration, Settings, make, make_policy
+from distrl.envs import EnvInfo, describe_env
+from distrl.errors import UserError
+from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
+from distrl.networks import FlatParameters, Network
+from distrl.policy import EpsilonGreedyPolicy, NetworkSpec, flatten, from_description, single_threaded
+from distrl.types import Array, Batch
+
+CPU = torch.device("cpu")
+GAMMA = 0.8
+# A corridor of three states. Action 1 goes right, at its end out (1, terminated); action 0 stays (0.1).
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    single_threaded()
+
+
+def make_dqn(seed: int = 1, spec: NetworkSpec | None = None, first_action: int = 0, **changes: Any) -> DQN:
+    settings = Settings.model_validate(
+        {"name": "dqn", "gamma": GAMMA, "batch_size": 6, "lr": 0.03, "target_every": 10} | changes
+    )
+    spec = spec or NetworkSpec((3,), 2, (16,), (), "relu", 1.0, settings.layer_norm, settings.dueling)
+    return make(settings, EpsilonGreedyPolicy(spec, first_action), seed, CPU)
+
+
+def batch(
+    obs: Array,
+    action: Array,
+    reward: Array,
+    discount: Array,
+    next_obs: Array,
+    weight: Array | None = None,
+    updates: int = 1,
+) -> Batch:
+    """The same minibatch for every one of so many updates."""
+    rows = [
+        np.arange(len(action)),
+        obs,
+        action,
+        reward,
+        discount,
+        next_obs,
+        np.ones(len(action)) if weight is None else weight,
+    ]
+    kinds = [np.int64, np.float32, np.int64, np.float32, np.float32, np.float32, np.float32]
+    return Batch(*(np.stack([r] * updates).astype(kind) for r, kind in zip(rows, kinds, strict=True)))
+
+
+def corridor(updates: int, first_action: int = 0) -> Batch:
+    """Every step of it."""
+    state, action = np.repeat(np.arange(3), 2), np.tile([0, 1], 3)
+    reward = np.where(action == 0, 0.1, np.where(state == 2, 1.0, 0.0))
+    after = np.where(action == 0, state, np.minimum(state + 1, 2))
+    discount = np.where((state == 2) & (action == 1), 0.0, GAMMA)
+    return batch(np.eye(3)[state], action + first_action, reward, discount, np.eye(3)[after], updates=updates)
+
+
+def random_batch(updates: int, size: int = 6, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    obs, next_obs = rng.normal(size=(2, updates, size, 3)).astype(np.float32)
+    reward, weight = rng.normal(size=(updates, size)), rng.random((updates, size)) + 0.5
+    discount = np.where(rng.random((updates, size)) < 0.3, 0.0, GAMMA)
+    return Batch(
+        np.arange(updates * size).reshape(updates, size), obs, rng.integers(0, 2, (updates, size)),
+        reward.astype(np.float32), discount.astype(np.float32), next_obs, weight.astype(np.float32),
+    )  # fmt: skip
+
+
+def q_values(dqn: DQN, obs: Array) -> Array:
+    with torch.no_grad():
+        return np.asarray(dqn.online(torch.tensor(obs, dtype=torch.float32)).numpy())
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def slow_greedy(target_q: Array, chooser_q: Array) -> list[float]:
+    return [float(t[max(range(len(c)), key=lambda a: c[a])]) for t, c in zip(target_q, chooser_q, strict=True)]
+
+
+def slow_policy(q: Array, temperature: float) -> list[float]:
+    exp = [math.exp(float(x) / temperature) for x in q]
+    return [e / sum(exp) for e in exp]
+
+
+def test_the_values_of_the_next_state() -> None:
+    rng = np.random.default_rng(0)
+    target_q, chooser_q = rng.normal(size=(2, 50, 4))
+    t, c = torch.tensor(target_q), torch.tensor(chooser_q)
+    assert greedy_value(t, c).tolist() == slow_greedy(target_q, chooser_q)
+    assert greedy_value(t, t).tolist() == target_q.max(1).tolist()
+    soft = [
+        sum(p * (x - 0.5 * math.log(p)) for p, x in zip(slow_policy(q, 0.5), q.tolist(), strict=True)) for q in target_q
+    ]
+    assert soft_value(t, 0.5).tolist() == pytest.approx(soft)
+    assert soft_value(t, 1e-3).tolist() == pytest.approx(target_q.max(1), abs=0.01)
+
+
+def test_munchausens_bonus() -> None:
+    q, action = np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 4
+    expected = [
+        0.9 * max(0.2 * math.log(slow_policy(x, 0.2)[a]), -1.0) for x, a in zip(q, action.tolist(), strict=True)
+    ]
+    found = munchausen_bonus(torch.tensor(q), torch.tensor(action), 0.9, 0.2, -1.0).tolist()
+    assert found == pytest.approx(expected)
+    assert min(found) == pytest.approx(-0.9)
+
+
+def test_targets_are_returns_and_what_is_left() -> None:
+    reward, discount, value = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.0, 0.25], [10.0, 99.0, 4.0]])
+    assert td_target(reward, discount, value).tolist() == [6.0, 2.0, 4.0]
+    with pytest.raises(ValueError, match="shapes differ"):
+        td_target(reward, discount, value[:, None])
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "plain": {"double": False},
+    "double": {},
+    "dueling": {"dueling": True},
+    "layer norm": {"layer_norm": True},
+    "all": {"dueling": True, "layer_norm": True},
+    "soft target": {"tau": 0.1, "target_every": 1},
+    "squared error": {"huber": None},
+    "narrow huber": {"huber": 0.05, "max_grad_norm": None},
+}
+
+
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+def test_the_corridor_gets_its_true_values(switches: dict[str, Any]) -> None:
+    dqn = make_dqn(**switches)
+    for lr in (0.02, 0.005, 0.001):
+        dqn.settings = dqn.settings.model_copy(update={"lr": lr})
+        dqn.learn(corridor(250), 0, 0.0)
+    value = np.zeros(3)
+    for _ in range(200):  # value iteration, in plain words
+        stay = 0.1 + GAMMA * value
+        go = np.array([GAMMA * value[1], GAMMA * value[2], 1.0])
+        value = np.maximum(stay, go)
+    true = np.stack([stay, go], axis=1)
+    assert q_values(dqn, np.eye(3)) == pytest.approx(true, abs=0.02)
+
+
+def test_munchausen_widens_the_gap_between_actions() -> None:
+    """Its fixed point prefers the same actions by more (Vieillard et al. 2020, theorem 2)."""
+    plain, wide = make_dqn(), make_dqn(munchausen={"alpha": 0.9, "temperature": 0.1, "floor": -10})
+    for dqn in (plain, wide):
+        for lr in (0.02, 0.005, 0.001):
+            dqn.settings = dqn.settings.model_copy(update={"lr": lr})
+            dqn.learn(corridor(400), 0, 0.0)
+    gaps = [q[:, 1] - q[:, 0] for q in (q_values(plain, np.eye(3)), q_values(wide, np.eye(3)))]
+    assert (np.sign(gaps[0]) == np.sign(gaps[1])).all()
+    assert (np.abs(gaps[1]) > 1.5 * np.abs(gaps[0])).all()
+
+
+def test_errors_are_what_was_wrong_before_each_update() -> None:
+    dqn = make_dqn(double=True, lr=1e-9)  # so that nothing moves
+    with torch.no_grad():
+        dqn.target_vector.add_(torch.randn(dqn.target_vector.shape, generator=torch.Generator().manual_seed(0)))
+    b = random_batch(3)
+    metrics, errors = dqn.learn(b, 0, 0.0)
+    for u in range(3):
+        q, next_q = q_values(dqn, b.obs[u]), q_values(dqn, b.next_obs[u])
+        with torch.no_grad():
+            target_q = dqn.target(torch.tensor(b.next_obs[u])).numpy()
+        best = slow_greedy(target_q, next_q)
+        for i in range(6):
+            y = b.reward[u, i] + b.discount[u, i] * best[i]
+            assert errors[u, i] == pytest.approx(y - q[i, b.action[u, i]], rel=1e-4, abs=1e-4)
+    assert metrics["td_error"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    size = np.abs(errors)
+    assert metrics["loss"] == pytest.approx(np.where(size <= 1, size**2 / 2, size - 0.5).mean(), rel=1e-5)
+    plain = make_dqn(double=False, lr=1e-9)
+    plain.load_state(dqn.state())
+    assert np.abs(plain.learn(b, 0, 0.0)[1] - errors).max() > 0.01
+
+
+def test_weights_count_by_their_share_of_the_largest() -> None:
+    def moved(weight: Array) -> Array:
+        dqn = make_dqn(lr=1.0, adam_eps=100.0)  # so large that steps are in proportion to gradients
+        before = dqn.weights()
+        b = random_batch(1)
+        b.weight[:] = weight
+        dqn.learn(b, 0, 0.0)
+        return np.asarray(dqn.weights() - before)
+
+    assert moved(np.full(6, 3.0)) == pytest.approx(moved(np.ones(6)), abs=1e-7)
+    single = [moved(np.eye(6)[i]) for i in range(6)]
+    assert moved(np.ones(6)) == pytest.approx(sum(single), rel=0.02, abs=2e-5)
+
+
+@pytest.mark.parametrize(("tau", "every"), [(1.0, 7), (1.0, 1), (0.25, 3)])
+def test_the_target_follows(tau: float, every: int) -> None:
+    dqn = make_dqn(tau=tau, target_every=every)
+    target = dqn.target_vector.detach().clone()
+    for n in range(1, 20):
+        dqn.learn(random_batch(1, seed=n), 0, 0.0)
+        if n % every == 0:
+            target = target + tau * (dqn.vector.detach() - target)
+        assert torch.allclose(dqn.target_vector, target, atol=1e-6)
+
+
+def test_minibatches_come_one_after_the_other_however_they_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target network is asked for many at once; that must not let it be asked too early or too late."""
+    b = random_batch(25)
+    whole, single, grouped = make_dqn(target_every=4), make_dqn(target_every=4), make_dqn(target_every=4)
+    whole_errors = whole.learn(b, 0, 0.0)[1]
+    parts = [Batch(*(array[u : u + 1] for array in vars(b).values())) for u in range(25)]
+    single_errors = np.concatenate([single.learn(part, 0, 0.0)[1] for part in parts])
+    monkeypatch.setattr(dqn_module, "AT_ONCE", 12)
+    grouped_errors = grouped.learn(b, 0, 0.0)[1]
+    assert single_errors == pytest.approx(whole_errors, abs=1e-4)
+    assert grouped_errors == pytest.approx(whole_errors, abs=1e-4)
+    assert single.updates == whole.updates == grouped.updates == 25
+
+
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told() -> None:
+    free, clipped = make_dqn(max_grad_norm=None, adam_eps=100.0), make_dqn(max_grad_norm=0.01, adam_eps=100.0)
+    start = free.weights()
+    norms = [d.learn(random_batch(1), 0, 0.0)[0]["grad_norm"] for d in (free, clipped)]
+    assert norms[0] == pytest.approx(norms[1])
+    assert norms[0] > 0.1
+    moves = [float(np.linalg.norm(d.weights() - start)) for d in (free, clipped)]
+    assert moves[1] == pytest.approx(moves[0] * 0.01 / norms[0], rel=0.1)
+
+
+def test_actions_are_counted_from_the_first() -> None:
+    plain, shifted = make_dqn(), make_dqn(first_action=5)
+    plain.learn(corridor(5), 0, 0.0)
+    shifted.learn(corridor(5, first_action=5), 0, 0.0)
+    assert plain.weights().tobytes() == shifted.weights().tobytes()
+
+
+def test_without_a_batch_only_epsilon_changes() -> None:
+    dqn = make_dqn(exploration={"steps": 100, "final": 0.0})
+    before = dqn.weights()
+    empty = Batch(*(array[:0] for array in vars(random_batch(1)).values()))
+    metrics, errors = dqn.learn(empty, 30, 0.0)
+    assert errors.shape == (0, 6)
+    assert metrics == {"epsilon": pytest.approx(0.7), "learning_rate": 0.03, "minibatches": 0.0}
+    assert (dqn.weights()[:-1] == before[:-1]).all()
+    assert (before[-1], dqn.weights()[-1]) == (1.0, pytest.approx(0.7))
+
+
+def test_a_linear_learning_rate_runs_out_with_the_run() -> None:
+    dqn = make_dqn(lr_schedule="linear")
+    assert dqn.learn(random_batch(1), 0, 0.25)[0]["learning_rate"] == pytest.approx(0.0225)
+    before = dqn.weights()
+    dqn.learn(random_batch(1), 0, 1.0)
+    assert (dqn.weights() == before).all()
+
+
+@pytest.mark.parametrize("switches", [*SWITCHES.values(), {"munchausen": {}}])
+def test_a_state_goes_on_bit_for_bit(switches: dict[str, Any]) -> None:
+    one, other = make_dqn(**switches), make_dqn(seed=9, **switches)
+    one.learn(random_batch(13), 500, 0.1)
+    other.load_state(one.state())
+    assert one.weights().tobytes() == other.weights().tobytes()
+    for n in range(3):
+        left, right = (d.learn(random_batch(5, seed=n), 600 + n, 0.2)[1] for d in (one, other))
+        assert left.tobytes() == right.tobytes()
+        assert one.weights().tobytes() == other.weights().tobytes()
+
+
+# --- exploring --------------------------------------------------------------------------------------------------
+
+
+def test_epsilon_falls_by_its_schedule() -> None:
+    linear = Exploration(initial=1.0, final=0.1, steps=100)
+    assert [linear.epsilon(n) for n in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
+    exponential = Exploration(schedule="exponential", initial=1.0, final=0.01, steps=100)
+    assert [exponential.epsilon(n) for n in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "exponential", "final": 0.0}, "initial >= final > 0"),
+        ({"action_probs": [0.5, 0.6]}, "must sum to 1, not 1.1"),
+        ({"steps": 0}, "algorithm.exploration.steps is 0"),
+    ],
+)
+def test_impossible_exploration_is_refused(changes: dict[str, Any], message: str) -> None:
+    base = {**CARTPOLE, "algorithm": {"name": "dqn", "exploration": changes}}
+    with pytest.raises(UserError, match=message):
+        config_of(base)
+
+
+def policy_with(epsilon: float, **changes: Any) -> EpsilonGreedyPolicy:
+    """Q = (0, 2, 1) in every state."""
+    policy = EpsilonGreedyPolicy(NetworkSpec((1,), 3, hidden=()), **changes)
+    policy.load(np.array([0, 0, 0, 0, 2, 1, epsilon], np.float32))
+    return policy
+
+
+@pytest.mark.parametrize("probs", [(), (0.7, 0.1, 0.2), (0.0, 0.0, 1.0)])
+def test_it_explores_as_often_and_in_the_way_it_was_told(probs: tuple[float, ...]) -> None:
+    policy = policy_with(0.4, action_probs=probs, first_action=1)
+    obs = np.zeros((20_000, 1), np.float32)
+    action, extras = policy.act(obs, policy.draw(np.random.default_rng(0), 1, 20_000)[0])
+    expected = 0.4 * np.array(probs or [1 / 3] * 3) + 0.6 * np.array([0, 1, 0])
+    assert np.bincount(action - 1, minlength=3) / 20_000 == pytest.approx(expected, abs=0.012)
+    assert (extras["q"] == np.array([0, 2, 1])[action - 1]).all()
+    assert (extras["value"] == 2).all()
+    assert (policy.greedy(obs) == 2).all()
+
+
+def test_epsilon_at_its_ends() -> None:
+    obs = np.zeros((1000, 1), np.float32)
+    for epsilon, expected in ((0.0, {1}), (1.0, {0})):
+        policy = policy_with(epsilon, action_probs=(1.0, 0.0, 0.0))
+        assert set(policy.act(obs, policy.draw(np.random.default_rng(0), 1, 1000)[0])[0]) == expected
+
+
+def test_a_ladder_gives_every_copy_its_own_rate() -> None:
+    policy = policy_with(0.4, ladder=7.0)
+    assert policy.epsilon(8) == pytest.approx([0.4 ** (1 + 7 * n / 7) for n in range(8)])
+    assert policy_with(0.4).epsilon(8) == pytest.approx([0.4] * 8)
+
+
+SPECS = {
+    "dueling": NetworkSpec((8,), 4, (32, 24), (), "relu", 1.0, False, True),
+    "layer norm": NetworkSpec((8,), 4, (32, 24), (), "tanh", 1.0, True, False),
+    "both, one layer": NetworkSpec((8,), 4, (32,), (), "relu", 1.0, True, True),
+    "pixels": NetworkSpec((4, 84, 84), 2, (64,), ((16, 8, 4), (32, 4, 2)), "relu", 1 / 255, True, True),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_what_acts_is_what_learns(spec: NetworkSpec) -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = Network(spec, spec.initial(np.random.default_rng(0), 1.0))
+    parameters = FlatParameters([network], CPU)
+    assert {name: tuple(p.shape) for name, p in network.named_parameters()} == spec.shapes()
+    with torch.no_grad():
+        parameters.vector.add_(0.1 * torch.randn(parameters.vector.shape, generator=generator))
+    policy = EpsilonGreedyPolicy(spec)
+    policy.load(np.append(parameters.vector.detach().numpy(), np.float32(0.0)))
+    rng = np.random.default_rng(0)
+    obs = rng.integers(0, 256, (16, *spec.obs_shape)).astype(np.uint8 if spec.conv else np.float32)
+    with torch.no_grad():
+        expected = network(torch.tensor(obs)).numpy()
+    action, extras = policy.act(obs, np.full((16, 2), 0.5))
+    assert extras["value"] == pytest.approx(expected.max(1), rel=1e-4, abs=1e-4)
+    assert (action == expected.argmax(1)).all()
+    assert (policy.greedy(obs) == action).all()
+
+
+def test_only_differences_between_actions_go_through_the_advantage() -> None:
+    network = Network(SPECS["dueling"], SPECS["dueling"].initial(np.random.default_rng(0), 1.0))
+    obs = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = network(obs)
+        network.head.bias.add_(3.0)
+        assert torch.allclose(network(obs), before, atol=1e-5)
+        network.value_head.bias.add_(3.0)
+        assert torch.allclose(network(obs), before + 3.0, atol=1e-5)
+
+
+def test_a_policy_is_made_again_from_its_description() -> None:
+    policy = EpsilonGreedyPolicy(SPECS["both, one layer"], 2, (0.1, 0.2, 0.3, 0.4), 7.0)
+    vector = np.random.default_rng(0).random(SPECS["both, one layer"].parameters + 1).astype(np.float32)
+    policy.load(vector)
+    again = from_description(policy.describe())
+    assert again.describe() == policy.describe()
+    again.load(flatten(policy.arrays(), again.shapes()))
+    obs, noise = np.random.default_rng(1).random((9, 8)), np.random.default_rng(2).random((9, 2))
+    assert (again.act(obs, noise)[0] == policy.act(obs, noise)[0]).all()
+    assert policy.arrays()["epsilon"].tolist() == [vector[-1]]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------
+
+
+def info_of(obs: gym.Space[Any], action: gym.Space[Any]) -> EnvInfo:
+    return EnvInfo("Some-v0", obs, action, None, None, (), 30)
+
+
+BOX, IMAGE = gym.spaces.Box(0, 1, (2,), np.float32), gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("obs", "action", "changes", "parts"),
+    [
+        (BOX, BOX, {}, ["Some-v0", "Use PPO or A2C for continuous actions"]),
+        (gym.spaces.Discrete(4), gym.spaces.Discrete(2), {}, ["Box observations", "one-hot"]),
+        (
+            BOX,
+            gym.spaces.Discrete(2),
+            {"body": "cnn"},
+            ["algorithm.body is 'cnn'", "[2]", "distrl/FlappyBirdPixels-v0"],
+        ),
+        (BOX, gym.spaces.Discrete(3), {"exploration": {"action_probs": [0.5, 0.5]}}, ["2 numbers", "3 actions"]),
+    ],
+)
+def test_what_dqn_cannot_take_is_refused(obs: Any, action: Any, changes: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        make_policy(Settings.model_validate({"name": "dqn"} | changes), info_of(obs, action))
+    assert all(part in str(caught.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("replay.start=20", ["batch_size is 32", "20 steps", "replay.start"]),
+        ("algorithm.n_step=30", ["replay.start is 400", "algorithm.n_step=30", "more than 480"]),
+        ("replay.capacity=500", ["replay.capacity is 500", "at least"]),
+        ("replay.shards=3", ["replay.shards is 3", "rollout.shards=4"]),
+        ("algorithm.batch_size=33", ["replay.shards is 2", "algorithm.batch_size=33"]),
+        ("replay.samples_per_insert=0", ["replay.samples_per_insert is 0"]),
+        ("algorithm.hidden=[]", ["algorithm.dueling", "algorithm.hidden is empty"]),
+        ("algorithm.mnchausen=1", ["unknown key", "munchausen"]),
+    ],
+)
+def test_contradictions_are_refused(override: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        config_of(DQN_BASE, override)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_ppo_takes_no_replay() -> None:
+    with pytest.raises(UserError, match="ppo learns from no replay"):
+        config_of(CARTPOLE, "replay.capacity=1000")
+
+
+def test_images_get_convolutions() -> None:
+    settings = Settings.model_validate({"name": "dqn"})
+    assert len(make_policy(settings, info_of(IMAGE, gym.spaces.Discrete(2))).network.spec.conv) == 3
+    small = settings.model_copy(update={"body": "small_cnn"})
+    assert len(make_policy(small, info_of(IMAGE, gym.spaces.Discrete(2))).network.spec.conv) == 2
+    assert make_policy(settings, describe_env(config_of(DQN_BASE).env)).network.spec.conv == ()
