@@ -122,7 +122,9 @@ def test_the_command_line(run_dir: Path, tmp_path: Path) -> None:
         ask("export", str(run_dir), "--format", kind)
         assert (run_dir / f"table.{kind}").exists()
     assert ask("evaluate", str(run_dir / "table.json"), "--exact") == text
-    assert ask("evaluate", str(run_dir / "table.npz"), "--episodes", "3") == ask("evaluate", str(run_dir), "--episodes", "3")
+    assert ask("evaluate", str(run_dir / "table.npz"), "--episodes", "3") == ask(
+        "evaluate", str(run_dir), "--episodes", "3"
+    )
     assert (run_dir / "plots" / "policy.png").stat().st_size > 10_000
     (run_dir / "plots" / "policy.png").unlink()
     assert "policy.png" in ask("plot", str(run_dir), "--out", str(tmp_path / "curve.png"))

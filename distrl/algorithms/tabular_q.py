@@ -168,6 +168,10 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
                 f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space}. "
                 "Leave algorithm.coding out."
             )
+        if space.shape is not None and len(space.shape) > 1:
+            raise UserError(
+                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Wrap the env."
+            )
         if isinstance(space, gym.spaces.Discrete):
             return Discrete(int(space.n), int(space.start))
         if isinstance(space, gym.spaces.MultiDiscrete):
