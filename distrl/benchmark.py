@@ -6,6 +6,7 @@ learner. It is measured before and after training, since shared machines change 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -116,23 +117,26 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
     return Benchmark((before, simulate_all(config, seconds / 4)), result, memory, peak, config)
 
 
+def process_memory(process: psutil.Process) -> dict[int, tuple[str, float]]:
+    """The kind and the memory in MB (proportional set size) of each process of a tree, by pid."""
+    found: dict[int, tuple[str, float]] = {}
+    for member in [process, *_children(process)]:
+        with contextlib.suppress(psutil.Error):
+            info = member.memory_full_info()
+            name = "driver" if member.pid == process.pid else _name(member.cmdline())
+            found[member.pid] = name, getattr(info, "pss", info.rss) / 1e6
+    return found
+
+
 def _watch(process: psutil.Popen) -> tuple[dict[str, float], float]:
-    """Peak memory in MB (proportional set size) of each process of a tree, and of all together, until it ends."""
+    """Peak memory in MB by kind of process, and of all together, until the process ends."""
     peaks: dict[int, tuple[str, float]] = {}
     together = 0.0
     while process.poll() is None:
-        total = 0.0
-        for member in [process, *_children(process)]:
-            try:
-                info = member.memory_full_info()
-                size = getattr(info, "pss", info.rss) / 1e6
-                command = member.cmdline()
-            except psutil.Error:
-                continue
-            total += size
-            name = _name(command) if member.pid != process.pid else "driver"
-            peaks[member.pid] = name, max(size, peaks.get(member.pid, ("", 0.0))[1])
-        together = max(together, total)
+        now = process_memory(process)
+        together = max(together, sum(size for _, size in now.values()))
+        for pid, (name, size) in now.items():
+            peaks[pid] = name, max(size, peaks.get(pid, ("", 0.0))[1])
         time.sleep(0.5)
     memory: dict[str, float] = {}
     for name, size in peaks.values():
@@ -140,7 +144,7 @@ def _watch(process: psutil.Popen) -> tuple[dict[str, float], float]:
     return memory, together
 
 
-def _children(process: psutil.Popen) -> list[psutil.Process]:
+def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
         children: list[psutil.Process] = process.children(recursive=True)
     except psutil.Error:
@@ -154,6 +158,8 @@ def _name(command: list[str]) -> str:
     if line.startswith("ray::"):
         name = line.removeprefix("ray::").split(".")[0].split()[0]
         return {"Runner": "runners"}.get(name, name.lower())
+    if "distrl.track" in line:
+        return "MLflow's follower"
     return "Ray itself" if "ray" in line else "others"
 
 

@@ -304,6 +304,27 @@ def bench(
     benchmark.render(benchmark.run(load_config(arguments[0], arguments[1:]), seconds, local), out)
 
 
+@app.command()
+def verify(
+    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...")],
+) -> None:
+    """Do the same run in one process, on Ray with 1 to 3 runners, and with processes killed; compare the weights."""
+    from distrl.config import load_config
+    from distrl.verify import verify as trials
+
+    seen: set[str] = set()
+    for verdict in trials(load_config(arguments[0], arguments[1:])):
+        seen.add(verdict.weights_sha256)
+        out.print(
+            f"{verdict.weights_sha256}  {verdict.trial.name:<28} {verdict.restarts} restarts, {verdict.seconds:.1f} s",
+            style=None if len(seen) == 1 else "bold red",
+        )
+    if len(seen) > 1:
+        err.print("[bold red]The weights differ.[/]")
+        raise typer.Exit(1)
+    out.print("[green]The same weights, bit for bit.[/]")
+
+
 def main() -> None:
     """Run the command line. User's mistakes exit with 2, what failed in training with 1."""
     from dotenv import load_dotenv

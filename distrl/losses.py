@@ -5,11 +5,14 @@ What runs backwards in time (`gae`) is NumPy: T small steps are cheapest there. 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from distrl.types import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def gae(reward: Array, value: Array, next_value: Array, ended: Array, gamma: float, gae_lambda: float) -> Array:
@@ -46,7 +49,7 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> T
     L = -E[ min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) ],   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
     """
     ratio = log_ratio.exp()
-    return -torch.min(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
+    return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
 
 
 def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> Tensor:
@@ -57,7 +60,7 @@ def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | N
     error = (value - target).square()
     if clip is not None:
         clipped = old_value + (value - old_value).clamp(-clip, clip)
-        error = torch.max(error, (clipped - target).square())
+        error = error.maximum((clipped - target).square())
     return 0.5 * error.mean()
 
 

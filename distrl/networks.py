@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distrl.policy import NetworkSpec
-from distrl.types import Arrays
-
-L = TypeVar("L", bound=nn.Module)
+from distrl.policy import NetworkSpec, unflatten
+from distrl.types import Array, Arrays
 
 
 class Body(nn.Module):
     """Convolutions and hidden layers: observations [B, *obs_shape] to features [B, hidden[-1]]."""
 
-    def __init__(self, spec: NetworkSpec, generator: torch.Generator) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
         shapes = spec.shapes()
-        self.conv = nn.ModuleList()
-        for i, (channels, kernel, stride) in enumerate(spec.conv):
-            self.conv.append(nn.Conv2d(shapes[f"conv.{i}.weight"][1], channels, kernel, stride))
+        self.conv = nn.ModuleList(
+            nn.Conv2d(shapes[f"conv.{i}.weight"][1], channels, kernel, stride)
+            for i, (channels, kernel, stride) in enumerate(spec.conv)
+        )
         self.hidden = nn.ModuleList(
             nn.Linear(shapes[f"hidden.{i}.weight"][1], width) for i, width in enumerate(spec.hidden)
         )
-        for layer in (*self.conv, *self.hidden):
-            orthogonal(layer, 2**0.5, generator)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def features(self, obs: Tensor) -> Tensor:
         x = obs.float() * self.spec.scale if self.spec.scale != 1.0 else obs.float()
         for layer in self.conv:
             x = torch.relu(layer(x))
@@ -43,22 +39,17 @@ class Body(nn.Module):
 
 
 class Network(Body):
-    """A body and a linear head: [B, *obs_shape] to [B, outputs]."""
+    """A body and a linear head, with the weights of a flat vector [P]: [B, *obs_shape] to [B, outputs]."""
 
-    def __init__(self, spec: NetworkSpec, head_gain: float, generator: torch.Generator) -> None:
-        super().__init__(spec, generator)
-        self.head = orthogonal(nn.Linear(spec.shapes()["head.weight"][1], spec.outputs), head_gain, generator)
+    def __init__(self, spec: NetworkSpec, weights: Array) -> None:
+        super().__init__(spec)
+        self.head = nn.Linear(spec.shapes()["head.weight"][1], spec.outputs)
+        arrays = unflatten(weights, spec.shapes())
+        self.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
 
     def forward(self, obs: Tensor) -> Tensor:
-        out: Tensor = self.head(super().forward(obs))
+        out: Tensor = self.head(self.features(obs))
         return out
-
-
-def orthogonal(layer: L, gain: float, generator: torch.Generator) -> L:
-    """Orthogonal weights (Saxe et al. 2014, arXiv:1312.6120) and zero biases, drawn from `generator` alone."""
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)  # type: ignore[arg-type]
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
 
 
 class FlatParameters:

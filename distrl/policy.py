@@ -56,6 +56,23 @@ class NetworkSpec:
         layer("head", self.outputs, width)
         return shapes
 
+    def initial(self, rng: np.random.Generator, head_gain: float) -> Array:
+        """First weights, a flat vector [P]: orthogonal (Saxe et al. 2014, arXiv:1312.6120), biases zero.
+
+        The gain is sqrt(2) in the body. In NumPy, so that runners can start while the learner still imports torch.
+        """
+        parts = []
+        for name, shape in self.shapes().items():
+            if name.endswith("bias"):
+                parts.append(np.zeros(prod(shape)))
+                continue
+            rows, columns = shape[0], prod(shape[1:])
+            q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+            q *= np.sign(np.diag(r))  # makes the distribution uniform
+            gain = head_gain if name.startswith("head") else 2**0.5
+            parts.append(gain * (q if rows >= columns else q.T).ravel())
+        return np.concatenate(parts).astype(np.float32)
+
     @property
     def parameters(self) -> int:
         return sum(prod(shape) for shape in self.shapes().values())

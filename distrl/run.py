@@ -29,7 +29,7 @@ from distrl.execution.local import LocalExecution
 from distrl.policy import single_threaded
 from distrl.track import Console, MetricsLog, MlflowTracker, Status, check_tracking, collect_tags, tracking_uri
 from distrl.trainer import Resources, Trainer
-from distrl.types import Policy
+from distrl.types import Array, Policy
 
 RUNNERS_PER_CPU = 32  # more processes than that on a core are a mistake
 CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir")  # on resume: what cannot change the arithmetic
@@ -54,6 +54,7 @@ class Plan:
     config: Config
     info: EnvInfo
     policy: Policy
+    initial_weights: Array
     run_dir: Path
     start: Path | None  # the checkpoint to go on from
     resuming: bool
@@ -71,7 +72,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         raise UserError(
             f"env.vectorize is 'native', but {info.id} has no vector form that can be used. Set it to 'auto'."
         )
-    policy: Policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, info)
+    module = algorithm_module(config.algorithm.name)
+    policy: Policy = module.make_policy(config.algorithm, info)
     if config.stop.return_mean == "auto" and info.reward_threshold is None:
         raise UserError(f"stop.return_mean is 'auto', but {info.id} has no reward threshold. Give a number instead.")
     if config.cluster.address == "local" and config.cluster.runners != "auto":
@@ -102,6 +104,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
+        initial_weights=module.initial_weights(policy, config.seed),
         run_dir=run_dir,
         start=start,
         resuming=resume is not None,
@@ -308,6 +311,7 @@ def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Sig
         trainer = Trainer(
             config,
             plan.policy,
+            plan.initial_weights,
             about,
             plan.info.reward_threshold,
             execution,

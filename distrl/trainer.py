@@ -24,7 +24,7 @@ from distrl.checkpoint import list_checkpoints, read_checkpoint, write_checkpoin
 from distrl.config import Config
 from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
-from distrl.types import Arrays, Evaluation, Policy, Report, Snapshot, Weights
+from distrl.types import Array, Arrays, Evaluation, Policy, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
 from distrl.workers.runner import Runner
@@ -101,6 +101,7 @@ class Trainer:
         self,
         config: Config,
         policy: Policy,
+        initial_weights: Array,
         about: dict[str, Any],
         threshold: float | None,
         execution: Execution,
@@ -113,12 +114,14 @@ class Trainer:
         """
         Args:
             policy: an acting policy without weights, of which every runner gets a copy
+            initial_weights: of version 0, [P]
             about: of the env and the algorithm, for model directories
             threshold: the env's reward threshold
             interrupted: asked often; a reason ends the run at the next iteration, with a checkpoint
             start: the checkpoint to go on from; None: the beginning
         """
         self.config, self.policy, self.about, self.threshold = config, policy, about, threshold
+        self.initial_weights = initial_weights
         self.execution, self.resources, self.run_dir = execution, resources, run_dir
         self.observer, self.interrupted = observer, interrupted
         self.shards = range(config.rollout.shards)
@@ -514,8 +517,8 @@ class Trainer:
         vectors = {acting: self.weights[acting], k: self.weights[k]}
         vectors |= {pending.version: self.evaluating[pending.number][1][0] for pending in progress.pending}
         weights: dict[int, Weights] = {version: self.execution.get(future) for version, future in vectors.items()}
-        driver = {f"weights.{version}": w.vector for version, w in weights.items() if version != k or acting == k}
-        driver |= {f"weights.{p.version}": weights[p.version].vector for p in progress.pending}
+        driver = {f"weights.{version}": w.vector for version, w in weights.items() if version != k}
+        driver["weights.newest"] = weights[k].vector
         if self.best is not None:
             driver |= {"best.vector": self.best.vector, "best.version": np.array(self.best.version)}
         for shard in self.shards:
@@ -551,10 +554,11 @@ class Trainer:
             gpus=self.resources.learner_gpus,
         )
         k = self.progress.iteration
-        self.weights[k] = self.execution.submit(self.learner, "weights")
+        # Runners need not wait for the learner to start: it begins with the same weights.
+        self.weights[k] = self.execution.put(Weights(k, driver["weights.newest"] if driver else self.initial_weights))
         for name, vector in driver.items():
             kind, _, version = name.partition(".")
-            if kind == "weights" and int(version) != k:
+            if kind == "weights" and version != "newest":
                 self.weights[int(version)] = self.execution.put(Weights(int(version), vector))
         self.best = Weights(int(driver["best.version"]), driver["best.vector"]) if "best.vector" in driver else None
         for shard in self.shards:

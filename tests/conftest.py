@@ -105,12 +105,14 @@ def run_trainer(
 ) -> Outcome:
     single_threaded()
     info = describe_env(config.env)
-    policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, info)
+    module = algorithm_module(config.algorithm.name)
+    policy = module.make_policy(config.algorithm, info)
     observer = observer or Recorder()
     about = {"env": config.env.model_dump(mode="json"), "observation": {"shape": list(info.observation_space.shape)}}
     trainer = Trainer(
         config,
         policy,
+        module.initial_weights(policy, config.seed),
         about,
         info.reward_threshold,
         execution,

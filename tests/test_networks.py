@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Categorical
 from toys import same
 
-from distrl.networks import Adam, FlatParameters, Network, orthogonal
+from distrl.networks import Adam, FlatParameters, Network
 from distrl.policy import CategoricalPolicy, NetworkSpec, flatten, from_description, single_threaded, unflatten
 from distrl.policy import Network as NumpyNetwork
 from distrl.types import Array
@@ -33,7 +33,7 @@ def _single_threaded() -> None:
 def make(spec: NetworkSpec, seed: int = 0) -> tuple[Network, FlatParameters]:
     """A torch network with biases that are not zero."""
     generator = torch.Generator().manual_seed(seed)
-    network = Network(spec, 1.0, generator)
+    network = Network(spec, spec.initial(np.random.default_rng(seed), 1.0))
     parameters = FlatParameters([network], torch.device("cpu"))
     with torch.no_grad():
         parameters.vector.add_(0.05 * torch.randn(parameters.vector.shape, generator=generator))
@@ -150,7 +150,7 @@ def test_gradients_land_in_the_flat_vector_and_add_up_there() -> None:
     other, _ = make(SPECS["relu"])
     obs = torch.tensor(observations(SPECS["relu"], 5))
     network(obs).square().sum().backward()
-    plain = Network(SPECS["relu"], 1.0, torch.Generator())
+    plain = Network(SPECS["relu"], np.zeros(SPECS["relu"].parameters, np.float32))
     plain.load_state_dict(other.state_dict())
     plain(obs).square().sum().backward()
     wanted = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None])
@@ -204,21 +204,21 @@ def test_adam_takes_the_steps_of_torch_and_goes_on_bit_for_bit_from_its_state() 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 12), (12, 5)])
 def test_orthogonal_layers_are_orthogonal(inputs: int, outputs: int) -> None:
-    layer = orthogonal(torch.nn.Linear(inputs, outputs), 3.0, torch.Generator().manual_seed(0))
-    w = layer.weight.detach()
+    spec = NetworkSpec((inputs,), outputs, hidden=())
+    arrays = unflatten(spec.initial(np.random.default_rng(0), head_gain=3.0), spec.shapes())
+    w = arrays["head.weight"]
     product = w @ w.T if outputs < inputs else w.T @ w
-    torch.testing.assert_close(product, 9 * torch.eye(min(inputs, outputs)), atol=1e-4, rtol=1e-4)
-    assert layer.bias.abs().max() == 0
+    np.testing.assert_allclose(product, 9 * np.eye(min(inputs, outputs)), atol=1e-4)
+    assert not arrays["head.bias"].any()
 
 
 def test_initial_weights_come_from_the_given_generator_alone() -> None:
-    def first_weights(seed: int, around: int) -> torch.Tensor:
-        torch.manual_seed(around)
-        network = Network(SPECS["oblong"], 0.01, torch.Generator().manual_seed(seed))
-        return FlatParameters([network], torch.device("cpu")).vector.detach()
+    def first_weights(seed: int) -> Array:
+        return SPECS["oblong"].initial(np.random.default_rng(seed), 0.01)
 
-    assert torch.equal(first_weights(1, 5), first_weights(1, 6))
-    assert not torch.equal(first_weights(1, 5), first_weights(2, 5))
+    assert same(first_weights(1), first_weights(1))
+    assert not same(first_weights(1), first_weights(2))
+    assert np.unique(first_weights(1)).size > 100
 
 
 # --- the flat vector and its description ------------------------------------------------------------------------

@@ -12,22 +12,24 @@ The ratio is taken against the log-probabilities that the runners acted with, so
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import gymnasium as gym
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from distrl.config import AlgorithmSettings, Config
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
 from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
-from distrl.networks import Adam, FlatParameters, Network
 from distrl.policy import CategoricalPolicy, NetworkSpec
-from distrl.seeding import derive, stream
+from distrl.seeding import stream
 from distrl.types import Array, Arrays, Fragment
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 NEEDS_TORCH = True
 NATURE_CNN: tuple[tuple[int, int, int], ...] = (
@@ -162,12 +164,16 @@ class PPO:
     """`distrl.types.Algorithm`; the actor's parameters and the critic's each lie in one flat vector."""
 
     def __init__(self, settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> None:
+        import torch  # here and not above: settings are checked, and runners started, without it
+
+        from distrl.networks import Adam, FlatParameters, Network
+
+        self.torch = torch
         self.settings, self.seed, self.device = settings, seed, device
         self.first_action = policy.first_action
-        spec = policy.network.spec
-        generator = torch.Generator().manual_seed(derive(seed, "init"))
-        self.actor = Network(spec, head_gain=0.01, generator=generator)
-        self.critic = Network(NetworkSpec(**{**spec.__dict__, "outputs": 1}), head_gain=1.0, generator=generator)
+        spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1)
+        self.actor = Network(spec, initial_weights(policy, seed))
+        self.critic = Network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
         critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
         self.parameters = {
             "actor": FlatParameters([self.actor], device),
@@ -180,26 +186,26 @@ class PPO:
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(.|s) [B, A] and V(s) [B] for obs [B, ...]."""
         if self.settings.shared_body:
-            features = super(Network, self.actor).forward(obs)
+            features = self.actor.features(obs)
             logits, value = self.actor.head(features), self.critic.head(features)
         else:
             logits, value = self.actor(obs), self.critic(obs)
         return logits.log_softmax(dim=1), value.squeeze(1)
 
-    @torch.no_grad()
     def values(self, obs: Array) -> Array:
         """V(s) [...] for obs [..., *obs_shape], computed in slices that fit any memory."""
         spec = self.actor.spec
         flat = obs.reshape(-1, *spec.obs_shape)
         if len(flat) == 0:
             return np.zeros(obs.shape[: obs.ndim - len(spec.obs_shape)], np.float32)
-        slices = [self.forward(self.tensor(flat[i : i + 8192]))[1] for i in range(0, len(flat), 8192)]
-        value: Array = self.scale.undo(torch.cat(slices).cpu().numpy())
+        with self.torch.no_grad():
+            slices = [self.forward(self.tensor(flat[i : i + 8192]))[1] for i in range(0, len(flat), 8192)]
+            value: Array = self.scale.undo(self.torch.cat(slices).cpu().numpy())
         return value.reshape(obs.shape[: obs.ndim - len(spec.obs_shape)])
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""
-        return torch.tensor(array, device=self.device)
+        return self.torch.tensor(array, device=self.device)
 
     def advantages(self, fragments: list[Fragment]) -> tuple[Array, Array]:
         """Values and GAE advantages, each [T, S * N], with the weights of now."""
@@ -216,7 +222,7 @@ class PPO:
         return value_, gae(reward, value_, next_value_, ended, self.settings.gamma, self.settings.gae_lambda)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
-        s = self.settings
+        s, torch = self.settings, self.torch
         left = max(0.0, 1.0 - progress)
         lr = self.lr * (left if s.lr_schedule == "linear" else 1.0)
         rates = {"actor": lr, "critic": lr * (s.critic_lr or s.lr) / s.lr}
@@ -271,6 +277,7 @@ class PPO:
 
     def step(self, loss: Tensor, rates: dict[str, float]) -> Tensor:
         """One step of the optimiser; returns the gradient's norm before clipping."""
+        torch = self.torch
         for parameters in self.parameters.values():
             parameters.grad.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -302,6 +309,11 @@ class PPO:
         self.lr = float(state["lr"])
         self.optimizer.load_state(state)
         self.scale.load_state(state)
+
+
+def initial_weights(policy: CategoricalPolicy, seed: int) -> Array:
+    """The weights of version 0; a small gain of the head makes the first policy nearly uniform."""
+    return policy.network.spec.initial(stream(seed, "actor"), head_gain=0.01)
 
 
 def make(settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> PPO:

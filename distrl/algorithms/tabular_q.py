@@ -156,7 +156,14 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     if capacity is not None and coding.size > MAX_KEY:
         raise UserError(f"{coding.size:.3g} states are more than can be told apart (2^53). Take fewer inputs or bins.")
     allowed = info.action_mask if settings.mask and capacity is None and isinstance(coding, Discrete) else None
-    return TablePolicy(coding, actions, int(action.start), capacity, allowed)
+    policy = TablePolicy(coding, actions, int(action.start), capacity, allowed)
+    policy.load(TabularQ(settings, policy, seed=0).weights())
+    return policy
+
+
+def initial_weights(policy: TablePolicy, seed: int) -> Array:
+    """Those that `make_policy` gave it: nothing about them is random."""
+    return policy.vector.copy()
 
 
 def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, make_policy, mean_by_entry
+from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, initial_weights, make, make_policy, mean_by_entry
 from distrl.config import load_config
 from distrl.envs import EnvInfo, describe_env
 from distrl.errors import UserError
@@ -291,6 +291,15 @@ def test_going_on_from_a_state_is_going_on(method: str) -> None:
     assert (one.weights() == two.weights()).all()
     assert one.weights()[-1] == one.epsilon == pytest.approx(1 - 0.9 * 160 / 200)
     assert 0.1 <= one.lr < 1
+
+
+@pytest.mark.parametrize("kwargs", [{"initial": 2.0, "method": "double_q"}, {"capacity": 50, "epsilon": 0.3}])
+def test_the_first_weights_are_those_of_the_learner(kwargs: dict[str, Any]) -> None:
+    settings = settings_of(**kwargs)
+    policy = make_policy(settings, info_of(gym.spaces.Discrete(100)))
+    weights = initial_weights(policy, 1)
+    assert (make(settings, policy, 1, None).weights() == weights).all()
+    assert weights[-1] == settings.epsilon.start and (policy.values(np.arange(100)) == settings.initial).all()
 
 
 def test_schedules() -> None:

@@ -1,0 +1,33 @@
+"""Is memory flat? Runs a config for some minutes and prints the memory of every kind of process as it goes.
+
+Usage: .venv/bin/python scripts/memory.py configs/ppo_cartpole.yaml MINUTES
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+
+import psutil
+
+from distrl.benchmark import process_memory
+
+
+def main(config: str, minutes: float) -> None:
+    with tempfile.TemporaryDirectory(prefix="memory-") as directory:
+        command = [sys.executable, "-m", "distrl", "train", config, f"run_dir={directory}/run", "--quiet"]
+        limits = ["stop.return_mean=null", "stop.env_steps=100000000000", f"stop.seconds={60 * minutes}"]
+        process = psutil.Popen([*command, *limits, "algorithm.lr_schedule=constant", "evaluation.every=500"])
+        start = time.monotonic()
+        while process.poll() is None:
+            sizes: dict[str, float] = {}
+            for name, size in process_memory(process).values():
+                sizes[name] = sizes.get(name, 0.0) + size
+            parts = ", ".join(f"{name} {size:.0f}" for name, size in sorted(sizes.items()))
+            print(f"{time.monotonic() - start:6.0f} s  {sum(sizes.values()):6.0f} MB in all: {parts}", flush=True)
+            time.sleep(min(15.0, 60 * minutes / 20))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))
