@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -35,6 +35,7 @@ class Settings(BaseModel):
 class AlgorithmSettings(Settings):
     """Base of an algorithm's settings."""
 
+    sparse: ClassVar[bool] = False  # an update changes few of the weights, so that sending the changes is less
     name: str
 
     def check(self, config: Config) -> None:

@@ -27,7 +27,7 @@ however c is cut into parts, and depend on nothing but the transitions in shard 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -99,6 +99,7 @@ class ReplaySettings(Base):
 
 
 class Settings(AlgorithmSettings):
+    sparse: ClassVar[bool] = True
     name: Literal["q"]
     method: Literal["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"] = "q"
     gamma: float = Field(default=0.99, ge=0, le=1)
