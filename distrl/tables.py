@@ -239,9 +239,13 @@ class TablePolicy:
         return self.coding.size if self.capacity is None else self.capacity + 1
 
     @property
-    def bytes(self) -> int:
-        """Memory of one copy of the table."""
-        return 8 * (self.rows_in_table * self.actions + (self.capacity or 0))
+    def size(self) -> str:
+        """How large the table is, in words."""
+        kind = type(self.coding).__name__.lower()
+        what = f"{self.coding.size:,} states" if self.coding.tilings == 1 else f"{self.coding.size:,} tiles"
+        hashed = "" if self.capacity is None else f", of which a hash holds {self.capacity:,}"
+        mib = 8 * self.rows_in_table * self.actions / 2**20
+        return f"{what} ({kind}){hashed}; {self.actions} actions; {mib:,.1f} MiB"
 
     def load(self, vector: Array) -> None:
         self.vector = vector
