@@ -104,7 +104,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
-        initial_weights=module.initial_weights(policy, config.seed),
+        initial_weights=module.initial_weights(config.algorithm, policy, config.seed),
         run_dir=run_dir,
         start=start,
         resuming=resume is not None,

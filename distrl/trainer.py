@@ -183,8 +183,10 @@ class Trainer:
 
     def _iterate(self) -> None:
         k = self.progress.iteration
+        self._ask_ahead(k)
+        evaluated = self._evaluate(k)
         reports = self._collect(k)
-        row = self._account(k, reports)
+        row = self._account(k, reports) | evaluated
         fragments = [self.fragments.pop((shard, k))[0] for shard in self.shards]
         weights, metrics = self.execution.submit_pair(
             self.learner, "update", k, int(row["env_steps"]) - self.config.rollout.env_steps, *fragments
@@ -192,8 +194,6 @@ class Trainer:
         self._keep_weights(k + 1, weights)
         self.unsettled.append((metrics, row))
         self.progress.iteration = k + 1
-        self._ask_ahead(k + 1)
-        self._evaluate(row)
         self._settle(keep=self.config.schedule.lag)
         self._forget_before(k + 1)
         if self.config.checkpoint.every and (k + 1) % self.config.checkpoint.every == 0:
@@ -261,7 +261,6 @@ class Trainer:
 
     def _collect(self, k: int) -> list[Report]:
         """Wait until all fragments of iteration k are there, asking ahead for the next one where the lag allows."""
-        self._ask_ahead(k)
         heard = time.perf_counter()
         beats: dict[Worker, int] = {}
         while any((shard, k) not in self.fragments for shard in self.shards):
@@ -432,12 +431,18 @@ class Trainer:
 
     # --- evaluating -------------------------------------------------------------------------------------------
 
-    def _evaluate(self, row: dict[str, float]) -> None:
-        """Apply what is due at this iteration, then ask for what is to be evaluated at it."""
-        every, k = self.config.evaluation_every, self.progress.iteration
-        if every and k % every == 0:
-            self._apply_due(k, row)
+    def _evaluate(self, k: int) -> dict[str, float]:
+        """Apply what is due at iteration k, then ask for the evaluation of version k.
+
+        It comes first in an iteration and does nothing twice, so that an interrupted run can begin with it again.
+        """
+        every = self.config.evaluation_every
+        if not (every and k and k % every == 0):
+            return {}
+        metrics = self._apply_due(k)
+        if all(pending.version != k for pending in self.progress.pending):
             self._ask_evaluation(self._new_evaluation(k + every), self.weights[k], self.bases.get(k))
+        return metrics
 
     def _new_evaluation(self, due: int) -> Pending:
         progress = self.progress
@@ -463,8 +468,9 @@ class Trainer:
         future = self.execution.submit(self.evaluator, "evaluate", *arguments)
         self.evaluating[pending.number] = future, arguments
 
-    def _apply_due(self, k: int, row: dict[str, float]) -> None:
+    def _apply_due(self, k: int) -> dict[str, float]:
         """Take the results of the evaluations that count from iteration k on, waiting for them; keep the best model."""
+        row: dict[str, float] = {}
         for pending in [p for p in self.progress.pending if p.due <= k]:
             asked = self.evaluating[pending.number][1]
             weights = self._whole(asked[0], asked[-1])
@@ -476,6 +482,7 @@ class Trainer:
                 self.best = weights
                 self.progress.best = {"mean": result.mean, "std": result.std, "env_steps": result.env_steps}
                 self._write_best()
+        return row
 
     def _evaluation(self, pending: Pending) -> Evaluation:
         """The result of an evaluation that was asked for. An evaluator that dies is replaced and asked again."""
@@ -505,12 +512,11 @@ class Trainer:
         k, row = self.progress.iteration, {"iteration": float(self.progress.iteration), "time": time.time()}
         row["env_steps"] = float(self.progress.env_steps)
         if self.config.evaluation_every:
-            if k % self.config.evaluation_every:
+            if all(pending.version != k for pending in self.progress.pending):
                 self._ask_evaluation(self._new_evaluation(k), self.weights[k], self.bases.get(k))
             for pending in self.progress.pending:
                 pending.due = k
-            self._apply_due(k, row)
-            self.observer.record(row)
+            self.observer.record(row | self._apply_due(k))
         if self.best is None:
             self.best = self._whole(self.weights[k], self.bases.get(k))
             self._write_best()

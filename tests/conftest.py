@@ -113,7 +113,7 @@ def run_trainer(
     trainer = Trainer(
         config,
         policy,
-        module.initial_weights(policy, config.seed),
+        module.initial_weights(config.algorithm, policy, config.seed),
         about,
         info.reward_threshold,
         execution,

@@ -205,3 +205,30 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_loads(finished: Path
     again = distrl("train", "--resume", str(before), "--local", "-q", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert result_of(run_dir)["weights_sha256"] == result_of(finished / "run")["weights_sha256"]
+
+
+def test_env_is_explored_and_a_typo_is_understood(tmp_path: Path) -> None:
+    explored = distrl("env", "CartPole-v1", cwd=tmp_path)
+    assert explored.returncode == 0, explored.stderr
+    for word in ("475", "500", "ppo", "steps/s"):
+        assert word in explored.stdout
+    refused = distrl("env", "LunarLandr-v3", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "Did you mean 'LunarLander-v3'?" in refused.stderr.replace("\n", " ")
+
+
+def test_bench_tells_the_share_of_pure_simulation(tmp_path: Path) -> None:
+    shown = distrl("bench", write(tmp_path, SMALL), "--seconds", "3", "--local", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    ratio = re.search(r"ratio\W+(\d+)%", shown.stdout)
+    assert ratio is not None
+    assert 0 < int(ratio[1]) < 100
+    assert "peak memory" in shown.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_settings_of_a_dotenv_file_count(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MLFLOW_TRACKING_URI=http://127.0.0.1:1\n")
+    refused = distrl("train", write(tmp_path, SMALL), "track.mlflow=true", "--local", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "http://127.0.0.1:1" in refused.stderr

@@ -172,7 +172,7 @@ class PPO:
         self.settings, self.seed, self.device = settings, seed, device
         self.first_action = policy.first_action
         spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1)
-        self.actor = Network(spec, initial_weights(policy, seed))
+        self.actor = Network(spec, initial_weights(settings, policy, seed))
         self.critic = Network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
         critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
         self.parameters = {
@@ -311,7 +311,7 @@ class PPO:
         self.scale.load_state(state)
 
 
-def initial_weights(policy: CategoricalPolicy, seed: int) -> Array:
+def initial_weights(settings: Settings, policy: CategoricalPolicy, seed: int) -> Array:
     """The weights of version 0; a small gain of the head makes the first policy nearly uniform."""
     return policy.network.spec.initial(stream(seed, "actor"), head_gain=0.01)
 

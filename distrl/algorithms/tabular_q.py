@@ -157,14 +157,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     if capacity is not None and coding.size > MAX_KEY:
         raise UserError(f"{coding.size:.3g} states are more than can be told apart (2^53). Take fewer inputs or bins.")
     allowed = info.action_mask if settings.mask and capacity is None and isinstance(coding, Discrete) else None
-    policy = TablePolicy(coding, actions, int(action.start), capacity, allowed)
-    policy.load(TabularQ(settings, policy, seed=0).weights())
-    return policy
-
-
-def initial_weights(policy: TablePolicy, seed: int) -> Array:
-    """Those that `make_policy` gave it: nothing about them is random."""
-    return policy.vector.copy()
+    return TablePolicy(coding, actions, int(action.start), capacity, allowed)
 
 
 def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
@@ -512,6 +505,11 @@ class TabularQ:
         self.tables, self.visits, self.keys = (state[name].copy() for name in ("tables", "visits", "keys"))
         self.env_steps, self.episodes, self.replay_at, self.replay_filled = state["counters"].tolist()
         self.replay = {k.removeprefix("replay."): v.copy() for k, v in state.items() if k.startswith("replay.")}
+
+
+def initial_weights(settings: Settings, policy: TablePolicy, seed: int) -> Array:
+    """The weights of version 0."""
+    return TabularQ(settings, policy, seed).weights()
 
 
 def make(settings: Settings, policy: TablePolicy, seed: int, device: Any) -> TabularQ:

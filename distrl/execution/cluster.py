@@ -95,6 +95,12 @@ class RayExecution:
                 object_store_memory=object_store_bytes,
                 _temp_dir=self._directory,
             )
+        except Exception as error:
+            self.close()
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"Ray could not be started on this machine: {first} See 'distrl doctor', or train without it: --local."
+            ) from error
         except BaseException:
             self.close()
             raise

@@ -297,7 +297,8 @@ def test_going_on_from_a_state_is_going_on(method: str) -> None:
 def test_the_first_weights_are_those_of_the_learner(kwargs: dict[str, Any]) -> None:
     settings = settings_of(**kwargs)
     policy = make_policy(settings, info_of(gym.spaces.Discrete(100)))
-    weights = initial_weights(policy, 1)
+    weights = initial_weights(settings, policy, 1)
+    policy.load(weights)
     assert (make(settings, policy, 1, None).weights() == weights).all()
     assert weights[-1] == settings.epsilon.start and (policy.values(np.arange(100)) == settings.initial).all()
 
