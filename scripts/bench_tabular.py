@@ -19,7 +19,7 @@ import numpy as np
 
 from distrl import load_config, train
 
-SINGLE = ["env.vectorize=single", "rollout.envs_per_shard=64", "rollout.steps=16"]
+SINGLE = ["env.vectorize=single", "rollout.envs_per_shard=32", "rollout.steps=16"]
 TASKS = {  # name: config and overrides
     "FrozenLake-v1, table": ("q_frozenlake", []),
     "Taxi-v4, table": ("q_taxi", []),
