@@ -39,7 +39,7 @@ def plain_loop(env_id: str, seconds: float) -> float:
         action = env.action_space.sample() if random.random() < epsilon else int(np.argmax(q[state]))
         after, reward, terminated, truncated, _ = env.step(action)
         best = 0.0 if terminated else np.max(q[after])
-        q[state, action] += lr * (reward + gamma * best - q[state, action])
+        q[state, action] += lr * (float(reward) + gamma * best - q[state, action])
         state = env.reset()[0] if terminated or truncated else after
         steps += 1
     return steps / elapsed

@@ -268,8 +268,8 @@ def test_replay_learns_again_from_what_was_seen(order: str) -> None:
             else:
                 batch = past[::-1][20 * number : 20 * number + 20]
             if batch:
-                row, action, reward, next_row, discount = (np.array(column) for column in zip(*batch, strict=True))
-                bare.learn(row, action, reward, next_row, discount)
+                columns = [np.array(column) for column in zip(*batch, strict=True)]
+                bare.learn(columns[0], columns[1], columns[2], columns[3], columns[4])
         np.testing.assert_array_equal(agent.tables, bare.tables)
 
 
