@@ -199,7 +199,8 @@ def test_auto_takes_the_table_where_it_is_known_to_tell_all() -> None:
 class Corridor(gym.Env[Any, Any]):
     """Right to the end, with a table that is right, or not."""
 
-    observation_space, action_space = gym.spaces.Discrete(4), gym.spaces.Discrete(2)
+    observation_space: gym.Space[Any] = gym.spaces.Discrete(4)
+    action_space = gym.spaces.Discrete(2)
     lies = False
 
     def __init__(self) -> None:
