@@ -67,6 +67,7 @@ def train(
 def _dry_run(plan: Any) -> None:
     from distrl import run
     from distrl.run import cpu_count, share_out
+    from distrl.tables import TablePolicy
 
     config, rollout = plan.config, plan.config.rollout
     out.print(config.to_yaml().rstrip(), markup=False)
@@ -82,6 +83,7 @@ def _dry_run(plan: Any) -> None:
         "time limit": plan.info.max_episode_steps or "none",
         "reward threshold": "none" if plan.info.reward_threshold is None else plan.info.reward_threshold,
         "policy": f"{sum(a.size for a in plan.policy.arrays().values()):,} parameters",
+        **({"table": plan.policy.size} if isinstance(plan.policy, TablePolicy) else {}),
         "env copies": f"{rollout.shards * rollout.envs_per_shard} in {rollout.shards} shards",
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": runners,

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -37,6 +37,7 @@ class Settings(BaseModel):
 class AlgorithmSettings(Settings):
     """Base of an algorithm's settings."""
 
+    sparse: ClassVar[bool] = False  # an update changes few of the weights, so that sending the changes is less
     name: str
 
     @property

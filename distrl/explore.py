@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.config import ALGORITHMS, EnvSettings, algorithm_module
-from distrl.envs import EnvInfo, describe_env, make_env
+from distrl.envs import EnvInfo, describe_env, make_env, table
 from distrl.envs.shard import NativeShard, make_shard
 from distrl.errors import EnvError, UserError
 from distrl.seeding import derive
@@ -46,6 +46,7 @@ class Exploration:
     reward_threshold: float | None
     render_modes: tuple[str, ...]
     native: bool  # has a vector form of its own that distrl uses
+    table: bool  # is run from its transition table
     returns: tuple[float, ...]  # of episodes played with random actions
     lengths: tuple[int, ...]  # steps of the same
     reward_range: tuple[float, float]  # smallest and largest reward seen
@@ -95,6 +96,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
         reward_threshold=info.reward_threshold,
         render_modes=info.render_modes,
         native=NativeShard.fits(settings, SHARD_COPIES),
+        table=table.fits(settings),
         returns=tuple(played.returns),
         lengths=tuple(played.lengths),
         reward_range=(played.reward_low, played.reward_high),
@@ -396,7 +398,8 @@ def render_exploration(exploration: Exploration, console: Console | None = None)
     row("time limit", "none" if e.max_episode_steps is None else f"{e.max_episode_steps:,} steps")
     row("reward threshold", "none" if e.reward_threshold is None else f"{e.reward_threshold:g}")
     row("render modes", ", ".join(e.render_modes) or "none")
-    row("vector form", "its own (native)" if e.native else "copies stepped one by one")
+    form = "its transition table" if e.table else "its own (native)" if e.native else "copies stepped one by one"
+    row("vector form", form)
     row("info keys", ", ".join(e.info_keys) or "none")
     low, high = e.reward_range
     row("rewards", f"{low:.3g} to {high:.3g} a step" if low < high else f"always {low:.3g}")

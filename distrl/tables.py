@@ -65,7 +65,8 @@ class Product:
         return prod(self.n)
 
     def __call__(self, obs: Array) -> Array:
-        return _mixed_radix(obs.reshape(*obs.shape[: obs.ndim - 1], -1) - np.array(self.start), self.n)
+        number: Array = (obs - np.array(self.start)).astype(np.int64) @ _strides(self.n)
+        return number
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ class Bins:
         return prod(self.n)
 
     def __call__(self, obs: Array) -> Array:
-        x = scaled(obs, self.inputs, self.low, self.high) * np.array(self.n)
-        return _mixed_radix(np.clip(np.floor(x), 0, np.array(self.n) - 1).astype(np.int64), self.n)
+        x = inside(obs, self.n, self.inputs, self.low, self.high)
+        number: Array = np.minimum(x.astype(np.int64), np.array(self.n) - 1) @ _strides(self.n)
+        return number
 
 
 @dataclass(frozen=True)
@@ -110,26 +112,30 @@ class Tiles:
         return self.memory or self.tilings * prod(n + 1 for n in self.n)
 
     def __call__(self, obs: Array) -> Array:
-        n = np.array(self.n)
-        x = np.clip(scaled(obs, self.inputs, self.low, self.high), 0, 1) * n
-        shift = np.arange(self.tilings)[:, None] * (2 * np.arange(len(n)) + 1) % self.tilings / self.tilings
-        tile = np.floor(x[..., None, :] + shift).astype(np.int64)  # [..., K, D], 0 to n
-        sides = tuple(side + 1 for side in self.n)
-        number = _mixed_radix(tile, sides)
-        number += np.arange(self.tilings) * prod(sides)
+        shift, strides, first = _grids(self.n, self.tilings)
+        x = inside(obs, self.n, self.inputs, self.low, self.high)
+        tile = (x[..., None, :] + shift).astype(np.int64)  # [..., K, D], 0 to n: what is not negative is rounded down
+        number: Array = tile @ strides
+        number += first
         return number if self.memory is None else _scatter(number, self.memory)
 
 
 KINDS: dict[str, type[Any]] = {"discrete": Discrete, "product": Product, "bins": Bins, "tiles": Tiles}
 
 
-def _mixed_radix(digits: Array, sides: tuple[int, ...]) -> Array:
-    """Numbers [...] of digits [..., D]; wraps around beyond 2^63."""
-    number = digits[..., 0].astype(np.int64)
-    for d in range(1, len(sides)):
-        number *= sides[d]
-        number += digits[..., d]
-    return number
+@functools.cache
+def _strides(sides: tuple[int, ...]) -> Array:
+    """What the digits [..., D] of a number in mixed radix are multiplied by; modulo 2^64, as the number is."""
+    return np.array([prod(sides[d + 1 :]) % 2**64 for d in range(len(sides))], np.uint64).view(np.int64)
+
+
+@functools.cache
+def _grids(n: tuple[int, ...], tilings: int) -> tuple[Array, Array, Array]:
+    """Of K tilings: how many tiles they are shifted by [K, D], the strides of a tile's digits [D], their first numbers [K]."""
+    shift = np.arange(tilings)[:, None] * (2 * np.arange(len(n)) + 1) % tilings / tilings
+    sides = tuple(side + 1 for side in n)
+    first = np.array([k * prod(sides) % 2**64 for k in range(tilings)], np.uint64).view(np.int64)
+    return shift, _strides(sides), first
 
 
 def _scatter(number: Array, size: int) -> Array:
@@ -152,20 +158,26 @@ def input_components(name: str) -> list[int]:
     return [int(part) for part in match.groups() if part is not None]
 
 
-def scaled(obs: Array, inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]) -> Array:
-    """Inputs [..., D] of observations [..., C], so that low becomes 0 and high 1."""
-    first, differences, minus, low_, width = _plan(inputs, low, high)
+def inside(
+    obs: Array, n: tuple[int, ...], inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]
+) -> Array:
+    """Inputs [..., D] of observations [..., C], low becoming 0 and high n, what lies outside clipped."""
+    first, differences, minus, low_, scale, top = _plan(n, inputs, low, high)
     x: Array = obs[..., first].astype(np.float64)
     if len(differences):
         x[..., differences] -= obs[..., minus]
     x -= low_
-    x /= width
+    x *= scale
+    np.maximum(x, 0.0, out=x)
+    np.minimum(x, top, out=x)
     return x
 
 
-@functools.lru_cache(maxsize=64)
-def _plan(inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]) -> tuple[Array, ...]:
-    """Arrays for `scaled`: components, which inputs are differences, from what, low, high - low."""
+@functools.cache
+def _plan(
+    n: tuple[int, ...], inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]
+) -> tuple[Array, ...]:
+    """Arrays for `inside`: components, which inputs are differences, from what, low, n / (high - low), n."""
     components = [input_components(name) for name in inputs]
     differences = [i for i, parts in enumerate(components) if len(parts) == 2]
     return (
@@ -173,7 +185,8 @@ def _plan(inputs: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ..
         np.array(differences, np.int64),
         np.array([components[i][1] for i in differences], np.int64),
         np.array(low),
-        np.array(high) - np.array(low),
+        np.array(n) / (np.array(high) - np.array(low)),
+        np.array(n, np.float64),
     )
 
 
@@ -226,9 +239,13 @@ class TablePolicy:
         return self.coding.size if self.capacity is None else self.capacity + 1
 
     @property
-    def bytes(self) -> int:
-        """Memory of one copy of the table."""
-        return 8 * (self.rows_in_table * self.actions + (self.capacity or 0))
+    def size(self) -> str:
+        """How large the table is, in words."""
+        kind = type(self.coding).__name__.lower()
+        what = f"{self.coding.size:,} states" if self.coding.tilings == 1 else f"{self.coding.size:,} tiles"
+        hashed = "" if self.capacity is None else f", of which a hash holds {self.capacity:,}"
+        mib = 8 * self.rows_in_table * self.actions / 2**20
+        return f"{what} ({kind}){hashed}; {self.actions} actions; {mib:,.1f} MiB"
 
     def load(self, vector: Array) -> None:
         self.vector = vector

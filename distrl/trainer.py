@@ -39,6 +39,8 @@ from distrl.workers.runner import Runner
 
 RECENT = 100  # training episodes in return_mean
 ATTEMPTS = 5  # at a fragment whose runner dies each time
+LARGE = 20_000  # weights from which on only changes are sent, where an update changes few
+KEYFRAMES = 10  # iterations between versions that are then sent whole
 ENV_ATTEMPTS = 2  # at a fragment whose env raises each time: it is a pure function, so the second time is proof
 
 
@@ -158,6 +160,8 @@ class Trainer:
 
     def _reset_flight(self) -> None:
         self.weights: dict[int, Future] = {}  # by version
+        self.keyframe: Future | None = None  # the newest version that was sent whole, where only changes are sent
+        self.bases: dict[int, Future] = {}  # by version: what its weights are changes of
         self.snapshots: dict[tuple[int, int], Snapshot | None] = {}  # by (shard, iteration): before that fragment
         self.fragments: dict[tuple[int, int], tuple[Future, Report]] = {}  # rolled
         self.asked: dict[Future, tuple[int, int, Future, Worker]] = {}  # report: shard, iteration, fragment, runner
@@ -208,7 +212,7 @@ class Trainer:
         row = self._account(k, reports) | evaluated
         fragments = [self.fragments.pop((shard, k))[0] for shard in self.shards]
         weights, metrics = self.feed(k, int(row["env_steps"]) - self.config.rollout.env_steps, fragments)
-        self.weights[k + 1] = weights
+        self._keep_weights(k + 1, weights)
         self.unsettled.append((metrics, row))
         self.progress.iteration = k + 1
         self._settle(keep=self.config.schedule.lag)
@@ -216,6 +220,20 @@ class Trainer:
         if self.config.checkpoint.every and (k + 1) % self.config.checkpoint.every == 0:
             self._settle(0)
             self._checkpoint()
+
+    def _keep_weights(self, version: int, weights: Future) -> None:
+        """Take the newest weights, which may be changes since the newest keyframe; now and then ask for another."""
+        self.weights[version] = weights
+        if self.keyframe is not None:
+            self.bases[version] = self.keyframe
+        sparse = self.config.algorithm.sparse and self.initial_weights.size >= LARGE
+        if sparse and version % KEYFRAMES == 0:
+            self.keyframe = self.weights[version] = self.execution.submit(self.learner, "keyframe")
+
+    def _whole(self, weights: Future, base: Future | None) -> Weights:
+        """Weights here in the driver, with all that did not change."""
+        found: Weights = self.execution.get(weights)
+        return found.whole(None if base is None else self.execution.get(base))
 
     def _reason_to_stop(self) -> str | None:
         stop, progress = self.config.stop, self.progress
@@ -238,13 +256,15 @@ class Trainer:
 
     def _ask(self, shard: int, iteration: int) -> None:
         runner = self.runners[shard % len(self.runners)]
+        version = max(0, iteration - self.config.schedule.lag)
         report, fragment = self.execution.submit_pair(
             runner,
             "rollout",
             shard,
             iteration,
-            self.weights[max(0, iteration - self.config.schedule.lag)],
+            self.weights[version],
             self.snapshots[shard, iteration],
+            self.bases.get(version),
         )
         self.asked[report] = shard, iteration, fragment, runner
 
@@ -375,6 +395,7 @@ class Trainer:
         oldest = max(0, iteration - self.config.schedule.lag)
         for version in [v for v in self.weights if v < oldest]:
             del self.weights[version]
+            self.bases.pop(version, None)
 
     # --- counting ---------------------------------------------------------------------------------------------
 
@@ -456,7 +477,7 @@ class Trainer:
             return {}
         metrics = self._apply_due(k)
         if all(pending.version != k for pending in self.progress.pending):
-            self._ask_evaluation(self._new_evaluation(k + every), self.weights[k])
+            self._ask_evaluation(self._new_evaluation(k + every), self.weights[k], self.bases.get(k))
         return metrics
 
     def _new_evaluation(self, due: int) -> Pending:
@@ -466,7 +487,9 @@ class Trainer:
         progress.pending.append(pending)
         return pending
 
-    def _ask_evaluation(self, pending: Pending, weights: Future, episodes: int | None = None) -> None:
+    def _ask_evaluation(
+        self, pending: Pending, weights: Future, base: Future | None = None, episodes: int | None = None
+    ) -> None:
         if self.evaluator is None:
             config = self.config
             limit = config.evaluation.max_episode_steps or config.env.max_episode_steps
@@ -478,6 +501,7 @@ class Trainer:
             self.config.evaluation.episodes if episodes is None else episodes,
             self.config.evaluation.greedy,
             pending.number,
+            base,
         )
         future = self.execution.submit(self.evaluator, "evaluate", *arguments)
         self.evaluating[pending.number] = future, arguments
@@ -486,7 +510,8 @@ class Trainer:
         """Take the results of the evaluations that count from iteration k on, waiting for them; keep the best model."""
         row: dict[str, float] = {}
         for pending in [p for p in self.progress.pending if p.due <= k]:
-            weights: Weights = self.execution.get(self.evaluating[pending.number][1][0])
+            asked = self.evaluating[pending.number][1]
+            weights = self._whole(asked[0], asked[-1])
             result = self._evaluation(pending)
             self.progress.pending.remove(pending)
             row["evaluation/return_mean"], row["evaluation/return_std"] = result.mean, result.std
@@ -515,10 +540,10 @@ class Trainer:
                 self.execution.kill(self.evaluator)
                 self.evaluator = None
                 for other in self.progress.pending:
-                    _, (weights, *_) = self.evaluating[other.number]
-                    self._ask_evaluation(other, weights, arguments[2])
+                    _, (weights, *_, base) = self.evaluating[other.number]
+                    self._ask_evaluation(other, weights, base, arguments[2])
                 if pending not in self.progress.pending:
-                    self._ask_evaluation(pending, arguments[0], arguments[2])
+                    self._ask_evaluation(pending, arguments[0], arguments[-1], arguments[2])
         raise AssertionError("unreachable")
 
     def _evaluate_last(self) -> None:
@@ -527,17 +552,17 @@ class Trainer:
         row["env_steps"] = float(self.progress.env_steps)
         if self.config.evaluation_every:
             if all(pending.version != k for pending in self.progress.pending):
-                self._ask_evaluation(self._new_evaluation(k), self.weights[k])
+                self._ask_evaluation(self._new_evaluation(k), self.weights[k], self.bases.get(k))
             for pending in self.progress.pending:
                 pending.due = k
             self.observer.record(row | self._apply_due(k))
         if self.best is None:
-            self.best = self.execution.get(self.weights[k])
+            self.best = self._whole(self.weights[k], self.bases.get(k))
             self._write_best()
         if self.config.evaluation.final_episodes:
             env_steps = int(self.progress.best["env_steps"]) if self.progress.best else self.progress.env_steps
             pending = Pending(k, self.best.version, env_steps, self.progress.evaluations)
-            self._ask_evaluation(pending, self.execution.put(self.best), self.config.evaluation.final_episodes)
+            self._ask_evaluation(pending, self.execution.put(self.best), episodes=self.config.evaluation.final_episodes)
             self.final = self._evaluation(pending)
             self._write_best()
 
@@ -559,9 +584,11 @@ class Trainer:
             return
         learner: Arrays = self.execution.get(self.execution.submit(self.learner, "state"))
         acting = max(0, k - self.config.schedule.lag)
-        vectors = {acting: self.weights[acting], k: self.weights[k]}
-        vectors |= {pending.version: self.evaluating[pending.number][1][0] for pending in progress.pending}
-        weights: dict[int, Weights] = {version: self.execution.get(future) for version, future in vectors.items()}
+        vectors = {version: (self.weights[version], self.bases.get(version)) for version in (acting, k)}
+        for pending in progress.pending:
+            asked = self.evaluating[pending.number][1]
+            vectors[pending.version] = asked[0], asked[-1]
+        weights = {version: self._whole(*futures) for version, futures in vectors.items()}
         driver = {f"weights.{version}": w.vector for version, w in weights.items() if version != k}
         driver["weights.newest"] = weights[k].vector
         if self.best is not None:

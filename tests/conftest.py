@@ -50,11 +50,12 @@ TAXI: dict[str, Any] = {
 HASHED: dict[str, Any] = {
     **CARTPOLE,
     "env": {"id": "MountainCar-v0", "max_episode_steps": 40},
+    "stop": {"env_steps": 256 * 26},
     "algorithm": {
         "name": "q",
         "method": "sarsa",
-        "coding": {"kind": "bins", "n": [1000, 1000]},
-        "capacity": 5000,
+        "coding": {"kind": "bins", "n": [300, 300]},
+        "capacity": 10_000,  # large enough that only changes are sent
         "epsilon": {"start": 1, "end": 0.1, "over": 50, "unit": "episodes", "shape": "exponential"},
     },
 }

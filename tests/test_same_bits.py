@@ -12,9 +12,12 @@ import pytest
 from conftest import CARTPOLE, DQN, HASHED, LUNARLANDER, TAXI, Outcome, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
+import distrl.trainer
 from distrl.checkpoint import list_checkpoints
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
+from distrl.types import Weights
+from distrl.workers.runner import Runner
 
 BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
 
@@ -153,3 +156,25 @@ def test_threads_are_part_of_the_arithmetic_not_of_the_process(ray_execution: Ra
     local = run_trainer(config, LocalExecution(), tmp_path / "local")
     on_ray = run_trainer(config, ray_execution, tmp_path / "ray")
     assert local.facts == on_ray.facts
+
+
+def test_of_a_large_table_only_changes_are_sent(
+    reference: dict[tuple[str, int], Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the run is the one where everything is sent."""
+    sent: list[Weights] = []
+    load = Runner._load
+
+    def spy(self: Runner, weights: Weights, base: Weights | None) -> None:
+        sent.append(weights)
+        load(self, weights, base)
+
+    monkeypatch.setattr(Runner, "_load", spy)
+    assert run_trainer(config_of(HASHED), LocalExecution(), tmp_path / "changes").facts == reference["hashed", 1].facts
+    changes = [weights for weights in sent if weights.changed is not None]
+    assert len(changes) > len(sent) / 3
+    assert max(len(weights.vector) for weights in changes) < len(sent[0].vector) / 4
+    sent.clear()
+    monkeypatch.setattr(distrl.trainer, "LARGE", 10**9)
+    assert run_trainer(config_of(HASHED), LocalExecution(), tmp_path / "all").facts == reference["hashed", 1].facts
+    assert all(weights.changed is None for weights in sent)

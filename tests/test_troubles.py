@@ -24,6 +24,12 @@ BASE: dict[str, Any] = {
 }
 
 
+TABLE = {
+    "name": "q",
+    "coding": {"kind": "bins", "n": [5, 5, 5, 5], "low": [-2, -2, -0.2, -2], "high": [2, 2, 0.2, 2]},
+}
+
+
 def troubled(**trouble: Any) -> Config:
     return config_of({**BASE, "env": {"id": "troubled:Troubled-v0", "kwargs": trouble}})
 
@@ -75,11 +81,11 @@ def test_numbers_that_are_not_finite_end_the_run_and_the_last_good_checkpoint_st
     assert run["iteration"] == 3
 
 
-def test_runners_share_out_a_slow_env(ray_execution: RayExecution, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", [BASE["algorithm"], TABLE], ids=["network", "table"])
+def test_runners_share_out_a_slow_env(algorithm: dict[str, Any], ray_execution: RayExecution, tmp_path: Path) -> None:
     """Four runners of an env that mostly sleeps take well under half the time that one takes."""
-    config = config_of(
-        {**BASE, "env": {"id": "troubled:Troubled-v0", "kwargs": {"trouble": "sleep"}}}, "stop.env_steps=1024"
-    )
+    slow = {"id": "troubled:Troubled-v0", "kwargs": {"trouble": "sleep"}}
+    config = config_of({**BASE, "env": slow, "algorithm": algorithm}, "stop.env_steps=3072")
     one = run_trainer(config, ray_execution, tmp_path / "one", runners=1)
     four = run_trainer(config, ray_execution, tmp_path / "four", runners=4)
     assert four.trainer.progress.train_s < 0.5 * one.trainer.progress.train_s

@@ -27,7 +27,7 @@ however c is cut into parts, and depend on nothing but the transitions in shard 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -99,6 +99,7 @@ class ReplaySettings(Base):
 
 
 class Settings(AlgorithmSettings):
+    sparse: ClassVar[bool] = True
     name: Literal["q"]
     method: Literal["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"] = "q"
     gamma: float = Field(default=0.99, ge=0, le=1)
@@ -167,6 +168,10 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
             raise UserError(
                 f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space}. "
                 "Leave algorithm.coding out."
+            )
+        if space.shape is not None and len(space.shape) > 1:
+            raise UserError(
+                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Wrap the env."
             )
         if isinstance(space, gym.spaces.Discrete):
             return Discrete(int(space.n), int(space.start))

@@ -21,7 +21,8 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.config import EnvSettings
-from distrl.envs import Step, find_spec, make_env, table
+from distrl.envs import Step as Step
+from distrl.envs import find_spec, make_env, table
 from distrl.errors import EnvError, UserError
 from distrl.seeding import derive
 from distrl.types import Array, Arrays

@@ -93,7 +93,8 @@ def _read(text: str) -> Table:
 
 def _refusal(settings: EnvSettings, reason: str) -> UserError:
     return UserError(
-        f"{settings.id} cannot run from its transition table: {reason}. Set env.vectorize to 'auto' or 'single'."
+        f"The transition table of {settings.id} cannot be used: {reason}. Set env.vectorize to 'auto' or 'single', and leave "
+        "out --exact."
     )
 
 

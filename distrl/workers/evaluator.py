@@ -20,16 +20,19 @@ class Evaluator:
         single_threaded()
         self.env, self.seed, self.policy = env, seed, copy.deepcopy(policy)  # in one process it would be shared
 
-    def evaluate(self, weights: Weights, env_steps: int, episodes: int, greedy: bool, number: int) -> Evaluation:
+    def evaluate(
+        self, weights: Weights, env_steps: int, episodes: int, greedy: bool, number: int, base: Weights | None = None
+    ) -> Evaluation:
         """`episodes` episodes, the same number (give or take one) on every env copy, so that short ones are not favoured.
 
         Args:
             number: of this evaluation in the run; with the seed it fixes the episodes.
+            base: what `weights` are changes of, where they are
         """
         copies = min(episodes, COPIES)
         seed = derive(self.seed, "evaluation", number)
         shard = make_shard(self.env, seed, 0, copies)
-        self.policy.load(weights.vector)
+        self.policy.load(weights.whole(base).vector)
         wanted = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
         played = np.zeros(copies, np.int64)
         current, lengths = np.zeros(copies), np.zeros(copies, np.int64)

@@ -48,12 +48,18 @@ class Learner:
         self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay
+        self.base: Weights | None = None
         if state is not None:
             self.version = int(state["version"])
             self.algorithm.load_state({k.removeprefix("algorithm."): v for k, v in state.items() if k != "version"})
 
     def weights(self) -> Weights:
         return Weights(self.version, self.algorithm.weights())
+
+    def keyframe(self) -> Weights:
+        """All weights of now; from here on `update` gives what changed since."""
+        self.base = self.weights()
+        return self.base
 
     def update(self, iteration: int, env_steps: int, *fragments: Fragment) -> tuple[Weights, dict[str, float]]:
         """Learn from an iteration's fragments, in shard order.
@@ -93,7 +99,7 @@ class Learner:
             what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
             known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             raise Diverged(f"update {self.version} at {env_steps} env steps: {what} ({known})")
-        return weights, metrics | {"learn_s": time.perf_counter() - start}
+        return weights.since(self.base), metrics | {"learn_s": time.perf_counter() - start}
 
     def state(self) -> Arrays:
         """All that is needed to go on bit for bit after the newest update."""

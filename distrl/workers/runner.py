@@ -30,8 +30,13 @@ class Runner:
         self.steps = 0  # a heartbeat, with where it beats
         self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
 
-    def rollout(self, shard: int, iteration: int, weights: Weights, before: Snapshot | None) -> tuple[Report, Fragment]:
+    def rollout(
+        self, shard: int, iteration: int, weights: Weights, before: Snapshot | None, base: Weights | None = None
+    ) -> tuple[Report, Fragment]:
         """Fragment `iteration` of `shard`, from the snapshot `before` it (None: the shard's beginning).
+
+        Args:
+            base: what `weights` are changes of, where they are
 
         Raises:
             EnvError: the environment raised; the shard is dropped here, and can be rolled again anywhere.
@@ -39,7 +44,7 @@ class Runner:
         self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
         try:
             live, state, exact = self._shard(shard, iteration, before)
-            self._load(weights)
+            self._load(weights, base)
             report, fragment = self._roll(live, state, weights.version)
         except Exception as error:
             self.shards.pop(shard, None)
@@ -59,9 +64,9 @@ class Runner:
         copy = "" if live is None or live[0].current < 0 else f", env copy {live[0].current} of the shard"
         return self.steps, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}"
 
-    def _load(self, weights: Weights) -> None:
+    def _load(self, weights: Weights, base: Weights | None) -> None:
         if weights.version != self.version:
-            self.policy.load(weights.vector)
+            self.policy.load(weights.whole(base).vector)
             self.version = weights.version
 
     def _shard(self, shard: int, iteration: int, before: Snapshot | None) -> tuple[Shard, Snapshot, bool]:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, make_policy, mean_by_entry
+from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, initial_weights, make, make_policy, mean_by_entry
 from distrl.config import load_config
 from distrl.envs import EnvInfo, describe_env
 from distrl.errors import UserError
@@ -268,8 +268,8 @@ def test_replay_learns_again_from_what_was_seen(order: str) -> None:
             else:
                 batch = past[::-1][20 * number : 20 * number + 20]
             if batch:
-                row, action, reward, next_row, discount = (np.array(column) for column in zip(*batch, strict=True))
-                bare.learn(row, action, reward, next_row, discount)
+                columns = [np.array(column) for column in zip(*batch, strict=True)]
+                bare.learn(columns[0], columns[1], columns[2], columns[3], columns[4])
         np.testing.assert_array_equal(agent.tables, bare.tables)
 
 
@@ -291,6 +291,16 @@ def test_going_on_from_a_state_is_going_on(method: str) -> None:
     assert (one.weights() == two.weights()).all()
     assert one.weights()[-1] == one.epsilon == pytest.approx(1 - 0.9 * 160 / 200)
     assert 0.1 <= one.lr < 1
+
+
+@pytest.mark.parametrize("kwargs", [{"initial": 2.0, "method": "double_q"}, {"capacity": 50, "epsilon": 0.3}])
+def test_the_first_weights_are_those_of_the_learner(kwargs: dict[str, Any]) -> None:
+    settings = settings_of(**kwargs)
+    policy = make_policy(settings, info_of(gym.spaces.Discrete(100)))
+    weights = initial_weights(settings, policy, 1)
+    policy.load(weights)
+    assert (make(settings, policy, 1, None).weights() == weights).all()
+    assert weights[-1] == settings.epsilon.start and (policy.values(np.arange(100)) == settings.initial).all()
 
 
 def test_schedules() -> None:

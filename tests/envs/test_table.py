@@ -153,7 +153,8 @@ def test_blackjack_starts_as_the_real_environment() -> None:
     exact: dict[Any, float] = defaultdict(float)
     for obs, p in zip(map(tuple, table.obs.tolist()), table.start, strict=True):
         exact[obs] += p
-    env, n, seen = gym.make("Blackjack-v1"), 20_000, defaultdict(int)
+    env, n = gym.make("Blackjack-v1"), 20_000
+    seen: dict[Any, int] = defaultdict(int)
     env.reset(seed=0)
     for _ in range(n):
         seen[env.reset()[0]] += 1
@@ -195,10 +196,11 @@ def test_auto_takes_the_table_where_it_is_known_to_tell_all() -> None:
     assert not fits(EnvSettings(id="CartPole-v1")) and not fits(EnvSettings(id="Corridor-v0"))
 
 
-class Corridor(gym.Env[int, int]):
+class Corridor(gym.Env[Any, Any]):
     """Right to the end, with a table that is right, or not."""
 
-    observation_space, action_space = gym.spaces.Discrete(4), gym.spaces.Discrete(2)
+    observation_space: gym.Space[Any] = gym.spaces.Discrete(4)
+    action_space = gym.spaces.Discrete(2)
     lies = False
 
     def __init__(self) -> None:
@@ -248,7 +250,7 @@ def test_a_table_that_does_not_tell_all_is_refused(settings: EnvSettings, reason
 
 
 class Parts(Corridor):
-    observation_space = gym.spaces.Dict(  # type: ignore[assignment]
+    observation_space = gym.spaces.Dict(
         {"b": gym.spaces.Discrete(3, start=5), "a": gym.spaces.Tuple((gym.spaces.MultiDiscrete([2, 4]),))}
     )
 

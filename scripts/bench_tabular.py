@@ -1,0 +1,69 @@
+"""Env steps/s of the tabular agent against a plain Python Q-learning loop over the same environment, on one core.
+
+    .venv/bin/python scripts/bench_tabular.py [SECONDS]
+
+The two are measured in turn (A B A B), since shared machines change from minute to minute. Ours is a run in one
+process: choosing actions, stepping, learning, bookkeeping; from the first step to the last.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import gymnasium as gym
+import numpy as np
+
+from distrl import load_config, train
+
+SINGLE = ["env.vectorize=single", "rollout.envs_per_shard=32", "rollout.steps=16"]
+TASKS = {  # name: config and overrides
+    "FrozenLake-v1, table": ("q_frozenlake", []),
+    "Taxi-v4, table": ("q_taxi", []),
+    "FrozenLake-v1, one by one": ("q_frozenlake", SINGLE),
+    "Taxi-v4, one by one": ("q_taxi", SINGLE),
+}
+
+
+def plain_loop(env_id: str, seconds: float) -> float:
+    """Q-learning as tutorials write it; env steps/s."""
+    env = gym.make(env_id)
+    q = np.zeros((env.observation_space.n, env.action_space.n))  # type: ignore[attr-defined]
+    lr, gamma, epsilon, steps = 0.1, 0.99, 0.1, 0
+    state, _ = env.reset(seed=0)
+    start = perf_counter()
+    while (elapsed := perf_counter() - start) < seconds:
+        action = env.action_space.sample() if random.random() < epsilon else int(np.argmax(q[state]))
+        after, reward, terminated, truncated, _ = env.step(action)
+        best = 0.0 if terminated else np.max(q[after])
+        q[state, action] += lr * (float(reward) + gamma * best - q[state, action])
+        state = env.reset()[0] if terminated or truncated else after
+        steps += 1
+    return steps / elapsed
+
+
+def ours(config: str, overrides: list[str], seconds: float) -> float:
+    with tempfile.TemporaryDirectory() as directory:
+        settings = [
+            *("stop.env_steps=null", f"stop.seconds={seconds}", "evaluation.every=0", "evaluation.final_episodes=0"),
+            *("checkpoint.every=0", "track.mlflow=false", "track.video=false", f"run_dir={directory}/run"),
+        ]
+        path = Path(__file__).parent.parent / "configs" / f"{config}.yaml"
+        result = train(load_config(path, [*settings, *overrides]), local=True, quiet=True)
+    return float(result.data["env_steps_per_s"])
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    for name, (config, overrides) in TASKS.items():
+        pairs = [(plain_loop(name.split(",")[0], seconds), ours(config, overrides, seconds)) for _ in range(2)]
+        plain, fast = (", ".join(f"{x:,.0f}" for x in side) for side in zip(*pairs, strict=True))
+        ratios = ", ".join(f"{b / a:.1f}" for a, b in pairs)
+        print(f"{name}: plain {plain}; distrl {fast} env steps/s; ratio {ratios}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
