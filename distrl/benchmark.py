@@ -225,7 +225,7 @@ def _watch(process: psutil.Popen) -> tuple[dict[str, float], float]:
         together = max(together, sum(size for _, size in now.values()))
         for pid, (name, size) in now.items():
             peaks[pid] = name, max(size, peaks.get(pid, ("", 0.0))[1])
-        time.sleep(0.5)
+        time.sleep(2)  # looking costs the processes that are looked at
     memory: dict[str, float] = {}
     for name, size in peaks.values():
         memory[name] = memory.get(name, 0.0) + size

@@ -41,6 +41,7 @@ class FaultyExecution:
     def __init__(self, seed: int, losses: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.losses = losses  # still to come
+        self.calm = 0  # calls until the next may come: the same call is not lost for ever
         self.lost: list[str] = []  # names of the workers that were lost
         self.workers: list[FaultyWorker] = []
 
@@ -97,7 +98,9 @@ class FaultyExecution:
     def _advance(self, worker: FaultyWorker) -> None:
         """Run a worker's next call, or lose the worker before it, or after it together with its reply."""
         fate = self.rng.random()
-        if self.losses and fate < 0.05:
+        self.calm -= 1
+        danger = self.losses > 0 and self.calm <= 0
+        if danger and fate < 0.05:
             return self._lose(worker)
         call = worker.queue[0]
         try:
@@ -112,7 +115,7 @@ class FaultyExecution:
             if call in worker.queue:
                 worker.queue.remove(call)
             call.error = error
-        if self.losses and fate > 0.95:
+        if danger and fate > 0.95:
             self._fail(call)
             return self._lose(worker)
         call.done = True
@@ -120,6 +123,7 @@ class FaultyExecution:
 
     def _lose(self, worker: FaultyWorker) -> None:
         self.losses -= 1
+        self.calm = 3
         self.lost.append(worker.name)
         self.kill(worker)
 
