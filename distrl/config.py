@@ -83,7 +83,14 @@ class RolloutSettings(Settings):
 
 
 class ScheduleSettings(Settings):
-    lag: Literal[0, 1] = Field(default=1, description="0: collect, then learn; 1: both at once, one version late")
+    kind: Literal["lockstep", "async"] = Field(
+        default="lockstep",
+        description="lockstep: the same bits on any machine; async: no runner waits for another, not reproducible",
+    )
+    lag: Literal[0, 1] = Field(
+        default=1, description="of lockstep. 0: collect, then learn; 1: both at once, one version late"
+    )
+    ahead: int = Field(default=4, ge=1, description="of async: iterations that runners may be before the learner")
 
 
 class ReplaySettings(Settings):
@@ -255,9 +262,22 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         config = _validated(Config, data, (), origin)
     except RecursionError:
         raise UserError(f"{origin}: nested too deeply to be a config.") from None
+    _check_schedule(config)
     _check_replay(config)
     config.algorithm.check(config)
     return config
+
+
+def _check_schedule(config: Config) -> None:
+    schedule = config.schedule
+    if schedule.kind == "async" and config.algorithm.replayed is None:
+        raise UserError(
+            f"schedule.kind is async, which needs an algorithm that learns from a replay, such as dqn; {config.algorithm.name} "
+            "learns from the newest fragments. Set schedule.kind=lockstep."
+        )
+    foreign = "lag" if schedule.kind == "async" else "ahead"
+    if getattr(schedule, foreign) != ScheduleSettings.model_fields[foreign].default:
+        raise UserError(f"schedule.{foreign} has no meaning with schedule.kind={schedule.kind}. Leave it out.")
 
 
 def _check_replay(config: Config) -> None:

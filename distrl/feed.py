@@ -22,7 +22,7 @@ class Feed(Protocol):
 
         Args:
             env_steps: of training before this iteration
-            fragments: in shard order
+            fragments: in the order of the schedule, in turns for each replay
         """
 
     def state(self) -> Arrays:

@@ -86,6 +86,10 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         warnings.append(
             f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
         )
+    if config.schedule.kind == "async":
+        warnings.append(
+            "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated bit for bit."
+        )
     start = None
     if resume is not None:
         run_dir, start = resume_point(resume)
@@ -102,7 +106,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         check_tracking(tracking_uri(config, run_dir))
     obs = info.observation_space
     obs_bytes = 8 if obs.shape is None or obs.dtype is None else int(obs.dtype.itemsize * max(1, _size(obs.shape)))
-    in_flight = 4 * config.rollout.env_steps * (obs_bytes + 64)
+    in_flight = (3 + config.schedule.ahead) * config.rollout.env_steps * (obs_bytes + 64)
     replay_bytes = 0
     if config.replay is not None:
         replay_bytes = _replay_bytes(

@@ -1,7 +1,7 @@
 """The loop: ask for fragments, hand them to the learner, count, evaluate, checkpoint, recover. Floor 5.
 
-Iteration k takes the fragments (shard, k) of all shards, which were acted by the weights of version max(0, k - lag),
-and makes version k + 1 of them. With lag 1 runners roll iteration k + 1 while the learner learns from k.
+Iteration k takes S fragments, one of each shard or the first that came (`distrl.schedule` says which, and by what weights
+they are acted), and makes version k + 1 of the weights of them.
 
 The driver holds futures, reports and snapshots, never the arrays of a rollout. Everything that is decided (when to
 stop, what is best, when to evaluate) is decided from counted things in their order, so that it cannot depend on which
@@ -32,6 +32,7 @@ from distrl.config import Config
 from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.feed import Feed, OnPolicyFeed, make_feed
+from distrl.schedule import make_schedule
 from distrl.types import Array, Arrays, Evaluation, Policy, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
@@ -141,7 +142,7 @@ class Trainer:
         self.initial_weights = initial_weights
         self.execution, self.resources, self.run_dir = execution, resources, run_dir
         self.observer, self.interrupted = observer, interrupted
-        self.shards = range(config.rollout.shards)
+        self.shards, self.schedule = range(config.rollout.shards), make_schedule(config)
         self.restarts = 0
         self.first_step: float | None = None  # unix time of this process's first env step
         self.rated = (time.perf_counter(), 0)  # when, and env steps, of the row before
@@ -162,9 +163,12 @@ class Trainer:
         self.weights: dict[int, Future] = {}  # by version
         self.keyframe: Future | None = None  # the newest version that was sent whole, where only changes are sent
         self.bases: dict[int, Future] = {}  # by version: what its weights are changes of
-        self.snapshots: dict[tuple[int, int], Snapshot | None] = {}  # by (shard, iteration): before that fragment
-        self.fragments: dict[tuple[int, int], tuple[Future, Report]] = {}  # rolled
-        self.asked: dict[Future, tuple[int, int, Future, Worker]] = {}  # report: shard, iteration, fragment, runner
+        # A fragment is known by (shard, number): the shard's first is its number 0.
+        self.next = dict.fromkeys(self.shards, 0)  # number of each shard's next fragment to roll
+        self.learnt = dict.fromkeys(self.shards, 0)  # and of its first that was not handed to the learner
+        self.snapshots: dict[tuple[int, int], Snapshot | None] = {}  # before that fragment
+        self.fragments: dict[tuple[int, int], tuple[Future, Report]] = {}  # rolled, in the order of their arrival
+        self.asked: dict[Future, tuple[int, int, Future, Worker]] = {}  # report: shard, number, fragment, runner
         self.attempts: dict[tuple[int, int], int] = {}
         self.evaluating: dict[int, tuple[Future, tuple[Any, ...]]] = {}  # by number, with what was asked
         self.unsettled: list[tuple[Future, dict[str, float]]] = []  # metrics to come, and the row they complete
@@ -206,17 +210,15 @@ class Trainer:
 
     def _iterate(self) -> None:
         k = self.progress.iteration
-        self._ask_ahead(k)
+        self._ask_ahead()
         evaluated = self._evaluate(k)
-        reports = self._collect(k)
+        fragments, reports = self._collect(k)
         row = self._account(k, reports) | evaluated
-        fragments = [self.fragments.pop((shard, k))[0] for shard in self.shards]
         weights, metrics = self.feed(k, int(row["env_steps"]) - self.config.rollout.env_steps, fragments)
         self._keep_weights(k + 1, weights)
         self.unsettled.append((metrics, row))
         self.progress.iteration = k + 1
-        self._settle(keep=self.config.schedule.lag)
-        self._forget_before(k + 1)
+        self._forget_old()
         if self.config.checkpoint.every and (k + 1) % self.config.checkpoint.every == 0:
             self._settle(0)
             self._checkpoint()
@@ -254,48 +256,56 @@ class Trainer:
 
     # --- collecting -------------------------------------------------------------------------------------------
 
-    def _ask(self, shard: int, iteration: int) -> None:
-        runner = self.runners[shard % len(self.runners)]
-        version = max(0, iteration - self.config.schedule.lag)
+    def _version(self, number: int) -> int:
+        """Of the weights that act in a fragment that is asked for now."""
+        return self.schedule.version(number, finished=self.progress.iteration - len(self.unsettled))
+
+    def _ask(self, shard: int, number: int) -> None:
+        runner, version = self.runners[shard % len(self.runners)], self._version(number)
         report, fragment = self.execution.submit_pair(
             runner,
             "rollout",
             shard,
-            iteration,
+            number,
             self.weights[version],
-            self.snapshots[shard, iteration],
+            self.snapshots[shard, number],
             self.bases.get(version),
         )
-        self.asked[report] = shard, iteration, fragment, runner
+        self.asked[report] = shard, number, fragment, runner
 
-    def _ask_ahead(self, iteration: int) -> None:
-        """Ask for every fragment of `iteration` that can be rolled and was not asked for."""
-        last = self.config.iterations
-        known = max(0, iteration - self.config.schedule.lag) in self.weights
-        if not known or (last is not None and iteration >= last):
-            return
-        under_way = {(shard, i) for shard, i, _, _ in self.asked.values()} | self.fragments.keys()
+    def _ask_ahead(self) -> None:
+        """Ask for the next fragment of every shard that the schedule lets go on."""
+        k = self.progress.iteration
         for shard in self.shards:
-            if (shard, iteration) in self.snapshots and (shard, iteration) not in under_way:
-                self._ask(shard, iteration)
+            rolling = [entry[:2] for entry in self.asked.values()]
+            key = shard, self.next[shard]
+            if key not in rolling and self.schedule.may_roll(key, k, [*rolling, *self.fragments]):
+                self._ask(*key)
 
-    def _collect(self, k: int) -> list[Report]:
-        """Wait until all fragments of iteration k are there, asking ahead for the next one where the lag allows."""
+    def _collect(self, k: int) -> tuple[list[Future], list[Report]]:
+        """The fragments of iteration k and their reports, when all have come and the learner is at most an update behind."""
         heard = time.perf_counter()
         beats: dict[Worker, int] = {}
-        while any((shard, k) not in self.fragments for shard in self.shards):
+        while (batch := self.schedule.batch(k, self.fragments)) is None or len(self.unsettled) > self.schedule.lag:
             self._check_interrupted()
             limit = self.config.cluster.step_timeout_s
-            done = self._wait(list(self.asked), min(0.5, limit / 4))
-            if done:
-                for future in done:
+            learning = [metrics for metrics, _ in self.unsettled[:1]]
+            done = self._wait([*self.asked, *learning], min(0.5, limit / 4))
+            for future in done:
+                if future in learning:
+                    self._settle(len(self.unsettled) - 1)
+                else:
                     self._take(future)
-                self._ask_ahead(k + 1)
-                heard = time.perf_counter()
-            elif time.perf_counter() - heard > limit:
+                    heard = time.perf_counter()
+            if done:
+                self._ask_ahead()
+            if batch is None and time.perf_counter() - heard > limit:
                 beats = self._replace_hung(beats)
                 heard = time.perf_counter()
-        return [self.fragments[shard, k][1] for shard in self.shards]
+        for shard, number in batch:
+            self.learnt[shard] = number + 1
+        taken = [self.fragments.pop(key) for key in batch]
+        return [fragment for fragment, _ in taken], [report for _, report in taken]
 
     def _wait(self, futures: list[Future], timeout: float) -> list[Future]:
         start = time.perf_counter()
@@ -306,15 +316,15 @@ class Trainer:
     def _take(self, future: Future) -> None:
         if future not in self.asked:  # asked again in the meantime
             return
-        shard, iteration, fragment, runner = self.asked[future]
+        shard, number, fragment, runner = self.asked[future]
         try:
             report: Report = self.execution.get(future)
         except EnvError as error:
             del self.asked[future]
-            if self._attempt(shard, iteration) >= ENV_ATTEMPTS:
+            if self._attempt(shard, number) >= ENV_ATTEMPTS:
                 raise
             self._count_restart(f"{str(error).splitlines()[0]}; trying that fragment again")
-            self._ask(shard, iteration)
+            self._ask(shard, number)
             return
         except WorkerLost as lost:
             if lost.worker is not None and lost.worker not in self.runners:
@@ -331,12 +341,13 @@ class Trainer:
                 f"{self.config.env.id} does not rebuild from its episode seed and actions, so it is not deterministic: "
                 "fresh episodes were started, and this run will not give the same weights again"
             )
-        self.fragments[shard, iteration] = fragment, report
-        self.snapshots[shard, iteration + 1] = report.snapshot
+        self.fragments[shard, number] = fragment, report
+        self.snapshots[shard, number + 1] = report.snapshot
+        self.next[shard] = number + 1
 
-    def _attempt(self, shard: int, iteration: int) -> int:
-        self.attempts[shard, iteration] = self.attempts.get((shard, iteration), 0) + 1
-        return self.attempts[shard, iteration]
+    def _attempt(self, shard: int, number: int) -> int:
+        self.attempts[shard, number] = self.attempts.get((shard, number), 0) + 1
+        return self.attempts[shard, number]
 
     def _spawn_runner(self) -> Worker:
         config = self.config
@@ -366,8 +377,8 @@ class Trainer:
         self._count_restart(f"a runner was lost ({lost}); another takes its place")
         self.execution.kill(runner)
         self.runners[self.runners.index(runner)] = self._spawn_runner()
-        for _, (shard, iteration, _, _) in owed:
-            self._ask(shard, iteration)
+        for _, (shard, number, _, _) in owed:
+            self._ask(shard, number)
 
     def _replace_hung(self, beats: dict[Worker, int]) -> dict[Worker, int]:
         """Replace runners whose heartbeat has not moved since the last look; returns the heartbeats of now."""
@@ -388,12 +399,11 @@ class Trainer:
                 now[runner] = steps
         return now
 
-    def _forget_before(self, iteration: int) -> None:
+    def _forget_old(self) -> None:
         for table in (self.snapshots, self.attempts):
-            for key in [key for key in table if key[1] < iteration]:
+            for key in [(shard, number) for shard, number in table if number < self.learnt[shard]]:
                 del table[key]
-        oldest = max(0, iteration - self.config.schedule.lag)
-        for version in [v for v in self.weights if v < oldest]:
+        for version in [v for v in self.weights if v < self._version(self.progress.iteration)]:
             del self.weights[version]
             self.bases.pop(version, None)
 
@@ -583,8 +593,7 @@ class Trainer:
         if self.newest is not None and int(self.newest.name) == k:
             return
         learner: Arrays = self.execution.get(self.execution.submit(self.learner, "state"))
-        acting = max(0, k - self.config.schedule.lag)
-        vectors = {version: (self.weights[version], self.bases.get(version)) for version in (acting, k)}
+        vectors = {version: (self.weights[version], self.bases.get(version)) for version in (self._version(k), k)}
         for pending in progress.pending:
             asked = self.evaluating[pending.number][1]
             vectors[pending.version] = asked[0], asked[-1]
@@ -594,7 +603,7 @@ class Trainer:
         if self.best is not None:
             driver |= {"best.vector": self.best.vector, "best.version": np.array(self.best.version)}
         for shard in self.shards:
-            driver |= _snapshot_arrays(f"shard.{shard}", self.snapshots.get((shard, k)))
+            driver |= _snapshot_arrays(f"shard.{shard}", self.snapshots[shard, self.learnt[shard]])
         self.policy.load(weights[k].vector)
         progress.restarts = self.restarts
         path = self.run_dir / "checkpoints" / f"{k:08d}"
@@ -643,7 +652,9 @@ class Trainer:
                 self.weights[int(version)] = self.execution.put(Weights(int(version), vector))
         self.best = Weights(int(driver["best.version"]), driver["best.vector"]) if "best.vector" in driver else None
         for shard in self.shards:
-            self.snapshots[shard, k] = _snapshot_from_arrays(f"shard.{shard}", driver)
+            snapshot = _snapshot_from_arrays(f"shard.{shard}", driver)
+            self.next[shard] = self.learnt[shard] = 0 if snapshot is None else snapshot.iteration
+            self.snapshots[shard, self.next[shard]] = snapshot
         for pending in self.progress.pending:
             self._ask_evaluation(pending, self.weights[pending.version])
 

@@ -57,6 +57,8 @@ def verify(config: Config) -> Iterator[Verdict]:
         raise UserError(
             "A run that is to be repeated must end by stop.env_steps alone. Set stop.return_mean=null and the like."
         )
+    if config.schedule.kind == "async":
+        raise UserError("With schedule.kind=async a run cannot be repeated bit for bit. Set schedule.kind=lockstep.")
     plan_run(config)
     with tempfile.TemporaryDirectory(prefix="verify-") as directory:
         for number, trial in enumerate(TRIALS if config.replay is None else (*TRIALS, REPLAY_TRIAL)):

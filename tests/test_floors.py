@@ -16,7 +16,7 @@ FLOORS = {
     1: ["envs", "envs.*", "policy", "tables", "networks", "losses", "frames", "sumtree"],
     2: ["algorithms", "algorithms.*", "exact"],
     3: ["workers", "workers.*"],
-    4: ["execution", "execution.*", "checkpoint", "export", "feed"],
+    4: ["execution", "execution.*", "checkpoint", "export", "feed", "schedule"],
     5: ["trainer", "track", "track_model", "player"],
     6: ["run", "sweep", "jobs", "report", "explore", "doctor", "benchmark", "verify"],
     7: ["", "cli", "__main__"],

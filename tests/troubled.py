@@ -15,6 +15,7 @@ class Troubled(CartPoleEnv):
     """In the step that `at` counts to (in one process), `trouble` befalls it: always, or once if `flag` names a file."""
 
     steps = 0  # of all copies in this process
+    limps: bool | None = None  # whether this process is the slow one
 
     def __init__(self, trouble: str = "", at: int = 300, flag: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -25,6 +26,10 @@ class Troubled(CartPoleEnv):
         result = super().step(action)
         if self.trouble == "sleep":
             time.sleep(0.005)
+        elif self.trouble == "limp":
+            if Troubled.limps is None:
+                Troubled.limps = self._takes_flag()
+            time.sleep(0.01 * Troubled.limps)
         elif self.trouble and Troubled.steps >= self.at and self._takes_flag():
             if self.trouble == "raise":
                 raise ConnectionError("the simulator hung up")

@@ -193,12 +193,9 @@ class PPO:
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(.|s) [B, A] and V(s) [B] for obs [B, ...]."""
-        if self.settings.shared_body:
-            features = self.actor.features(obs)
-            logits, value = self.actor.head(features), self.critic.head(features)
-        else:
-            logits, value = self.actor(obs), self.critic(obs)
-        return logits.log_softmax(dim=1), value.squeeze(1)
+        features = self.actor.features(obs)
+        value = self.critic.head(features) if self.settings.shared_body else self.critic(obs)
+        return self.actor.head(features).log_softmax(dim=1), value.squeeze(1)
 
     def values(self, obs: Array) -> Array:
         """V(s) [...] for obs [..., *obs_shape], computed in slices that fit any memory."""
@@ -206,8 +203,11 @@ class PPO:
         flat = obs.reshape(-1, *spec.obs_shape)
         if len(flat) == 0:
             return np.zeros(obs.shape[: obs.ndim - len(spec.obs_shape)], np.float32)
+        body = self.actor if self.settings.shared_body else self.critic
         with self.torch.no_grad():
-            slices = [self.forward(self.tensor(flat[i : i + 8192]))[1] for i in range(0, len(flat), 8192)]
+            slices = [
+                self.critic.head(body.features(self.tensor(flat[i : i + 8192]))) for i in range(0, len(flat), 8192)
+            ]
             value: Array = self.scale.undo(self.torch.cat(slices).cpu().numpy())
         return value.reshape(obs.shape[: obs.ndim - len(spec.obs_shape)])
 
@@ -244,9 +244,8 @@ class PPO:
         obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
         action = self.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten() - self.first_action
         old_log_prob = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
-        old_value, target_, advantage_ = (
-            self.tensor(x).flatten() for x in (self.scale.apply(value), self.scale.apply(target), advantage)
-        )
+        scaled = (self.scale.apply(value), self.scale.apply(target), advantage)
+        columns = (obs, action[:, None], old_log_prob, *(self.tensor(x).flatten() for x in scaled))
 
         batch, size = len(obs), s.minibatch_size
         totals = torch.zeros(6, device=self.device)
@@ -254,14 +253,14 @@ class PPO:
         for epoch in range(s.epochs):
             order = self.tensor(stream(self.seed, "minibatch", iteration, epoch).permutation(batch))
             epoch_kl = torch.zeros((), device=self.device)
-            for index in torch.split(order, size):
-                log_probs, new_value = self.forward(obs[index])
-                log_ratio = log_probs.gather(1, action[index, None]).squeeze(1) - old_log_prob[index]
-                adv = advantage_[index]
+            shuffled = (torch.split(column[order], size) for column in columns)
+            for obs_, action_, old_log_prob_, old_value, target_, adv in zip(*shuffled, strict=True):
+                log_probs, new_value = self.forward(obs_)
+                log_ratio = log_probs.gather(1, action_).squeeze(1) - old_log_prob_
                 if s.normalize_advantage:
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
                 policy_loss = clipped_surrogate(log_ratio, adv, clip)
-                v_loss = value_loss(new_value, target_[index], old_value[index], s.value_clip)
+                v_loss = value_loss(new_value, target_, old_value, s.value_clip)
                 entropy = -(log_probs.exp() * log_probs).sum(1).mean()
                 loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
                 norm = self.step(loss, rates)
