@@ -527,7 +527,8 @@ class Trainer:
             row["evaluation/return_mean"], row["evaluation/return_std"] = result.mean, result.std
             row |= {f"evaluation/{name}_mean": float(np.mean(v)) for name, v in result.infos.items()}
             row["evaluation/env_steps"], row["evaluation/version"] = float(result.env_steps), float(result.version)
-            if self.best is None or self.progress.best is None or result.mean > self.progress.best["mean"]:
+            # Of equals the newest: where a score cannot get better, a policy still does (CartPole's 500).
+            if self.best is None or self.progress.best is None or result.mean >= self.progress.best["mean"]:
                 self.best = weights
                 self.progress.best = {"mean": result.mean, "std": result.std, "env_steps": result.env_steps}
                 self._write_best()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     0: ["types", "config", "errors", "seeding"],
     1: ["envs", "envs.*", "policy", "tables", "networks", "losses", "frames", "sumtree"],
-    2: ["algorithms", "algorithms.*", "exact"],
+    2: ["algorithms", "algorithms.*", "exact", "spaces"],
     3: ["workers", "workers.*"],
     4: ["execution", "execution.*", "checkpoint", "export", "feed", "schedule"],
     5: ["trainer", "track", "track_model", "player"],

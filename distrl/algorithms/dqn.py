@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import gymnasium as gym
 import numpy as np
 from pydantic import Field, model_validator
 
@@ -26,8 +25,9 @@ from distrl.config import Settings as BaseSettings
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
 from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
-from distrl.policy import EpsilonGreedyPolicy, NetworkSpec
+from distrl.policy import EpsilonGreedyPolicy
 from distrl.seeding import stream
+from distrl.spaces import Body, discrete_actions, network_spec
 from distrl.types import Array, Arrays, Batch
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS_TORCH = True
-CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {  # channels, kernel, stride of each layer
-    "mlp": (),
-    "cnn": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al. 2015
-    "small_cnn": ((16, 8, 4), (32, 4, 2)),  # Mnih et al. 2013, arXiv:1312.5602
-}
 AT_ONCE = 512  # observations for which the target network is asked at once, at most
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -100,9 +95,7 @@ class Settings(AlgorithmSettings):
     munchausen: Munchausen | None = None
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
     activation: Literal["tanh", "relu"] = "relu"
-    body: Literal["auto", "mlp", "cnn", "small_cnn"] = Field(
-        default="auto", description="auto: cnn for images of bytes"
-    )
+    body: Body = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
     exploration: Exploration = Exploration()
 
     @property
@@ -120,39 +113,20 @@ class Settings(AlgorithmSettings):
 
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
-    obs, action = info.observation_space, info.action_space
-    if not isinstance(action, gym.spaces.Discrete):
-        raise UserError(
-            f"DQN takes Discrete actions; those of {info.id} are {action}. Use PPO or A2C for continuous actions."
-        )
-    if not isinstance(obs, gym.spaces.Box):
-        raise UserError(
-            f"DQN here takes Box observations; those of {info.id} are {obs}. Flatten or one-hot them with a gymnasium wrapper."
-        )
-    image = len(obs.shape) == 3 and obs.dtype == np.uint8
-    body = ("cnn" if image else "mlp") if settings.body == "auto" else settings.body
-    if body != "mlp" and not (image and min(obs.shape[1:]) >= 36):
-        raise UserError(
-            f"algorithm.body is {body!r}, which takes images of bytes [C, H, W] with sides of at least 36 pixels; "
-            f"observations of {info.id} are {obs.dtype} {list(obs.shape)}. Set algorithm.body=mlp, or take an env that "
-            "renders what it observes, such as distrl/FlappyBirdPixels-v0."
-        )
-    probs = settings.exploration.action_probs or ()
-    if probs and len(probs) != action.n:
-        raise UserError(
-            f"algorithm.exploration.action_probs has {len(probs)} numbers; {info.id} has {action.n} actions."
-        )
-    spec = NetworkSpec(
-        obs_shape=obs.shape,
-        outputs=int(action.n),
+    exploration = settings.exploration
+    probs, remedy = exploration.action_probs or (), "Use PPO or A2C for continuous actions."
+    action = discrete_actions(info, "DQN", remedy, probs, "algorithm.exploration.action_probs")
+    spec = network_spec(
+        info,
+        "DQN",
+        settings.body,
+        int(action.n),
         hidden=settings.hidden,
-        conv=CONVOLUTIONS[body],
         activation=settings.activation,
-        scale=1 / 255 if obs.dtype == np.uint8 else 1.0,
         layer_norm=settings.layer_norm,
         dueling=settings.dueling,
     )
-    return EpsilonGreedyPolicy(spec, int(action.start), probs, settings.exploration.ladder)
+    return EpsilonGreedyPolicy(spec, int(action.start), probs, exploration.ladder)
 
 
 class DQN:

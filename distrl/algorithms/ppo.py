@@ -15,7 +15,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import gymnasium as gym
 import numpy as np
 from pydantic import Field
 
@@ -24,8 +23,9 @@ from distrl.envs import EnvInfo
 from distrl.errors import UserError
 from distrl.frames import unstacked
 from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
-from distrl.policy import CategoricalPolicy, NetworkSpec, unflatten
+from distrl.policy import CategoricalPolicy, unflatten
 from distrl.seeding import stream
+from distrl.spaces import Body, discrete_actions, network_spec
 from distrl.types import Array, Arrays, Fragment
 
 if TYPE_CHECKING:
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NEEDS_TORCH = True
-NATURE_CNN: tuple[tuple[int, int, int], ...] = (
-    (32, 8, 4),
-    (64, 4, 2),
-    (64, 3, 1),
-)  # Mnih et al. 2015: channels, kernel, stride
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Schedule = Literal["constant", "linear"]
 
@@ -66,7 +60,7 @@ class Settings(AlgorithmSettings):
     adaptive_kl: float | None = Field(default=None, gt=0, description="halve or double the lr to keep the KL near this")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
-    body: Literal["auto", "mlp", "cnn"] = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
+    body: Body = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
     action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         default=None, description="of the untrained policy; null: all alike"
     )
@@ -96,36 +90,10 @@ class Settings(AlgorithmSettings):
 
 def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that PPO cannot take here."""
-    obs, action = info.observation_space, info.action_space
-    if not isinstance(action, gym.spaces.Discrete):
-        raise UserError(
-            f"PPO here takes Discrete actions; those of {info.id} are {action}. Choose an env with Discrete actions."
-        )
-    if settings.action_probs is not None and len(settings.action_probs) != action.n:
-        raise UserError(
-            f"algorithm.action_probs has {len(settings.action_probs)} numbers; {info.id} has {action.n} actions."
-        )
-    if not isinstance(obs, gym.spaces.Box):
-        raise UserError(
-            f"PPO here takes Box observations; those of {info.id} are {obs}. Flatten or one-hot them with a gymnasium wrapper."
-        )
-    image = len(obs.shape) == 3 and obs.dtype == np.uint8
-    if settings.body == "cnn" or (settings.body == "auto" and image):
-        if not (image and min(obs.shape[1:]) >= 36):
-            raise UserError(
-                f"algorithm.body is 'cnn', which takes images of bytes [C, H, W] with sides of at least 36 pixels; "
-                f"observations of {info.id} are {obs.dtype} {list(obs.shape)}. Set algorithm.body=mlp, or wrap the env."
-            )
-        conv = NATURE_CNN
-    else:
-        conv = ()
-    spec = NetworkSpec(
-        obs_shape=obs.shape,
-        outputs=int(action.n),
-        hidden=settings.hidden,
-        conv=conv,
-        activation=settings.activation,
-        scale=1 / 255 if obs.dtype == np.uint8 else 1.0,
+    remedy = "Choose an env with Discrete actions."
+    action = discrete_actions(info, "PPO", remedy, settings.action_probs or (), "algorithm.action_probs")
+    spec = network_spec(
+        info, "PPO", settings.body, int(action.n), hidden=settings.hidden, activation=settings.activation
     )
     return CategoricalPolicy(spec, first_action=int(action.start))
 
