@@ -676,10 +676,11 @@ class _Follower:
     def _metrics(self, row: Mapping[str, Any], unix: float) -> list[Any]:
         from mlflow.entities import Metric
 
+        evaluated = int(row.get("evaluation/env_steps", self.env_steps))  # an evaluation counts some iterations later
         return [
-            Metric(_name(key), value, int(unix * 1000), self.env_steps)
+            Metric(_name(key), value, int(unix * 1000), evaluated if key.startswith("evaluation/") else self.env_steps)
             for key, value in row.items()
-            if isinstance(value, (int, float)) and key not in ("env_steps", "time")
+            if isinstance(value, (int, float)) and key not in ("env_steps", "time", "evaluation/env_steps")
         ]
 
     def _log(self, row: Mapping[str, Any], unix: float) -> None:

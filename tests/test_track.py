@@ -388,6 +388,7 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
     tracker._child.wait()
     for i in range(300, 400):
         log.append(row(i))
+    log.append(row(400) | {"env_steps": 40_000, "evaluation/return_mean": 3.0, "evaluation/env_steps": 25_000.0})
     wait_for(lambda: "started again" in (tracker.poll() or ""))
     wait_for(lambda: store.points(run_id(run_dir), "system/memory_rss_mb"))
     policy = complete(run_dir)
@@ -402,6 +403,10 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
     tags = dict(store.query("SELECT key, value FROM tags WHERE run_uuid = ?", me))
     assert tags["git.revision"] == "abc"
     assert store.points(me, "final/return_mean")[0][:2] == (40_000, 7.5)
+    assert store.points(me, "evaluation/return_mean")[0][:2] == (
+        25_000,
+        3.0,
+    )  # where its weights were, not when it counted
     assert store.points(me, "final/episodes")[0][:2] == (40_000, 100)
     assert len(store.points(me, "bad _name_")) == 300
     artifacts = home / "mlartifacts" / me / "artifacts"
