@@ -63,7 +63,9 @@ class RayExecution:
         self._workers: dict[str, Any] = {}
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
-        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # a history of calls that grows for hours: none
+        os.environ.setdefault(
+            "RAY_task_events_report_interval_ms", "0"
+        )  # a history of calls that grows for hours: none
         if address == "local":
             self._start(object_store_bytes)
         else:
