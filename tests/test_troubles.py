@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from troubled import Troubled
 
 from distrl.checkpoint import list_checkpoints, read_checkpoint
 from distrl.config import Config
-from distrl.errors import Diverged, EnvError
+from distrl.errors import Diverged, EnvError, UserError
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 
@@ -90,3 +94,28 @@ def test_runners_share_out_a_slow_env(algorithm: dict[str, Any], ray_execution: 
     four = run_trainer(config, ray_execution, tmp_path / "four", runners=4)
     assert four.trainer.progress.train_s < 0.5 * one.trainer.progress.train_s
     assert four.sha256 == one.sha256
+
+
+def test_a_ray_in_use_is_left_alone(ray_execution: RayExecution) -> None:
+    with pytest.raises(UserError, match=r"ray\.shutdown\(\)"):
+        RayExecution("local", 256 * 2**20)
+    assert ray_execution.get(ray_execution.put(7)) == 7
+
+
+def test_two_runs_in_one_process_that_knew_ray_before(tmp_path: Path) -> None:
+    """Each run's Ray has a token of its own, and Ray likes to remember the first: or none, where it was imported early."""
+    script = """
+        import json, sys
+        import ray
+        from distrl import load_config, train
+
+        for name in ("one", "two"):
+            config = load_config({**json.loads(sys.argv[1]), "run_dir": f"{sys.argv[2]}/{name}"})
+            print(train(config, quiet=True).data["weights_sha256"])
+    """
+    config = {**CARTPOLE, "stop": {"env_steps": 512}, "track": {"mlflow": False, "video": False}}
+    arguments = [sys.executable, "-c", textwrap.dedent(script), json.dumps(config), str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split()
+    assert first == second

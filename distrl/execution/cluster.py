@@ -7,6 +7,7 @@ driver was killed: a tiny process outlives it to clean up.
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import shutil
@@ -57,6 +58,10 @@ class RayExecution:
 
     def __init__(self, address: str, object_store_bytes: int) -> None:
         """Start a Ray (`address` 'local') or join one. Raises `UserError` for an address that does not answer."""
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            raise UserError(
+                "Ray is in use in this process already. Call ray.shutdown() first: a run connects by itself."
+            )
         self._directory: str | None = None
         self._janitor: subprocess.Popen[bytes] | None = None
         self._environment = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", _MARK)}
@@ -79,6 +84,7 @@ class RayExecution:
     def _start(self, object_store_bytes: int) -> None:
         # Ray reads both when it is first imported.
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+        _reread_token()
         # Workers import what the driver can: the user's own environments, beside the script or the notebook.
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in sys.path))
         import ray
@@ -112,6 +118,7 @@ class RayExecution:
         token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
         if "RAY_AUTH_TOKEN" in os.environ or Path(token).exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
+        _reread_token()
         remedy = "Start one with 'ray start --head', correct cluster.address, or leave it out to use a Ray of this run's own."
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if address != "auto":
@@ -204,3 +211,11 @@ class RayExecution:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+def _reread_token() -> None:
+    """Ray reads the mode when it is imported and keeps the token it used first: a second run in a process has another."""
+    if "ray" in sys.modules:
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
