@@ -56,7 +56,7 @@ class Lockstep:
 
 
 class Async:
-    """The first S fragments that come make an iteration, acted by the newest weights there were when each began.
+    """The first S fragments that come make an iteration, acted by the newest weights there were when each was asked for.
 
     So that no runner waits for another (Ape-X, Horgan et al. 2018, arXiv:1803.00933). They wait for the learner alone, and
     only when they are `ahead` iterations before it: else `samples_per_insert` could not hold, nor any memory.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ RECENT = 100  # training episodes in return_mean
 ATTEMPTS = 5  # at a fragment whose runner dies each time
 LARGE = 20_000  # weights from which on only changes are sent, where an update changes few
 KEYFRAMES = 10  # iterations between versions that are then sent whole
+AHEAD = 2  # fragments of a shard asked for at once, so that its runner goes on without waiting for the driver
 ENV_ATTEMPTS = 2  # at a fragment whose env raises each time: it is a pure function, so the second time is proof
 
 
@@ -164,7 +166,7 @@ class Trainer:
         self.keyframe: Future | None = None  # the newest version that was sent whole, where only changes are sent
         self.bases: dict[int, Future] = {}  # by version: what its weights are changes of
         # A fragment is known by (shard, number): the shard's first is its number 0.
-        self.next = dict.fromkeys(self.shards, 0)  # number of each shard's next fragment to roll
+        self.next = dict.fromkeys(self.shards, 0)  # number of each shard's next fragment to ask for
         self.learnt = dict.fromkeys(self.shards, 0)  # and of its first that was not handed to the learner
         self.snapshots: dict[tuple[int, int], Snapshot | None] = {}  # before that fragment
         self.fragments: dict[tuple[int, int], tuple[Future, Report]] = {}  # rolled, in the order of their arrival
@@ -268,19 +270,23 @@ class Trainer:
             shard,
             number,
             self.weights[version],
-            self.snapshots[shard, number],
+            self.snapshots.get((shard, number), "live"),
             self.bases.get(version),
         )
         self.asked[report] = shard, number, fragment, runner
+        self.next[shard] = number + 1
 
     def _ask_ahead(self) -> None:
-        """Ask for the next fragment of every shard that the schedule lets go on."""
-        k = self.progress.iteration
-        for shard in self.shards:
-            rolling = [entry[:2] for entry in self.asked.values()]
-            key = shard, self.next[shard]
-            if key not in rolling and self.schedule.may_roll(key, k, [*rolling, *self.fragments]):
-                self._ask(*key)
+        """Ask for the next fragments of every shard that the schedule lets go on."""
+        in_flight = [*(entry[:2] for entry in self.asked.values()), *self.fragments]
+        rolling = Counter(entry[0] for entry in self.asked.values())
+        for depth in range(AHEAD):
+            for shard in self.shards:
+                key = shard, self.next[shard]
+                if rolling[shard] <= depth and self.schedule.may_roll(key, self.progress.iteration, in_flight):
+                    self._ask(*key)
+                    rolling[shard] += 1
+                    in_flight.append(key)
 
     def _collect(self, k: int) -> tuple[list[Future], list[Report]]:
         """The fragments of iteration k and their reports, when all have come and the learner is at most an update behind."""
@@ -290,7 +296,9 @@ class Trainer:
             self._check_interrupted()
             limit = self.config.cluster.step_timeout_s
             learning = [metrics for metrics, _ in self.unsettled[:1]]
-            done = self._wait([*self.asked, *learning], min(0.5, limit / 4))
+            # Of each shard the oldest: what comes after it means something only then.
+            oldest = {entry[0]: future for future, entry in reversed(self.asked.items())}
+            done = self._wait([*oldest.values(), *learning], min(0.5, limit / 4))
             for future in done:
                 if future in learning:
                     self._settle(len(self.unsettled) - 1)
@@ -321,6 +329,8 @@ class Trainer:
             report: Report = self.execution.get(future)
         except EnvError as error:
             del self.asked[future]
+            for other in [f for f, entry in self.asked.items() if entry[0] == shard]:
+                del self.asked[other]  # it was to go on from there
             if self._attempt(shard, number) >= ENV_ATTEMPTS:
                 raise
             self._count_restart(f"{str(error).splitlines()[0]}; trying that fragment again")
@@ -343,7 +353,6 @@ class Trainer:
             )
         self.fragments[shard, number] = fragment, report
         self.snapshots[shard, number + 1] = report.snapshot
-        self.next[shard] = number + 1
 
     def _attempt(self, shard: int, number: int) -> int:
         self.attempts[shard, number] = self.attempts.get((shard, number), 0) + 1

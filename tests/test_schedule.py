@@ -73,7 +73,7 @@ def test_async_resumes(tmp_path: Path) -> None:
     config = config_of(DQN, ASYNC)
     calls = iter(range(10**6))
     first = run_trainer(
-        config, FaultyExecution(1, 0), tmp_path, 4, interrupted=lambda: "enough" if next(calls) > 45 else None
+        config, FaultyExecution(1, 0), tmp_path, 4, interrupted=lambda: "enough" if next(calls) > 30 else None
     )
     k = first.trainer.progress.iteration
     assert first.trainer.progress.stopped == "enough" and 0 < k < (config.iterations or 0)

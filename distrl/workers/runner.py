@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from distrl.envs.shard import Shard, make_shard
 from distrl.policy import single_threaded
 from distrl.seeding import stream
 from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
+
+Before = Snapshot | Literal["live"] | None
 
 
 class Runner:
@@ -31,15 +34,17 @@ class Runner:
         self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
 
     def rollout(
-        self, shard: int, iteration: int, weights: Weights, before: Snapshot | None, base: Weights | None = None
+        self, shard: int, iteration: int, weights: Weights, before: Before, base: Weights | None = None
     ) -> tuple[Report, Fragment]:
-        """Fragment `iteration` of `shard`, from the snapshot `before` it (None: the shard's beginning).
+        """Fragment `iteration` of `shard`.
 
         Args:
+            before: the snapshot before it; None: the shard's beginning; 'live': the shard was just rolled here to there
             base: what `weights` are changes of, where they are
 
         Raises:
             EnvError: the environment raised; the shard is dropped here, and can be rolled again anywhere.
+            LookupError: `before` is 'live', but the shard is not; the fragment before it must have failed.
         """
         self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
         try:
@@ -69,10 +74,12 @@ class Runner:
             self.policy.load(weights.whole(base).vector)
             self.version = weights.version
 
-    def _shard(self, shard: int, iteration: int, before: Snapshot | None) -> tuple[Shard, Snapshot, bool]:
+    def _shard(self, shard: int, iteration: int, before: Before) -> tuple[Shard, Snapshot, bool]:
         cached = self.shards.get(shard)
         if cached is not None and cached[1].iteration == iteration:
             return *cached, True
+        if before == "live":
+            raise LookupError(f"shard {shard} is not before fragment {iteration} here")
         if cached is not None:
             cached[0].close()
         n = self.settings.envs_per_shard
