@@ -24,7 +24,8 @@ class Sleeping(CartPoleEnv):
         return super().step(action)
 
 
-gym.register("Sleeping-v0", Sleeping, max_episode_steps=100)
+if "Sleeping-v0" not in gym.registry:
+    gym.register("Sleeping-v0", Sleeping, max_episode_steps=100)
 
 
 def rate(runners: int, shards: int, iterations: int) -> float:
@@ -35,9 +36,9 @@ def rate(runners: int, shards: int, iterations: int) -> float:
         settings = {
             "run_dir": f"{directory}/run",
             "env": {"id": "scale:Sleeping-v0"},
-            "algorithm": {"name": "ppo", "minibatch_size": shards * 64, "epochs": 1},
-            "rollout": {"shards": shards, "envs_per_shard": 1, "steps": 64},
-            "stop": {"env_steps": shards * 64 * iterations},
+            "algorithm": {"name": "ppo", "minibatch_size": shards * 128, "epochs": 1},
+            "rollout": {"shards": shards, "envs_per_shard": 4, "steps": 32},
+            "stop": {"env_steps": shards * 128 * iterations},
             "evaluation": {"every": 0, "final_episodes": 0},
             "cluster": {"runners": runners},
             "track": {"mlflow": False, "video": False},

@@ -64,6 +64,7 @@ class Settings(AlgorithmSettings):
     action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         default=None, description="of the untrained policy; null: all alike"
     )
+    layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
 
     def check(self, config: Config) -> None:
@@ -93,7 +94,13 @@ def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
     remedy = "Choose an env with Discrete actions."
     action = discrete_actions(info, "PPO", remedy, settings.action_probs or (), "algorithm.action_probs")
     spec = network_spec(
-        info, "PPO", settings.body, int(action.n), hidden=settings.hidden, activation=settings.activation
+        info,
+        "PPO",
+        settings.body,
+        int(action.n),
+        hidden=settings.hidden,
+        activation=settings.activation,
+        layer_norm=settings.layer_norm,
     )
     return CategoricalPolicy(spec, first_action=int(action.start))
 
@@ -185,17 +192,17 @@ class PPO:
 
     def advantages(self, fragments: list[Fragment]) -> tuple[Array, Array]:
         """Values and GAE advantages, each [T, S * N], with the weights of now."""
-        value, next_value = [], []
-        for fragment in fragments:
-            v = self.values(fragment.obs)  # [T + 1, N]
-            after = v[1:].copy()
-            after[fragment.ended] = self.values(fragment.final_obs)
+        value = self.values(np.concatenate([f.obs for f in fragments], axis=1))  # [T + 1, S * N]
+        next_value = value[1:].copy()
+        final_value = self.values(np.concatenate([f.final_obs for f in fragments]))
+        starts = np.cumsum([len(f.final_obs) for f in fragments])[:-1]
+        shards = np.split(next_value, np.cumsum([f.ended.shape[1] for f in fragments])[:-1], axis=1)  # views
+        for fragment, after, final in zip(fragments, shards, np.split(final_value, starts), strict=True):
+            after[fragment.ended] = final
             after[fragment.terminated] = 0.0
-            value.append(v[:-1])
-            next_value.append(after)
         reward, ended = (np.concatenate(x, axis=1) for x in zip(*((f.reward, f.ended) for f in fragments), strict=True))
-        value_, next_value_ = np.concatenate(value, axis=1), np.concatenate(next_value, axis=1)
-        return value_, gae(reward, value_, next_value_, ended, self.settings.gamma, self.settings.gae_lambda)
+        value = value[:-1]
+        return value, gae(reward, value, next_value, ended, self.settings.gamma, self.settings.gae_lambda)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
