@@ -31,6 +31,7 @@ from distrl.errors import UserError
 from distrl.policy import single_threaded
 from distrl.run import cpu_count, plan_run
 from distrl.seeding import stream
+from distrl.track import read_metrics
 from distrl.types import Batch, Fragment, Policy, Priorities, Snapshot
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
@@ -55,6 +56,7 @@ class Benchmark:
     result: dict[str, Any]  # result.json of the training run
     memory: dict[str, float]  # peak MB (PSS) by process
     peak_memory: float  # peak MB of all processes together
+    driver_s: float  # the driver's own time in an iteration, median
     config: Config
     replay: ReplayBenchmark | None = None
 
@@ -202,7 +204,11 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
             assert process.stderr is not None
             raise UserError(f"training failed: {process.stderr.read().decode().strip()}")
         result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-    return Benchmark((before, simulate_all(config, seconds / 4)), result, memory, peak, config, replay)
+        rows = [
+            float(row["time/driver_s"]) for row in read_metrics(run_dir / "metrics.jsonl") if "time/driver_s" in row
+        ]
+    after = simulate_all(config, seconds / 4)
+    return Benchmark((before, after), result, memory, peak, float(np.median(rows)), config, replay)
 
 
 def process_memory(process: psutil.Process) -> dict[int, tuple[str, float]]:
@@ -254,7 +260,6 @@ def _name(command: list[str]) -> str:
 def render(benchmark: Benchmark, out: Console) -> None:
     result, config = benchmark.result, benchmark.config
     before, after = benchmark.simulation
-    fragments = result["env_steps"] / config.rollout.env_steps * config.rollout.shards
     table = Table(
         title=f"{config.algorithm.name} on {config.env.id}, {cpu_count()} cores",
         title_justify="left",
@@ -274,7 +279,7 @@ def render(benchmark: Benchmark, out: Console) -> None:
     }.items():
         table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
     table.add_row("wait", f"{max(0.0, wall - seconds.get('learn', 0.0)):.2f} s of {wall:.2f} s, the learner waiting")
-    table.add_row("driver", f"{1e3 * seconds.get('driver', 0.0) / max(1.0, fragments):.2f} ms of its own a fragment")
+    table.add_row("driver", f"{1e3 * benchmark.driver_s / config.rollout.shards:.2f} ms of its own a fragment")
     if benchmark.replay is not None:
         alone, updates = benchmark.replay, benchmark.updates_per_s
         table.add_row(
