@@ -374,6 +374,7 @@ def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Sig
             console.close()
             result = _write_result(trainer, status, error)
             if status == "finished":
+                execution.close()  # plots and videos need no workers, and some memory
                 for message in _present(plan):
                     console.warn(message)
             if tracker is not None:

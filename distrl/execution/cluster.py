@@ -193,6 +193,7 @@ class RayExecution:
         self.ray.kill(worker)
 
     def close(self) -> None:
+        """End what was started; once is enough, and twice does no harm."""
         import ray
 
         for handle in list(self._workers.values()):
@@ -203,6 +204,7 @@ class RayExecution:
             shutil.rmtree(self._directory, ignore_errors=True)
         if self._janitor is not None:
             self._janitor.communicate()
+            self._janitor = None
         self._restore_environment()
 
     def _restore_environment(self) -> None:
