@@ -57,16 +57,10 @@ class Benchmark:
     memory: dict[str, float]  # peak MB (PSS) by process
     peak_memory: float  # peak MB of all processes together
     driver_s: float  # the driver's own time in an iteration, median
+    updates_per_s: float  # since the first one, by wall-clock
+    waiting: float  # the share of that time in which the learner did not learn
     config: Config
     replay: ReplayBenchmark | None = None
-
-    @property
-    def updates_per_s(self) -> float:
-        """Updates in the training run, by wall-clock."""
-        replay, use = self.config.replay, self.config.algorithm.replayed
-        assert replay is not None and use is not None
-        drawn = max(0, self.result["env_steps"] - replay.start) * replay.samples_per_insert
-        return float(drawn / use.batch_size / self.result["train_s"])
 
     @property
     def ratio(self) -> float:
@@ -205,10 +199,27 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
             raise UserError(f"training failed: {process.stderr.read().decode().strip()}")
         result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
         rows = [
-            float(row["time/driver_s"]) for row in read_metrics(run_dir / "metrics.jsonl") if "time/driver_s" in row
+            {name: float(value) for name, value in row.items()}
+            for row in read_metrics(run_dir / "metrics.jsonl")
+            if "time/learn_s" in row
         ]
     after = simulate_all(config, seconds / 4)
-    return Benchmark((before, after), result, memory, peak, float(np.median(rows)), config, replay)
+    driver_s = float(np.median([row["time/driver_s"] for row in rows]))
+    return Benchmark((before, after), result, memory, peak, driver_s, *while_learning(rows), config, replay)
+
+
+def while_learning(rows: list[dict[str, float]]) -> tuple[float, float]:
+    """Updates/s and the share of time that the learner waited, from the end of the first iteration with an update on.
+
+    Raises:
+        UserError: there were no two of them.
+    """
+    first, *rest = [row for row in rows if row.get("train/minibatches", 1.0)] or [{}]
+    if not rest:
+        raise UserError("Training was too short to measure: it ended before its second update. Raise --seconds.")
+    wall = rest[-1]["time"] - first["time"]
+    updates = sum(row.get("train/minibatches", 1.0) for row in rest)
+    return updates / wall, max(0.0, 1 - sum(row["time/learn_s"] for row in rest) / wall)
 
 
 def process_memory(process: psutil.Process) -> dict[int, tuple[str, float]]:
@@ -269,7 +280,7 @@ def render(benchmark: Benchmark, out: Console) -> None:
     table.add_row("pure simulation", f"{before:,.0f} before, {after:,.0f} env steps/s after")
     table.add_row("ratio", f"{benchmark.ratio:.0%}")
     table.add_row("start-up", f"{result['startup_s']:.1f} s from process start to the first training step")
-    seconds, wall = result["seconds"], result["train_s"]
+    seconds = result["seconds"]
     for phase, about in {
         "act": "runners choosing actions",
         "step": "runners stepping envs",
@@ -278,7 +289,7 @@ def render(benchmark: Benchmark, out: Console) -> None:
         "learn": "the learner learning",
     }.items():
         table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
-    table.add_row("wait", f"{max(0.0, wall - seconds.get('learn', 0.0)):.2f} s of {wall:.2f} s, the learner waiting")
+    table.add_row("wait", f"{benchmark.waiting:.0%} of the time since its first update, the learner waiting")
     table.add_row("driver", f"{1e3 * benchmark.driver_s / config.rollout.shards:.2f} ms of its own a fragment")
     if benchmark.replay is not None:
         alone, updates = benchmark.replay, benchmark.updates_per_s

@@ -16,7 +16,11 @@ import numpy as np
 
 
 def _sequence(seed: int, purpose: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed, spawn_key=(zlib.crc32(purpose.encode()), *counters))
+    key = (zlib.crc32(purpose.encode()), *counters)
+    if any(number >> 32 for number in (seed, *counters)):
+        return np.random.SeedSequence(seed, spawn_key=key)
+    # The same, put together here: NumPy takes longer to turn such numbers into words than to mix them.
+    return np.random.SeedSequence(np.array([seed, 0, 0, 0, *key], np.uint32))
 
 
 def stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:

@@ -20,7 +20,7 @@ import numpy as np
 
 from distrl import load_config, train
 
-SINGLE = ["env.vectorize=single", "rollout.shards=2", "rollout.envs_per_shard=64", "rollout.steps=64"]
+SINGLE = ["env.vectorize=single", "rollout.shards=2", "rollout.envs_per_shard=64", "rollout.steps=256"]
 TASKS = {  # name: config, overrides, whether in one process
     "FrozenLake-v1, table": ("q_frozenlake", [], True),
     "Taxi-v4, table": ("q_taxi", [], True),

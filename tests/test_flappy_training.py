@@ -12,7 +12,7 @@ from conftest import DQN, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
 from distrl.algorithms.ppo import make_policy as make_ppo_policy
-from distrl.benchmark import measure_replay
+from distrl.benchmark import measure_replay, while_learning
 from distrl.checkpoint import list_checkpoints, read_replay
 from distrl.config import EnvSettings, algorithm_module, load_config
 from distrl.envs import describe_env, find_spec, flappy
@@ -236,6 +236,16 @@ def test_ppo_begins_with_the_actions_it_was_told() -> None:
         make_ppo_policy(
             config_of(FEATURES, "algorithm.action_probs=[0.5, 0.2, 0.3]").algorithm, describe_env(config.env)
         )
+
+
+def test_updates_and_waiting_are_counted_from_the_first_update_on() -> None:
+    filling = [{"time": float(t), "time/learn_s": 0.0, "train/minibatches": 0.0} for t in range(50)]
+    learning = [{"time": 50.0 + t, "time/learn_s": 0.75, "train/minibatches": 8.0} for t in range(5)]
+    assert while_learning(filling + learning) == (8.0, 0.25)
+    with pytest.raises(UserError, match="--seconds"):
+        while_learning(filling + learning[:1])
+    with pytest.raises(UserError, match="--seconds"):
+        while_learning(filling)
 
 
 @pytest.mark.parametrize("base", [PIXELS, DQN])

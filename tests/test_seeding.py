@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import zlib
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_numbers_stay_what_they_were_in_earlier_versions() -> None:
         1755235715,
         66528547,
     ]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**40 + 3, 2**63 - 1])
+@pytest.mark.parametrize("counters", [(), (0,), (3, 7), (2**32 - 1, 0), (1, 2**32), (2**50, 5, 6)])
+def test_they_are_numpys_own_streams_of_seed_and_spawn_key(seed: int, counters: tuple[int, ...]) -> None:
+    plain = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(b"x"), *counters))
+    assert derive(seed, "x", *counters) == int(plain.generate_state(1)[0]) >> 1
+    assert stream(seed, "x", *counters).random(3).tolist() == np.random.default_rng(plain).random(3).tolist()
 
 
 def test_derived_seeds_fit_libraries_and_rarely_meet() -> None:
