@@ -220,8 +220,11 @@ def _play_warnings(info: EnvInfo, played: _Played) -> Iterator[str]:
                 f"{smallest} {magnitude[smallest]:.3g}{bounds}. Networks learn best from values of about 1: scale them "
                 "with gymnasium.wrappers.TransformObservation."
             )
-    if "action_mask" in played.info_keys:
-        yield "info holds an action_mask, which is not used: policies also try the actions that it forbids."
+    if "action_mask" in played.info_keys and info.action_mask is None:
+        yield (
+            "info holds an action_mask, which is not used: policies also try the actions that it forbids. Tables would keep to "
+            "one if observations were Discrete and the environment had a method action_mask(observation)."
+        )
 
 
 def _why_outside(obs: Any, space: gym.Space[Any]) -> str:

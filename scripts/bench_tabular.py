@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/bench_tabular.py [SECONDS]
 
-The two are measured in turn (A B A B), since shared machines change from minute to minute. Ours is a whole run: choosing
+The two are measured in turn, five times, since shared machines change from minute to minute. Ours is a whole run: choosing
 actions, stepping, learning, bookkeeping; from the first step to the last. As a table the env runs in one process, as
 the plain loop does; stepped one by one on Ray, with a runner for each core.
 """
@@ -19,8 +19,9 @@ import gymnasium as gym
 import numpy as np
 
 from distrl import load_config, train
+from distrl.run import cpu_count
 
-SINGLE = ["env.vectorize=single", "rollout.shards=2", "rollout.envs_per_shard=64", "rollout.steps=256"]
+SINGLE = ["env.vectorize=single", f"rollout.shards={cpu_count()}", "rollout.envs_per_shard=64", "rollout.steps=256"]
 TASKS = {  # name: config, overrides, whether in one process
     "FrozenLake-v1, table": ("q_frozenlake", [], True),
     "Taxi-v4, table": ("q_taxi", [], True),
@@ -60,10 +61,14 @@ def ours(config: str, overrides: list[str], local: bool, seconds: float) -> floa
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
     for name, (config, overrides, local) in TASKS.items():
-        pairs = [(plain_loop(name.split(",")[0], seconds), ours(config, overrides, local, seconds)) for _ in range(2)]
-        plain, fast = (", ".join(f"{x:,.0f}" for x in side) for side in zip(*pairs, strict=True))
-        ratios = ", ".join(f"{b / a:.1f}" for a, b in pairs)
-        print(f"{name}: plain {plain}; distrl {fast} env steps/s; ratio {ratios}", flush=True)
+        pairs = [(plain_loop(name.split(",")[0], seconds), ours(config, overrides, local, seconds)) for _ in range(5)]
+        plain, fast = (f"{np.median(side):,.0f}" for side in zip(*pairs, strict=True))
+        ratios = sorted(b / a for a, b in pairs)
+        print(
+            f"{name}: plain {plain}, distrl {fast} env steps/s; {np.median(ratios):.1f} times as many "
+            f"({ratios[0]:.1f} to {ratios[-1]:.1f}; medians of {len(pairs)})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

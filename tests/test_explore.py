@@ -67,6 +67,13 @@ class Forgetful(Sound):
         return super().step(action)
 
 
+class Masked(Sound):
+    """Forbids actions for reasons of its own."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return *super().step(action)[:4], {"action_mask": np.array([1, 0], np.int8)}
+
+
 class Photo(Sound):
     observation_space = gym.spaces.Box(0, 1, (48, 64, 3), np.float32)
     action_space = gym.spaces.Box(-2, 2, (1,), np.float32)
@@ -105,7 +112,7 @@ class Raising(Sound):
         raise ZeroDivisionError("no friction")
 
 
-ENVS: tuple[Any, ...] = (Sound, Chaos, Forgetful, Photo, Nested, Outside, Misshapen, NotANumber, Noisy, Raising)
+ENVS: tuple[Any, ...] = (Sound, Chaos, Forgetful, Masked, Photo, Nested, Outside, Misshapen, NotANumber, Noisy, Raising)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -169,7 +176,8 @@ def test_random_play_depends_on_the_seed_alone() -> None:
         (Outside, ["component [1] is 1.5, outside [-1, 1]"]),
         (Misshapen, ["its shape is [3], the space says [2]", "cannot be stepped together"]),
         (NotANumber, ["NaN"]),
-        ("Taxi-v4", ["action_mask"]),
+        (Masked, ["action_mask"]),
+        ("Taxi-v4", []),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_else(env: type[Sound] | str, warnings: list[str]) -> None:
