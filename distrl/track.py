@@ -420,12 +420,14 @@ class MlflowTracker:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GIT_PYTHON_REFRESH": "quiet",
         }
+        # What bears the marks of the run's own Ray is ended with it, before the last metrics are sent.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DISTRL_RAY_"))}
         path = os.pathsep.join(entry for entry in sys.path if entry)  # the process imports what the driver does
         forced = {"MLFLOW_TRACKING_URI": bare, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with (self.run_dir / "track.log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "distrl.track", str(self.run_dir)],
-                env=settings | dict(os.environ) | forced | credentials,
+                env=settings | inherited | forced | credentials,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -550,6 +552,20 @@ class _Meter:
         return metrics
 
 
+def _make_store(database: Path) -> None:
+    """A SQLite store where there is none, whole or not at all: one that is half made is of no use to MLflow ever after."""
+    from mlflow import MlflowClient
+
+    with database.with_name(f".{database.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that begin together wait for the first of them
+        if database.exists() and database.stat().st_size:
+            return
+        draft = database.with_name(f".{database.name}.tmp")
+        draft.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        os.replace(draft, database)
+
+
 class _Follower:
     """A run on its way to MLflow. Whatever fails, `connect` and what follows it may be done again: no row is sent
     twice, none is left out."""
@@ -559,6 +575,8 @@ class _Follower:
 
         self.run_dir = run_dir
         self.about = _read_json(run_dir / "track.json")
+        if (uri := os.environ["MLFLOW_TRACKING_URI"]).startswith("sqlite:"):
+            _make_store(_database(uri))
         self.client = MlflowClient()
         self.run_id = ""
         self.env_steps = 0

@@ -28,6 +28,7 @@ import pytest
 from distrl.checkpoint import write_directory, write_model
 from distrl.config import Config, EnvSettings, TrackSettings
 from distrl.errors import UserError
+from distrl.execution.cluster import RayExecution
 from distrl.policy import CategoricalPolicy, NetworkSpec
 from distrl.track import (
     Console,
@@ -500,6 +501,33 @@ def test_of_two_processes_only_one_sends(tmp_path: Path) -> None:
         tracker._child.stdin.close()
         assert tracker._child.wait(20) == 0
     assert not (tmp_path / "never.db").exists()
+
+
+def test_a_store_is_made_whole_however_often_and_by_whom_it_is_begun(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/new.db"
+    first, second = start(tmp_path / "first", uri), start(tmp_path / "second", uri)
+    draft = tmp_path / ".new.db.tmp"
+    wait_for(lambda: draft.exists() and draft.stat().st_size > 0)
+    assert not (tmp_path / "new.db").exists()
+    first._child.kill()  # one of them is making it
+    first._child.wait()
+    for tracker, name in ((first, "first"), (second, "second")):
+        log = MetricsLog(tmp_path / name / "metrics.jsonl")
+        for i in range(3):
+            log.append(row(i))
+        complete(tmp_path / name)
+        assert tracker.finish("FINISHED", timeout=60) is None
+        assert Store(tmp_path / "new.db").holds(tmp_path / name)
+
+
+def test_the_process_outlives_the_ray_that_was_there_when_it_began(tmp_path: Path) -> None:
+    execution = RayExecution("local", 100 * 2**20)
+    try:
+        tracker = start(tmp_path / "run", f"sqlite:///{tmp_path}/never.db")
+    finally:
+        execution.close()
+    assert tracker._child.poll() is None
+    tracker.finish("FINISHED", timeout=0.1)
 
 
 def test_the_end_takes_no_longer_than_it_may(tmp_path: Path) -> None:
