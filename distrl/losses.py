@@ -86,34 +86,13 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return reward + discount * next_value
 
 
-def of_action(q: Tensor, action: Tensor) -> Tensor:
-    """Q(s, a): [B] of [B, A] and action [B] of int64, or quantiles [B, N] of [B, A, N]."""
-    index = action.view(-1, *[1] * (q.dim() - 1)).expand(-1, 1, *q.shape[2:])
-    return q.gather(1, index).squeeze(1)
-
-
 def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:
-    """V(s) = Q_target(s, argmax_a Q_chooser(s, a)): [B] of [B, A], or quantiles [B, N] of [B, A, N]; chooser_q [B, A].
+    """V(s) = Q_target(s, argmax_a Q_chooser(s, a)), [B] for [B, A] each.
 
     The target network as its own chooser is DQN (Mnih et al. 2015); the online network as chooser is double DQN (van
     Hasselt et al. 2016, arXiv:1509.06461).
     """
-    return of_action(target_q, chooser_q.argmax(1))
-
-
-def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
-    """Quantile regression of theta [B, N] on samples y [B, M] of the target (Dabney et al. 2018, arXiv:1710.10044,
-    equations 9 and 10); [B].
-
-        L = sum_i mean_j |tau_i - 1{u_ij < 0}| huber_kappa(u_ij) / kappa,   u_ij = y_j - theta_i,   tau_i = (i + 1/2) / N
-    """
-    n = quantiles.shape[1]
-    u = target[:, None, :] - quantiles[:, :, None]  # [B, N, M]
-    tau = (u.new_tensor(range(n)) + 0.5) / n
-    size = u.abs()
-    huber = 0.5 * u.square() * (size <= kappa) + kappa * (size - 0.5 * kappa) * (size > kappa)
-    weight = (tau[:, None] - (u.detach() < 0).to(u.dtype)).abs()
-    return (weight * huber / kappa).mean(2).sum(1)
+    return target_q.gather(1, chooser_q.argmax(1, keepdim=True)).squeeze(1)
 
 
 def soft_value(target_q: Tensor, temperature: float) -> Tensor:

@@ -44,8 +44,6 @@ class Body(nn.Module):
 class Network(Body):
     """A body and a linear head, with the weights of a flat vector [P]: [B, *obs_shape] to [B, outputs].
 
-    With `spec.quantiles` > 1: to [B, outputs, quantiles].
-
     With `spec.dueling`: Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581,
     equation 9).
     """
@@ -53,29 +51,26 @@ class Network(Body):
     def __init__(self, spec: NetworkSpec, weights: Array) -> None:
         super().__init__(spec)
         shapes = spec.shapes()
-        self.head = nn.Linear(shapes["head.weight"][1], shapes["head.weight"][0])
+        self.head = nn.Linear(shapes["head.weight"][1], spec.outputs)
         if spec.dueling:
             width, before = shapes["value_hidden.weight"]
             self.value_hidden = nn.Linear(before, width)
             self.value_norm = nn.LayerNorm(width) if spec.layer_norm else nn.Identity()
-            self.value_head = nn.Linear(width, spec.quantiles)
+            self.value_head = nn.Linear(width, 1)
         arrays = unflatten(weights, shapes)
         self.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
 
     def forward(self, obs: Tensor) -> Tensor:
         if self.spec.dueling:
             return self.duel(self.features(obs, len(self.hidden) - 1))
-        return self.distributions(self.head(self.features(obs)))
-
-    def distributions(self, out: Tensor) -> Tensor:
-        """[B, outputs * quantiles] to [B, outputs, quantiles], or left as it is where there is but one."""
-        return out if self.spec.quantiles == 1 else out.view(len(out), -1, self.spec.quantiles)
+        out: Tensor = self.head(self.features(obs))
+        return out
 
     def duel(self, shared: Tensor) -> Tensor:
         features = self.hidden[-1](shared)
         features = self.activation(self.norm[-1](features) if self.norm else features)
-        advantage = self.distributions(self.head(features))
-        value = self.distributions(self.value_head(self.activation(self.value_norm(self.value_hidden(shared)))))
+        advantage = self.head(features)
+        value = self.value_head(self.activation(self.value_norm(self.value_hidden(shared))))
         out: Tensor = value + advantage - advantage.mean(1, keepdim=True)
         return out
 

@@ -41,7 +41,6 @@ class NetworkSpec:
     dueling: bool = (
         False  # Q = V + A - mean A; the last hidden layer is there twice (Wang et al. 2016, arXiv:1511.06581)
     )
-    quantiles: int = 1  # of the distribution of each output, whose mean acts (Dabney et al. 2018, arXiv:1710.10044)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in the order in which they lie in the flat vector."""
@@ -60,12 +59,12 @@ class NetworkSpec:
         if self.layer_norm:
             for i, hidden in enumerate(self.hidden):
                 layer(f"norm.{i}", hidden)
-        layer("head", self.outputs * self.quantiles, widths[-1])
+        layer("head", self.outputs, widths[-1])
         if self.dueling:
             layer("value_hidden", widths[-1], widths[-2])
             if self.layer_norm:
                 layer("value_norm", widths[-1])
-            layer("value_head", self.quantiles, widths[-1])
+            layer("value_head", 1, widths[-1])
         return shapes
 
     def initial(self, rng: np.random.Generator, head_gain: float) -> Array:
@@ -103,7 +102,6 @@ class NetworkSpec:
             scale=data["scale"],
             layer_norm=data.get("layer_norm", False),
             dueling=data.get("dueling", False),
-            quantiles=data.get("quantiles", 1),
         )
 
 
@@ -130,12 +128,6 @@ class Network:
     def load(self, vector: Array) -> None:
         self.vector = vector
         arrays = unflatten(vector, self.spec.shapes())
-        if self.spec.quantiles > 1:  # the mean of linear functions is one, of the mean weights
-            arrays |= {
-                name: array.reshape(-1, self.spec.quantiles, *array.shape[1:]).mean(axis=1)
-                for name, array in arrays.items()
-                if name.startswith(("head", "value_head"))
-            }
         # Each weight as a contiguous [inputs, outputs] matrix: rows of a batch times columns of weights.
         self._layers = {
             name: np.ascontiguousarray(array.reshape(len(array), -1).T) if array.ndim > 1 else array

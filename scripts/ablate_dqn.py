@@ -24,7 +24,6 @@ SWITCHES = {
     "dueling": ["algorithm.dueling=true"],
     "prioritised": ["replay.prioritized=true"],
     "munchausen": ["algorithm.munchausen={}"],
-    "32 quantiles": ["algorithm.quantiles=32"],
     "soft target": ["algorithm.target_every=1", "algorithm.tau=0.01"],
     "squared error": ["algorithm.huber=null"],
     "constant learning rate": ["algorithm.lr_schedule=constant"],

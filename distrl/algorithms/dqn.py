@@ -1,9 +1,7 @@
 """Deep Q-learning from a replay (Mnih et al. 2015, Nature 518), and what Rainbow made common since.
 
     for every minibatch (s, a, R, gamma^m, s') that the replay drew:
-        minimise  w huber(y - Q(s, a)),   y = R + gamma^m V(s')     with quantiles > 1 by quantile regression:
-                                                                    Q is the mean of N quantiles of the return
-                                                                    (Dabney et al. 2018, arXiv:1710.10044)
+        minimise  w huber(y - Q(s, a)),   y = R + gamma^m V(s')
 
         V(s') = Q_target(s', argmax_a Q(s', a))         double (van Hasselt et al. 2016, arXiv:1509.06461)
               = tau log sum_a exp(Q_target(s', a)/tau)  munchausen (Vieillard et al. 2020, arXiv:2007.14430)
@@ -26,7 +24,7 @@ from distrl.config import AlgorithmSettings, Config, Replayed
 from distrl.config import Settings as BaseSettings
 from distrl.envs import EnvInfo
 from distrl.errors import UserError
-from distrl.losses import greedy_value, munchausen_bonus, of_action, quantile_huber, soft_value, td_target
+from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
 from distrl.policy import EpsilonGreedyPolicy
 from distrl.seeding import stream
 from distrl.spaces import Body, discrete_actions, network_spec
@@ -95,7 +93,6 @@ class Settings(AlgorithmSettings):
     dueling: bool = False
     layer_norm: bool = False
     munchausen: Munchausen | None = None
-    quantiles: int = Field(default=1, ge=1, description="> 1: learn so many quantiles of the return, not its mean")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
     activation: Literal["tanh", "relu"] = "relu"
     body: Body = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
@@ -110,9 +107,6 @@ class Settings(AlgorithmSettings):
             raise UserError(
                 "algorithm.lr_schedule is 'linear', which needs stop.env_steps to know where it ends. Set one."
             )
-        if self.quantiles > 1 and (self.munchausen is not None or self.huber is None):
-            other = "munchausen" if self.munchausen is not None else "huber=null"
-            raise UserError(f"algorithm.quantiles does not go with algorithm.{other}. Leave one of the two out.")
         if self.dueling and not self.hidden:
             raise UserError("algorithm.dueling doubles the last hidden layer, but algorithm.hidden is empty. Give one.")
 
@@ -131,7 +125,6 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
         activation=settings.activation,
         layer_norm=settings.layer_norm,
         dueling=settings.dueling,
-        quantiles=settings.quantiles,
     )
     return EpsilonGreedyPolicy(spec, int(action.start), probs, exploration.ladder)
 
@@ -177,11 +170,10 @@ class DQN:
             for i in range(until - done):
                 j = done + i
                 target = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
-                chosen = of_action(self.online(obs[i]), action[j])
+                chosen = self.online(obs[i]).gather(1, action[j, :, None]).squeeze(1)
                 loss = (weight[j] * self.loss(chosen, target)).mean()
                 norms[j], losses[j] = self.step(loss, lr), loss.detach()
-                q = self.expected(chosen.detach(), dims=1)
-                errors[j], q_means[j] = self.expected(target, dims=1) - q, q.mean()
+                errors[j], q_means[j] = target - chosen.detach(), chosen.detach().mean()
             done = until
             self.updates += until - part.start
             if self.updates % s.target_every == 0:
@@ -196,24 +188,16 @@ class DQN:
         td_errors: Array = errors.cpu().numpy()
         return metrics, td_errors
 
-    def expected(self, q: Tensor, dims: int) -> Tensor:
-        """The means of distributions, which are a dimension behind the first `dims`; else q itself."""
-        return q.mean(dims) if q.dim() > dims else q
-
     def loss(self, q: Tensor, target: Tensor) -> Tensor:
         """Of each sample: (y - Q)^2 / 2 where |y - Q| <= huber, linear beyond (Huber 1964)."""
-        if self.settings.quantiles > 1:
-            assert self.settings.huber is not None
-            return quantile_huber(q, target, self.settings.huber)
         if self.settings.huber is None:
             return 0.5 * (target - q).square()
         return self.torch.nn.functional.huber_loss(q, target, reduction="none", delta=self.settings.huber)
 
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A(, N)], for several minibatches at once."""
+        """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""
         with self.torch.no_grad():
-            next_q = self.target(next_obs.flatten(0, 1))
-            next_q = next_q.view(*action.shape, *next_q.shape[1:])
+            next_q = self.target(next_obs.flatten(0, 1)).view(*action.shape, -1)
             if self.settings.munchausen is None:
                 return self.torch.zeros(action.shape, device=self.device), next_q
             m, target_q = self.settings.munchausen, self.target(obs.flatten(0, 1))
@@ -221,14 +205,12 @@ class DQN:
             return bonus.view(action.shape), next_q
 
     def targets(self, next_obs: Tensor, next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        """y [B], or N samples of it [B, N]."""
+        """y [B]"""
         with self.torch.no_grad():
             if self.settings.munchausen is not None:
                 value = soft_value(next_q, self.settings.munchausen.temperature)
             else:
-                chooser = self.online(next_obs) if self.settings.double else next_q
-                value = greedy_value(next_q, self.expected(chooser, dims=2))
-            reward, discount = (x.view(-1, *[1] * (value.dim() - 1)).expand_as(value) for x in (reward, discount))
+                value = greedy_value(next_q, self.online(next_obs) if self.settings.double else next_q)
             return td_target(reward, discount, value)
 
     def step(self, loss: Tensor, lr: float) -> Tensor:

@@ -16,7 +16,7 @@ from distrl.algorithms import dqn as dqn_module
 from distrl.algorithms.dqn import DQN, Exploration, Settings, make, make_policy
 from distrl.envs import EnvInfo, describe_env
 from distrl.errors import UserError
-from distrl.losses import greedy_value, munchausen_bonus, quantile_huber, soft_value, td_target
+from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
 from distrl.networks import FlatParameters, Network
 from distrl.policy import EpsilonGreedyPolicy, NetworkSpec, flatten, from_description, single_threaded
 from distrl.types import Array, Batch
@@ -36,9 +36,7 @@ def make_dqn(seed: int = 1, spec: NetworkSpec | None = None, first_action: int =
     settings = Settings.model_validate(
         {"name": "dqn", "gamma": GAMMA, "batch_size": 6, "lr": 0.03, "target_every": 10} | changes
     )
-    spec = spec or NetworkSpec(
-        (3,), 2, (16,), (), "relu", 1.0, settings.layer_norm, settings.dueling, settings.quantiles
-    )
+    spec = spec or NetworkSpec((3,), 2, (16,), (), "relu", 1.0, settings.layer_norm, settings.dueling)
     return make(settings, EpsilonGreedyPolicy(spec, first_action), seed, CPU)
 
 
@@ -141,8 +139,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "soft target": {"tau": 0.1, "target_every": 1},
     "squared error": {"huber": None},
     "narrow huber": {"huber": 0.05, "max_grad_norm": None},
-    "quantiles": {"quantiles": 8},
-    "dueling quantiles": {"quantiles": 8, "dueling": True},
 }
 
 
@@ -158,8 +154,7 @@ def test_the_corridor_gets_its_true_values(switches: dict[str, Any]) -> None:
         go = np.array([GAMMA * value[1], GAMMA * value[2], 1.0])
         value = np.maximum(stay, go)
     true = np.stack([stay, go], axis=1)
-    found = q_values(dqn, np.eye(3))
-    assert (found if found.ndim == 2 else found.mean(axis=2)) == pytest.approx(true, abs=0.02)
+    assert q_values(dqn, np.eye(3)) == pytest.approx(true, abs=0.02)
 
 
 def test_munchausen_widens_the_gap_between_actions() -> None:
@@ -172,36 +167,6 @@ def test_munchausen_widens_the_gap_between_actions() -> None:
     gaps = [q[:, 1] - q[:, 0] for q in (q_values(plain, np.eye(3)), q_values(wide, np.eye(3)))]
     assert (np.sign(gaps[0]) == np.sign(gaps[1])).all()
     assert (np.abs(gaps[1]) > 1.5 * np.abs(gaps[0])).all()
-
-
-def test_quantiles_of_a_coin() -> None:
-    """A bet that pays 0 or 1 with even chances has quantiles 0 and 1, and its mean is what acts."""
-    rng, dqn = np.random.default_rng(0), make_dqn(quantiles=4, huber=0.001, max_grad_norm=None, batch_size=200)
-    n = 200
-    for lr in (0.02, 0.005, 0.001):
-        dqn.settings = dqn.settings.model_copy(update={"lr": lr})
-        for _ in range(60):
-            obs, action, coin = np.tile([1.0, 0, 0], (n, 1)), np.arange(n) % 2, rng.integers(2, size=n) * 1.0
-            dqn.learn(batch(obs, action, np.where(action == 1, coin, 0.5), np.zeros(n), obs), 0, 0.0)
-    with torch.no_grad():
-        found = dqn.online(torch.tensor([[1.0, 0, 0]]))[0].numpy()
-    assert found[0] == pytest.approx([0.5] * 4, abs=0.03)
-    assert np.sort(found[1]) == pytest.approx([0, 0, 1, 1], abs=0.05)
-
-
-def test_the_quantile_loss_term_by_term() -> None:
-    rng, n, m, kappa = np.random.default_rng(0), 3, 5, 0.7
-    theta, y = rng.normal(size=(2, n)), rng.normal(size=(2, m))
-    expected = []
-    for b in range(2):
-        total = 0.0
-        for i in range(n):
-            for j in range(m):
-                u = y[b, j] - theta[b, i]
-                huber = u * u / 2 if abs(u) <= kappa else kappa * (abs(u) - kappa / 2)
-                total += abs((2 * i + 1) / (2 * n) - (1 if u < 0 else 0)) * huber / kappa / m
-        expected.append(total)
-    assert quantile_huber(torch.tensor(theta), torch.tensor(y), kappa).tolist() == pytest.approx(expected)
 
 
 def test_errors_are_what_was_wrong_before_each_update() -> None:
@@ -373,8 +338,6 @@ SPECS = {
     "dueling": NetworkSpec((8,), 4, (32, 24), (), "relu", 1.0, False, True),
     "layer norm": NetworkSpec((8,), 4, (32, 24), (), "tanh", 1.0, True, False),
     "both, one layer": NetworkSpec((8,), 4, (32,), (), "relu", 1.0, True, True),
-    "quantiles": NetworkSpec((8,), 4, (32,), (), "relu", 1.0, quantiles=5),
-    "dueling quantiles": NetworkSpec((8,), 4, (32, 24), (), "relu", 1.0, True, True, 5),
     "pixels": NetworkSpec((4, 84, 84), 2, (64,), ((16, 8, 4), (32, 4, 2)), "relu", 1 / 255, True, True),
 }
 
@@ -392,7 +355,7 @@ def test_what_acts_is_what_learns(spec: NetworkSpec) -> None:
     rng = np.random.default_rng(0)
     obs = rng.integers(0, 256, (16, *spec.obs_shape)).astype(np.uint8 if spec.conv else np.float32)
     with torch.no_grad():
-        expected = network(torch.tensor(obs)).view(16, spec.outputs, spec.quantiles).mean(2).numpy()
+        expected = network(torch.tensor(obs)).numpy()
     action, extras = policy.act(obs, np.full((16, 2), 0.5))
     assert extras["value"] == pytest.approx(expected.max(1), rel=1e-4, abs=1e-4)
     assert (action == expected.argmax(1)).all()
@@ -463,8 +426,6 @@ def test_what_dqn_cannot_take_is_refused(obs: Any, action: Any, changes: dict[st
         ("replay.samples_per_insert=0", ["replay.samples_per_insert is 0"]),
         ("algorithm.hidden=[]", ["algorithm.dueling", "algorithm.hidden is empty"]),
         ("algorithm.mnchausen=1", ["unknown key", "munchausen"]),
-        ("algorithm={name: dqn, quantiles: 9, munchausen: {}}", ["algorithm.quantiles", "algorithm.munchausen"]),
-        ("algorithm={name: dqn, quantiles: 9, huber: null}", ["algorithm.quantiles", "algorithm.huber"]),
     ],
 )
 def test_contradictions_are_refused(override: str, parts: list[str]) -> None:
