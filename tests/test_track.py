@@ -28,7 +28,6 @@ import pytest
 from distrl.checkpoint import write_directory, write_model
 from distrl.config import Config, EnvSettings, TrackSettings
 from distrl.errors import UserError
-from distrl.execution.cluster import RayExecution
 from distrl.policy import CategoricalPolicy, NetworkSpec
 from distrl.track import (
     Console,
@@ -521,13 +520,19 @@ def test_a_store_is_made_whole_however_often_and_by_whom_it_is_begun(tmp_path: P
 
 
 def test_the_process_outlives_the_ray_that_was_there_when_it_began(tmp_path: Path) -> None:
-    execution = RayExecution("local", 100 * 2**20)
-    try:
-        tracker = start(tmp_path / "run", f"sqlite:///{tmp_path}/never.db")
-    finally:
-        execution.close()
-    assert tracker._child.poll() is None
-    tracker.finish("FINISHED", timeout=0.1)
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from distrl.execution.cluster import RayExecution\n"
+        "from distrl.track import MlflowTracker\n"
+        "execution = RayExecution('local', 256 * 2**20)\n"
+        "tracker = MlflowTracker.start(sys.argv[1], f'sqlite:///{sys.argv[1]}/never.db', 'distrl', {}, {}, 'run')\n"
+        "execution.close()\n"
+        "print(tracker._child.poll())\n"
+        "tracker.finish('FINISHED', timeout=0.1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None"]
 
 
 def test_the_end_takes_no_longer_than_it_may(tmp_path: Path) -> None:
