@@ -140,6 +140,7 @@ class RayExecution:
     def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Any:
         remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"watch": 1})
         handle = remote(cls).remote(*args)
+        handle.__ray_call__.remote(_let_ray_in_soon)
         self._workers[handle._actor_id.hex()] = handle
         return handle
 
@@ -213,6 +214,16 @@ class RayExecution:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+def _let_ray_in_soon(worker: Any) -> None:
+    """Hand Python's lock over after 0.1 ms instead of 5 ms.
+
+    A worker with concurrency groups works in a thread beside the one that Ray looks for signals in, a hundred times a
+    second. While that one waits, whatever gives up the lock for a moment (most NumPy calls) wakes it in vain: at 5 ms a
+    worker that steps environments loses up to a third of its time.
+    """
+    sys.setswitchinterval(1e-4)
 
 
 def _reread_token() -> None:
