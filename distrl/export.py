@@ -52,6 +52,8 @@ def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:
     """The policy of an exported .json or .npz, and what is known about it. Raises `UserError` for any other file."""
     try:
         if path.suffix == ".npz":
+            if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise to load that
+                raise ValueError("it is no archive of arrays")
             with np.load(path, allow_pickle=False) as file:
                 head = json.loads(str(file["about"]))
                 arrays = {name: file[name] for name in file.files if name not in ("about", "states")}
