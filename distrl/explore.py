@@ -39,12 +39,7 @@ SPREAD = 1e4  # and observations where one component is so many times another
 class Exploration:
     """What `explore` found."""
 
-    id: str
-    observation_space: gym.Space[Any]
-    action_space: gym.Space[Any]
-    max_episode_steps: int | None
-    reward_threshold: float | None
-    render_modes: tuple[str, ...]
+    info: EnvInfo
     native: bool  # has a vector form of its own that distrl uses
     table: bool  # is run from its transition table
     returns: tuple[float, ...]  # of episodes played with random actions
@@ -89,12 +84,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
             reason = error.cause.strip().splitlines()[-1]
             warnings.append(f"copies of it cannot be stepped together: {reason}. No algorithm can train on it.")
     return Exploration(
-        id=info.id,
-        observation_space=info.observation_space,
-        action_space=info.action_space,
-        max_episode_steps=info.max_episode_steps,
-        reward_threshold=info.reward_threshold,
-        render_modes=info.render_modes,
+        info=info,
         native=NativeShard.fits(settings, SHARD_COPIES),
         table=table.fits(settings),
         returns=tuple(played.returns),
@@ -385,10 +375,10 @@ def render_exploration(exploration: Exploration, console: Console | None = None)
     from rich.table import Table
     from rich.text import Text
 
-    e = exploration
+    e, info = exploration, exploration.info
     console = console or Console()
     table = Table(
-        show_header=False, box=None, padding=(0, 2, 0, 0), title=Text(e.id, style="bold"), title_justify="left"
+        show_header=False, box=None, padding=(0, 2, 0, 0), title=Text(info.id, style="bold"), title_justify="left"
     )
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
@@ -396,11 +386,11 @@ def render_exploration(exploration: Exploration, console: Console | None = None)
     def row(name: str, value: object, style: str = "") -> None:
         table.add_row(name, Text(str(value), style))  # Text: brackets of spaces are no markup
 
-    row("observations", _short(e.observation_space))
-    row("actions", _short(e.action_space))
-    row("time limit", "none" if e.max_episode_steps is None else f"{e.max_episode_steps:,} steps")
-    row("reward threshold", "none" if e.reward_threshold is None else f"{e.reward_threshold:g}")
-    row("render modes", ", ".join(e.render_modes) or "none")
+    row("observations", _short(info.observation_space))
+    row("actions", _short(info.action_space))
+    row("time limit", "none" if info.max_episode_steps is None else f"{info.max_episode_steps:,} steps")
+    row("reward threshold", "none" if info.reward_threshold is None else f"{info.reward_threshold:g}")
+    row("render modes", ", ".join(info.render_modes) or "none")
     form = "its transition table" if e.table else "its own (native)" if e.native else "copies stepped one by one"
     row("vector form", form)
     row("info keys", ", ".join(e.info_keys) or "none")

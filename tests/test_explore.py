@@ -140,8 +140,8 @@ def rendered(exploration: Exploration) -> str:
 def test_cartpole_is_described_and_sound() -> None:
     e = look_at("CartPole-v1")
     assert e.warnings == ()
-    assert (e.max_episode_steps, e.reward_threshold, e.native) == (500, 475, True)
-    assert e.render_modes == ("human", "rgb_array")
+    assert (e.info.max_episode_steps, e.info.reward_threshold, e.native) == (500, 475, True)
+    assert e.info.render_modes == ("human", "rgb_array")
     assert e.reward_range == (1.0, 1.0)
     assert e.returns == tuple(map(float, e.lengths))
     assert 8 < np.mean(e.lengths) < 100
