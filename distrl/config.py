@@ -227,6 +227,14 @@ class Config(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted keys, as overrides name them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
 def algorithm_module(name: str) -> Any:
     """The module of an algorithm, imported. Raises `UserError` for a name that is not in the registry."""
     if not isinstance(name, str) or name not in ALGORITHMS:

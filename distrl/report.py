@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 from distrl.checkpoint import find_model, read_model
-from distrl.config import EnvSettings
+from distrl.config import EnvSettings, dotted
 from distrl.envs import describe_env, find_spec, make_env
 from distrl.errors import UserError
 from distrl.seeding import derive, stream
@@ -99,10 +99,10 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         groups[json.dumps(learnt, sort_keys=True, default=str)].append(run)
     alike: dict[str, list[dict[str, str]]] = defaultdict(list)  # flat configs of groups with one algorithm and env
     for key, members in groups.items():
-        alike[members[0].name].append(_flat(json.loads(key)))
+        alike[members[0].name].append(_printed(json.loads(key)))
     labelled = {}
     for key, members in groups.items():
-        others, flat = alike[members[0].name], _flat(json.loads(key))
+        others, flat = alike[members[0].name], _printed(json.loads(key))
         names = sorted(
             {name for other in others for name in other.keys() | flat.keys() if other.get(name) != flat.get(name)}
         )
@@ -111,15 +111,9 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return labelled
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys and printed values."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
-    return flat
+def _printed(config: Mapping[str, Any]) -> dict[str, str]:
+    """Values as labels show them, by dotted keys."""
+    return {k: f"{v:g}" if isinstance(v, float) else json.dumps(v).strip('"') for k, v in dotted(config).items()}
 
 
 # --- plots --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from distrl.checkpoint import newest_checkpoint, read_checkpoint, read_model, versions, weights_sha256, write_text
-from distrl.config import Config, algorithm_module, load_config
+from distrl.config import Config, algorithm_module, dotted, load_config
 from distrl.envs import EnvInfo, describe_env
 from distrl.envs.shard import NativeShard
 from distrl.envs.table import read_table
@@ -200,12 +200,7 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
 def _same_config(text: str, config: Config, where: Path) -> None:
     import yaml
 
-    def flat(value: Any, key: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {key: value}
-        return {k: v for name, below in value.items() for k, v in flat(below, f"{key}.{name}" if key else name).items()}
-
-    old, new = flat(yaml.safe_load(text)), flat(yaml.safe_load(config.to_yaml()))
+    old, new = dotted(yaml.safe_load(text)), dotted(yaml.safe_load(config.to_yaml()))
     different = [k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in CHANGEABLE]
     if different:
         changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} here)" for k in sorted(different))

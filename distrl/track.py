@@ -33,13 +33,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from distrl.config import Config, dotted
 from distrl.errors import UserError
 
 if TYPE_CHECKING:
     import psutil
     from rich.progress import Progress
-
-    from distrl.config import Config
 
 Row = dict[str, float | int | str]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -366,7 +365,7 @@ class MlflowTracker:
             "run_name": run_name,
             "register_as": register_as,
             "tags": dict(tags),
-            "params": _flat(params),
+            "params": {_name(key): str(value)[:500] for key, value in dotted(params).items()},
         }
         _write_json(path, about)
         return cls(run_dir, uri)
@@ -452,17 +451,6 @@ def sync(run_dir: str | Path, uri: str | None = None, timeout: float = 3600) -> 
     status = ends.get(_read_json(run_dir / "result.json").get("status", ""), "KILLED")
     if warning := MlflowTracker(run_dir, uri or about["uri"]).finish(status, timeout):
         raise UserError(warning)
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings by dotted names, as strings that MLflow takes."""
-    flat: dict[str, str] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[_name(f"{prefix}{key}")] = str(value)[:500]
-    return flat
 
 
 def _name(key: str) -> str:
