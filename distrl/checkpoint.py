@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from distrl.errors import UserError
+from distrl.files import write_directory
 from distrl.policy import flatten, from_description
 from distrl.types import Arrays, Policy
 
@@ -42,45 +41,6 @@ def weights_sha256(policy: Policy) -> str:
     for _, array in sorted(policy.arrays().items()):
         digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def write_directory(path: Path, write: Callable[[Path], None]) -> None:
-    """Fill a directory beside `path` with `write`, flush it to the disk, and put it in the place of `path` at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        write(draft)
-        for file in draft.iterdir():
-            _fsync(file)
-        _fsync(draft)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(draft, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-        _fsync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error}. What was there before is intact; free some space."
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    _fsync(draft)
-    os.replace(draft, path)
 
 
 def write_model(directory: Path, policy: Policy, about: Mapping[str, Any]) -> None:
@@ -222,11 +182,3 @@ def _check_format(path: Path, data: Mapping[str, Any]) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -215,7 +215,7 @@ def record(
     seed: Seed = 0,
 ) -> None:
     """Record a video of a trained model."""
-    from distrl.report import record_video
+    from distrl.video import record_video
 
     policy, env, _ = _model(run)
     where = output or (run if run.is_dir() else run.parent) / "videos" / f"seed{seed}.webm"
@@ -232,10 +232,10 @@ def play(
     seed: Seed = 0,
 ) -> None:
     """Watch a trained model in a window."""
-    from distrl import report
+    from distrl import video
 
     policy, env, _ = _model(run)
-    report.play(policy, env, seed=seed, episodes=episodes, greedy=not sampled)
+    video.play(policy, env, seed=seed, episodes=episodes, greedy=not sampled)
 
 
 @app.command()

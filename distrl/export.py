@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from distrl.errors import UserError
+from distrl.files import draft
 from distrl.policy import from_description
 from distrl.tables import Bins, Product, TablePolicy
 from distrl.types import Array, Policy
@@ -36,15 +37,8 @@ def export(policy: Policy, about: dict[str, Any], out: Path) -> Path:
     kind = out.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise UserError(f"{str(out)!r} must end in one of {', '.join('.' + f for f in FORMATS)}.")
-    draft = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        {"csv": _write_csv, "npz": _write_npz, "json": _write_json}[kind](policy, about, draft)
-        draft.replace(out)
-    except OSError as error:
-        raise UserError(f"{str(out)!r} cannot be written: {error.strerror}. Choose another place.") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft(out) as path:
+        {"csv": _write_csv, "npz": _write_npz, "json": _write_json}[kind](policy, about, path)
     return out
 
 

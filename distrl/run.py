@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from distrl.checkpoint import newest_checkpoint, read_checkpoint, read_model, versions, weights_sha256, write_text
+from distrl.checkpoint import newest_checkpoint, read_checkpoint, read_model, versions, weights_sha256
 from distrl.config import Config, algorithm_module, dotted, load_config
 from distrl.envs import EnvInfo, describe_env
 from distrl.envs.shard import NativeShard
@@ -27,6 +27,7 @@ from distrl.envs.table import read_table
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
+from distrl.files import write_text
 from distrl.policy import single_threaded
 from distrl.track import Console, MetricsLog, MlflowTracker, Status, check_tracking, collect_tags, tracking_uri
 from distrl.trainer import Resources, Trainer
@@ -457,7 +458,7 @@ def _write_result(trainer: Trainer, status: str, error: str | None) -> Result:
 
 def _present(plan: Plan) -> list[str]:
     """Curves, a video and a model card. What cannot be made is told, and costs the run nothing."""
-    from distrl import report
+    from distrl import report, video
 
     run_dir, failed = plan.run_dir, []
     try:
@@ -466,7 +467,7 @@ def _present(plan: Plan) -> list[str]:
         write_text(run_dir / "best" / "README.md", report.model_card(run_dir))
         if plan.config.track.video and "rgb_array" in plan.info.render_modes:
             policy, _ = read_model(run_dir / "best")
-            report.record_video(policy, plan.config.env, run_dir / "videos" / "best.webm", seed=plan.config.seed)
+            video.record_video(policy, plan.config.env, run_dir / "videos" / "best.webm", seed=plan.config.seed)
     except (UserError, OSError, ImportError) as error:
         failed.append(f"not all pictures of this run could be made: {error}")
     return failed

@@ -35,6 +35,7 @@ from urllib.parse import unquote, urlsplit
 
 from distrl.config import Config, dotted
 from distrl.errors import UserError
+from distrl.files import write_text
 
 if TYPE_CHECKING:
     import psutil
@@ -468,9 +469,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Whole or not at all, and without credentials."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(without_credentials(json.dumps(data, indent=1)), encoding="utf-8")
-    os.replace(draft, path)
+    write_text(path, without_credentials(json.dumps(data, indent=1)))
 
 
 # --- the process's side ----------------------------------------------------------------------------------------------

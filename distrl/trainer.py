@@ -26,13 +26,13 @@ from distrl.checkpoint import (
     read_checkpoint,
     read_replay,
     write_checkpoint,
-    write_directory,
     write_model,
 )
 from distrl.config import Config
 from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.feed import Feed, OnPolicyFeed, make_feed
+from distrl.files import write_directory
 from distrl.schedule import make_schedule
 from distrl.types import Array, Arrays, Evaluation, Policy, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator

@@ -26,11 +26,10 @@ from distrl.checkpoint import (
     versions,
     weights_sha256,
     write_checkpoint,
-    write_directory,
     write_model,
-    write_text,
 )
 from distrl.errors import UserError
+from distrl.files import write_directory
 from distrl.policy import CategoricalPolicy, NetworkSpec
 from distrl.types import Array, Arrays
 
@@ -190,7 +189,7 @@ def test_a_process_killed_while_writing_leaves_the_old_directory(tmp_path: Path)
     code = f"""
 import os, signal
 from pathlib import Path
-from distrl.checkpoint import write_directory
+from distrl.files import write_directory
 def write(directory):
     (directory / "policy.json").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -199,13 +198,6 @@ write_directory(Path({str(path)!r}), write)
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert content(path) == before
     assert list_checkpoints(tmp_path) == [path]
-
-
-def test_a_text_appears_whole(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.json", "old")
-    write_text(tmp_path / "a.json", "größer")
-    assert (tmp_path / "a.json").read_bytes() == "größer".encode()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    0: ["types", "config", "errors", "seeding"],
+    0: ["types", "config", "errors", "files", "seeding"],
     1: ["envs", "envs.*", "policy", "tables", "networks", "losses", "frames", "sumtree"],
     2: ["algorithms", "algorithms.*", "exact", "spaces"],
     3: ["workers", "workers.*"],
     4: ["execution", "execution.*", "checkpoint", "export", "feed", "schedule"],
     5: ["trainer", "track", "track_model", "player"],
-    6: ["run", "sweep", "jobs", "report", "explore", "doctor", "benchmark", "verify"],
+    6: ["run", "sweep", "jobs", "report", "video", "explore", "doctor", "benchmark", "verify"],
     7: ["", "cli", "__main__"],
 }
 # Libraries, and the only modules that may import them.

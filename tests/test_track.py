@@ -25,9 +25,10 @@ import numpy as np
 import psutil
 import pytest
 
-from distrl.checkpoint import write_directory, write_model
+from distrl.checkpoint import write_model
 from distrl.config import Config, EnvSettings, TrackSettings
 from distrl.errors import UserError
+from distrl.files import write_directory
 from distrl.policy import CategoricalPolicy, NetworkSpec
 from distrl.track import (
     Console,

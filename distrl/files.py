@@ -1,0 +1,83 @@
+"""Files and directories that appear whole or not at all. Floor 0."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distrl.errors import UserError
+
+
+def write_directory(path: Path, write: Callable[[Path], None]) -> None:
+    """Fill a directory beside `path` with `write`, flush it to the disk, and put it in the place of `path` at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        write(draft)
+        for file in draft.iterdir():
+            _fsync(file)
+        _fsync(draft)
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(draft, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+        _fsync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error}. What was there before is intact; free some space."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    _fsync(draft)
+    os.replace(draft, path)
+
+
+@contextmanager
+def draft(out: Path) -> Iterator[Path]:
+    """A file beside `out` to write; it takes `out`'s place when the block ends well, else nothing is left of it.
+
+    Raises:
+        UserError: it cannot be written there, or the disk is full.
+    """
+    path = out.with_name(f".{out.stem}.{os.getpid()}.tmp{out.suffix}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise UserError(f"{str(out)!r} cannot be written: {error.strerror}. Choose another place.") from None
+    try:
+        yield path
+        os.replace(path, out)
+    except OSError as error:  # others are of what the block does besides
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{str(out)!r} cannot be written: {error.strerror}. Free some space.") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all; of directories see test_checkpoint.py."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from distrl.errors import UserError
+from distrl.files import draft, write_text
+
+
+def test_a_text_appears_whole(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "old")
+    write_text(tmp_path / "a.json", "größer")
+    assert (tmp_path / "a.json").read_bytes() == "größer".encode()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_draft_takes_the_place_of_the_old_file_when_it_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "curve.png"
+    for content in ("old", "new"):
+        with draft(out) as path:
+            assert path.suffix == ".png"  # by which libraries choose what to write
+            path.write_text(content)
+        assert out.read_text() == content
+    assert [p.name for p in out.parent.iterdir()] == ["curve.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (KeyError("sprite"), KeyError, "sprite"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), FileNotFoundError, "No such file"),  # the env's, not ours
+        (OSError(errno.ENOSPC, "No space left on device"), UserError, r"curve\.png.*No space.*Free some"),
+    ],
+)
+def test_a_draft_that_fails_leaves_the_old_file(
+    error: Exception, raised: type[Exception], message: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "curve.png"
+    out.write_text("old")
+
+    def write() -> None:
+        with draft(out) as path:
+            path.write_text("half")
+            raise error
+
+    with pytest.raises(raised, match=message):
+        write()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"curve.png": "old"}
+
+
+def test_a_place_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Choose another place"), draft(tmp_path / "file" / "curve.png"):
+        pytest.fail("nothing to write to")
