@@ -246,7 +246,8 @@ def plot(
     output: Annotated[Path, typer.Option("--out", "-o")] = Path("learning_curves.png"),
 ) -> None:
     """Draw the learning curves of one or several runs."""
-    from distrl.report import plot_map, plot_runs
+    from distrl.maps import plot_map
+    from distrl.report import plot_runs
 
     out.print(f"{plot_runs(runs, output)}")
     for run in dict.fromkeys(runs):

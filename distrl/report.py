@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: learning curves, the policy over the map, a model card. Floor 6.
+"""What a run leaves for people to look at: learning curves and a model card. Floor 6.
 
 Reads files of runs; knows nothing of Ray, torch and MLflow. matplotlib is imported where it is needed.
 """
@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from distrl.checkpoint import find_model, read_model
-from distrl.config import EnvSettings, dotted
-from distrl.envs import find_spec, make_env
+from distrl.config import dotted
+from distrl.envs import find_spec
 from distrl.errors import UserError
 from distrl.files import draft
-from distrl.tables import TablePolicy
 from distrl.track import read_metrics
 from distrl.types import Array
 
@@ -154,7 +152,7 @@ def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: f
             "thick: mean over seeds, as far as all go; band: smallest to largest", loc="left", fontsize=9, color=GREY
         )
     _finish(figure, axes)
-    return _save(figure, out)
+    return save_figure(figure, out)
 
 
 def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) -> list[Path]:
@@ -187,82 +185,15 @@ def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) 
         axes.set_ylabel("return")
         axes.set_title(f"{run.name}, seed {run.config.get('seed')}")
         _finish(figure, axes)
-        written.append(_save(figure, Path(out_dir) / "learning_curve.png"))
+        written.append(save_figure(figure, Path(out_dir) / "learning_curve.png"))
     names = {key.removeprefix("train/") for row in run.rows for key in row if key.startswith("train/")}
     curves = {name: run.curve(f"train/{name}") for name in names - set(NO_PANELS)}
     curves = {
         name: curve for name, curve in curves.items() if len(curve[0]) and (name in PANELS or np.ptp(curve[1]) > 0)
     }
     if curves:
-        written.append(_save(_losses(run, curves), Path(out_dir) / "losses.png"))
+        written.append(save_figure(_losses(run, curves), Path(out_dir) / "losses.png"))
     return written
-
-
-ARROWS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
-GRIDS = {  # the directions of a grid world's actions, by the name of its class
-    "FrozenLakeEnv": ("left", "down", "right", "up"),
-    "CliffWalkingEnv": ("up", "right", "down", "left"),
-}
-
-
-def plot_map(run_dir: Path, out: Path) -> Path | None:
-    """A table's values and best actions over the map of a grid world; None where it is none, or has no table yet."""
-    try:
-        policy, about = read_model(find_model(run_dir))
-    except UserError:
-        return None
-    if not isinstance(policy, TablePolicy):
-        return None
-    env = make_env(EnvSettings(**about["env"]))
-    world: Any = env.unwrapped
-    env.close()
-    directions = GRIDS.get(type(world).__name__)
-    if directions is None:
-        return None
-    letters = _letters(world)
-    rows, columns = letters.shape
-    values = policy.values(np.arange(rows * columns)).max(axis=1).reshape(rows, columns)
-    best = policy.greedy(np.arange(rows * columns)).reshape(rows, columns)
-    walked = np.isin(letters, ("S", "F"))
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(4.0, 0.8 * columns + 1), 0.8 * rows + 1), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(np.where(walked, values, np.nan), cmap="viridis", zorder=0)
-    figure.colorbar(image, ax=axes, label="value of the best action", shrink=0.9)
-    middle = float(np.mean(image.get_clim()))
-    for row, column in np.ndindex(rows, columns):
-        letter = str(letters[row, column])
-        if not walked[row, column]:
-            axes.text(
-                column, row, {"H": "hole", "C": "cliff", "G": "goal"}[letter], ha="center", va="center", fontsize=8
-            )
-            continue
-        colour = "white" if values[row, column] < middle else "black"
-        x, y = ARROWS[directions[int(best[row, column])]]
-        axes.annotate(
-            "",
-            (column + 0.25 * x, row - 0.25 * y - 0.1),
-            (column - 0.25 * x, row + 0.25 * y - 0.1),
-            arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2},
-        )
-        label = f"{values[row, column]:.3g}" + (" start" if letter == "S" else "")
-        axes.text(column, row + 0.42, label, ha="center", va="bottom", fontsize=6, color=colour)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(f"{about.get('algorithm', 'table')} on {about['env']['id']}", fontsize=10)
-    return _save(figure, out)
-
-
-def _letters(world: Any) -> Array:
-    """The map of a grid world: S start, F free, H hole, C cliff, G goal."""
-    if hasattr(world, "desc"):
-        letters: Array = world.desc.astype(str)
-        return letters
-    letters = np.where(world._cliff, "C", "F")
-    letters[np.unravel_index(world.start_state_index, world.shape)] = "S"
-    letters[-1, -1] = "G"
-    return letters
 
 
 def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
@@ -369,7 +300,8 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, out: Path) -> Path:
+def save_figure(figure: Figure, out: Path) -> Path:
+    """Write a figure; the suffix says how. Raises `UserError` for an unknown one, or where it cannot be written."""
     kinds = figure.canvas.get_supported_filetypes()
     if out.suffix[1:] not in kinds:
         raise UserError(f"{str(out)!r} must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")

@@ -458,12 +458,12 @@ def _write_result(trainer: Trainer, status: str, error: str | None) -> Result:
 
 def _present(plan: Plan) -> list[str]:
     """Curves, a video and a model card. What cannot be made is told, and costs the run nothing."""
-    from distrl import report, video
+    from distrl import maps, report, video
 
     run_dir, failed = plan.run_dir, []
     try:
         report.plot_training(run_dir, run_dir / "plots")
-        report.plot_map(run_dir, run_dir / "plots" / "policy.png")
+        maps.plot_map(run_dir, run_dir / "plots" / "policy.png")
         write_text(run_dir / "best" / "README.md", report.model_card(run_dir))
         if plan.config.track.video and "rgb_array" in plan.info.render_modes:
             policy, _ = read_model(run_dir / "best")

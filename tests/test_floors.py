@@ -18,7 +18,7 @@ FLOORS = {
     3: ["workers", "workers.*"],
     4: ["execution", "execution.*", "checkpoint", "export", "feed", "schedule"],
     5: ["trainer", "track", "track_model", "player"],
-    6: ["run", "sweep", "jobs", "report", "video", "explore", "doctor", "benchmark", "verify"],
+    6: ["run", "sweep", "jobs", "report", "maps", "video", "explore", "doctor", "benchmark", "verify"],
     7: ["", "cli", "__main__"],
 }
 # Libraries, and the only modules that may import them.
