@@ -201,7 +201,7 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
 def _same_config(text: str, config: Config, where: Path) -> None:
     import yaml
 
-    old, new = dotted(yaml.safe_load(text)), dotted(yaml.safe_load(config.to_yaml()))
+    old, new = ({k: v for k, v in dotted(yaml.safe_load(t)).items() if v != {}} for t in (text, config.to_yaml()))
     different = [k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in CHANGEABLE]
     if different:
         changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} here)" for k in sorted(different))
