@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as tensor_bytes
 
 from distrl.errors import UserError
 from distrl.files import write_directory
@@ -45,10 +46,7 @@ def weights_sha256(policy: Policy) -> str:
 
 def write_model(directory: Path, policy: Policy, about: Mapping[str, Any]) -> None:
     """`about`: JSON of the env, the algorithm and the training behind the policy."""
-    save_file(
-        {name: np.asarray(array, order="C") for name, array in policy.arrays().items()},
-        directory / "policy.safetensors",
-    )
+    _write_tensors(directory / "policy.safetensors", policy.arrays())
     sha256 = _sha256(directory / "policy.safetensors")
     text = json.dumps({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
     (directory / "policy.json").write_text(text, encoding="utf-8")
@@ -100,9 +98,7 @@ def write_checkpoint(
 
     def write(directory: Path) -> None:
         write_model(directory, policy, about)
-        save_file(
-            {name: np.asarray(array, order="C") for name, array in learner.items()}, directory / "learner.safetensors"
-        )
+        _write_tensors(directory / "learner.safetensors", learner)
         np.savez(directory / "driver.npz", **driver)  # type: ignore[arg-type]
         if replay:
             np.savez(directory / "replay.npz", **replay)  # type: ignore[arg-type]
@@ -177,6 +173,11 @@ def _check_format(path: Path, data: Mapping[str, Any]) -> None:
         raise UserError(
             f"{path} has format {data['format']}; this distrl {importlib.metadata.version('distrl')} reads up to {FORMAT}. Update distrl."
         )
+
+
+def _write_tensors(path: Path, arrays: Arrays) -> None:
+    """As safetensors; written from here, so that a full disk is an OSError as for any other file."""
+    path.write_bytes(tensor_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def _sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,21 @@ def test_a_write_that_fails_changes_nothing(there: bool, error: BaseException, t
         assert "no space" in str(caught.value)
     assert content(tmp_path) == before
     assert [p.name for p in path.parent.iterdir()] == (["best"] if there else [])
+
+
+@pytest.mark.parametrize("room", [0, 100, 300, 600, 1000, 2000])
+def test_a_disk_that_is_full_at_any_file_is_told(room: int, tmp_path: Path) -> None:
+    """The system allows no file beyond `room` bytes, as a full disk would cut one off."""
+    path = save(tmp_path / "best")
+    before = content(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"best cannot be written: .*free some space"):
+            save(path, seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content(tmp_path) == before
 
 
 def test_a_new_directory_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
