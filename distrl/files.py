@@ -11,6 +11,8 @@ from pathlib import Path
 
 from distrl.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what this user may write of it
+
 
 def write_directory(path: Path, write: Callable[[Path], None]) -> None:
     """Fill a directory beside `path` with `write`, flush it to the disk, and put it in the place of `path` at once."""
@@ -43,14 +45,6 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    _fsync(draft)
-    os.replace(draft, path)
-
-
 @contextmanager
 def draft(out: Path) -> Iterator[Path]:
     """A file beside `out` to write; it takes `out`'s place when the block ends well, else nothing is left of it.
@@ -68,11 +62,18 @@ def draft(out: Path) -> Iterator[Path]:
         yield path
         os.replace(path, out)
     except OSError as error:  # others are of what the block does besides
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise UserError(f"{str(out)!r} cannot be written: {error.strerror}. Free some space.") from error
     finally:
         path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text down to the disk. Raises `UserError` as `draft` does."""
+    with draft(path) as file:
+        file.write_text(text, encoding="utf-8")
+        _fsync(file)
 
 
 def _fsync(path: Path) -> None:

@@ -368,7 +368,12 @@ def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Sig
             raise
         finally:
             console.close()
-            result = _write_result(trainer, status, error)
+            try:
+                result = _write_result(trainer, status, error)
+            except UserError as full:
+                if error is None:
+                    raise
+                console.warn(str(full))  # what ended the run matters more
             if status == "finished":
                 execution.close()  # plots and videos need no workers, and some memory
                 for message in _present(plan):

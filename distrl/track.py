@@ -29,6 +29,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -767,9 +768,10 @@ def _follow(run_dir: Path) -> int:
                     log.warning("MLflow takes the metrics again")
                     (run_dir / "track.state").unlink(missing_ok=True)
                 failures = 0
-            except (MlflowException, OSError) as error:  # of the server, the network, the disk
+            except (MlflowException, OSError, UserError) as error:  # of the server, the network, the disk
                 reason = without_credentials(" ".join(str(error).split()))[:300]
-                _write_json(run_dir / "track.state", {"behind": reason})
+                with suppress(UserError):  # the disk is full
+                    _write_json(run_dir / "track.state", {"behind": reason})
                 if ended or not failures:
                     log.warning("MLflow does not take everything: %s", reason)
                 if ended and failures >= 3:

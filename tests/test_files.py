@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,20 @@ def test_a_text_appears_whole(tmp_path: Path) -> None:
     write_text(tmp_path / "a.json", "größer")
     assert (tmp_path / "a.json").read_bytes() == "größer".encode()
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_text_that_has_no_room_leaves_the_old_one(room: int, tmp_path: Path) -> None:
+    """The system allows no file beyond `room` bytes, as a full disk would cut one off."""
+    write_text(tmp_path / "a.json", "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.json.*cannot be written"):
+            write_text(tmp_path / "a.json", "longer than that")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "old"}
 
 
 def test_a_draft_takes_the_place_of_the_old_file_when_it_is_done(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import textwrap
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from conftest import CARTPOLE, Outcome, config_of, run_trainer
 from troubled import Troubled
 
+from distrl import train
 from distrl.checkpoint import list_checkpoints, read_checkpoint
 from distrl.config import Config
 from distrl.errors import Diverged, EnvError, UserError
@@ -67,6 +70,26 @@ def test_a_lasting_bug_of_the_env_ends_the_run_with_all_that_is_known(
     assert "shard" in message
     assert "episode seed" in message
     assert caught.value.env_copy // 4 == caught.value.shard
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Filling(Troubled):
+        def step(self, action: Any) -> Any:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may grow from now on
+            raise ConnectionError("the simulator hung up")
+
+    gym.register("Filling-v0", Filling)
+    config = {**BASE, "env": {"id": "Filling-v0"}, "track": {"mlflow": False}, "run_dir": str(tmp_path / "run")}
+    try:
+        with pytest.raises(EnvError, match="the simulator hung up"):
+            train(config_of(config), local=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        del gym.registry["Filling-v0"]
+    assert "result.json' cannot be written" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "running"
 
 
 def test_a_lasting_crash_ends_the_run(ray_execution: RayExecution, tmp_path: Path) -> None:
