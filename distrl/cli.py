@@ -115,22 +115,25 @@ def _summarize(run_dir: Path, data: dict[str, Any]) -> None:
         "seconds": "time is up",
     }
     out.print(f"[bold green]Finished[/] after {steps:,} env steps in {seconds:.1f} s ({how[data['stopped_by']]}).")
-    table = Table(show_header=False, box=None)
+    rows: list[tuple[str, str]] = []
     if evaluation is not None:
         spread = f"{evaluation['mean']:.2f} ± {evaluation['std']:.2f} (min {evaluation['min']:.2f}, max {evaluation['max']:.2f})"
         way = "greedy" if evaluation["greedy"] else "sampled"
-        table.add_row("return", f"[bold]{spread}[/] over {evaluation['episodes']} {way} episodes of the best model")
+        rows.append(("return", f"[bold]{spread}[/] over {evaluation['episodes']} {way} episodes of the best model"))
         for name, value in evaluation.items():
             if isinstance(value, dict):
                 numbers = f"{value['mean']:.2f} ± {value['std']:.2f} (min {value['min']:.2f}, max {value['max']:.2f})"
-                table.add_row(name, f"[bold]{numbers}[/]")
-    table.add_row("model", str(run_dir / "best"))
-    for name, file in {"curve": "plots/learning_curve.png", "video": "videos/best.webm"}.items():
-        if (run_dir / file).exists():
-            table.add_row(name, str(run_dir / file))
-    if (location := mlflow_location(run_dir)) is not None:
-        table.add_row("MLflow", escape(location))
-    out.print(table)
+                rows.append((name, f"[bold]{numbers}[/]"))
+    places = {
+        "model": "best",
+        "curve": "plots/learning_curve.png",
+        "map": "plots/policy.png",
+        "video": "videos/best.webm",
+    }
+    rows += [(name, escape(str(run_dir / place))) for name, place in places.items() if (run_dir / place).exists()]
+    rows += zip(("MLflow", ""), map(escape, mlflow_location(run_dir)), strict=False)
+    for name, text in rows:  # no table: what is to be copied must stay on one line
+        out.print(f" {name:<7} {text}")
     out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl plot {run_dir}", markup=False)
 
 

@@ -290,16 +290,18 @@ def _database(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
 
 
-def mlflow_location(run_dir: str | Path) -> str | None:
-    """How to look at the run in MLflow, on one line; None where MLflow does not know it yet."""
+def mlflow_location(run_dir: str | Path) -> tuple[str, ...]:
+    """How to look at the run in MLflow: what to type, where no server runs, and the page. () where it is not known there yet."""
     known = _read_json(Path(run_dir) / "mlflow.json")
     if not known:
-        return None
-    uri = known["tracking_uri"]
+        return ()
+    uri, commands = known["tracking_uri"], []
     if uri.startswith("sqlite:"):
-        command = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
-        return f"{command}   (run {known['run_name']}, {known['run_id']})"
-    return f"{uri}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}"
+        commands = [f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"]
+        uri = "http://127.0.0.1:5000"
+    # Its pages are those for language models unless they are asked for otherwise.
+    page = f"{uri}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}?workflowType=machine_learning"
+    return *commands, page
 
 
 def collect_tags() -> dict[str, str]:

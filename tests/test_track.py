@@ -379,7 +379,7 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
     run_dir = home / "a-run"
     run_dir.mkdir()
     uri = f"sqlite:///{home}/mlflow.db"
-    assert mlflow_location(run_dir) is None
+    assert mlflow_location(run_dir) == ()
     log = MetricsLog(run_dir / "metrics.jsonl")
     for i in range(300):
         log.append(row(i) | {"bad (name)": 1.0, "text": "not for MLflow"})
@@ -416,8 +416,9 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
         "result.json",
         "plots/return.png",
     }
-    assert f"sqlite:///{home}/mlflow.db" in (mlflow_location(run_dir) or "")
-    assert me in (mlflow_location(run_dir) or "")
+    command, page = mlflow_location(run_dir)
+    assert f"sqlite:///{home}/mlflow.db" in command
+    assert f"/runs/{me}?" in page
 
     obs = np.random.default_rng(2).normal(size=(64, 4)).astype(np.float32)
     np.save(home / "obs.npy", obs)
@@ -570,7 +571,7 @@ def test_server_that_goes_away_and_comes_back_misses_nothing(tmp_path: Path, ser
     assert server.store.holds(run_dir)
     assert server.store.status(me) == "FINISHED"
     assert list((server.directory / "artifacts").rglob("return.png"))
-    assert mlflow_location(run_dir) == f"{server.uri}/#/experiments/1/runs/{me}"
+    assert mlflow_location(run_dir) == (f"{server.uri}/#/experiments/1/runs/{me}?workflowType=machine_learning",)
     assert not [file for file in run_dir.rglob("*") if file.is_file() and b"cret" in file.read_bytes()]
 
 
