@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,17 @@ HASHED: dict[str, Any] = {
         "epsilon": {"start": 1, "end": 0.1, "over": 50, "unit": "episodes", "shape": "exponential"},
     },
 }
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """The system lets no file grow beyond `size` bytes, as a full disk would cut one off."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @dataclass

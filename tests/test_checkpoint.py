@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import no_file_beyond
 from toys import same
 
 from distrl.checkpoint import (
@@ -168,16 +168,10 @@ def test_a_write_that_fails_changes_nothing(there: bool, error: BaseException, t
 
 @pytest.mark.parametrize("room", [0, 100, 300, 600, 1000, 2000])
 def test_a_disk_that_is_full_at_any_file_is_told(room: int, tmp_path: Path) -> None:
-    """The system allows no file beyond `room` bytes, as a full disk would cut one off."""
     path = save(tmp_path / "best")
     before = content(tmp_path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"best cannot be written: .*free some space"):
-            save(path, seed=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_beyond(room), pytest.raises(UserError, match=r"best cannot be written: .*free some space"):
+        save(path, seed=1)
     assert content(tmp_path) == before
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import resource
 from pathlib import Path
 
 import pytest
+from conftest import no_file_beyond
 
 from distrl.errors import UserError
 from distrl.files import draft, write_text
@@ -21,15 +21,9 @@ def test_a_text_appears_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 10])
 def test_a_text_that_has_no_room_leaves_the_old_one(room: int, tmp_path: Path) -> None:
-    """The system allows no file beyond `room` bytes, as a full disk would cut one off."""
     write_text(tmp_path / "a.json", "old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"a\.json.*cannot be written"):
-            write_text(tmp_path / "a.json", "longer than that")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_beyond(room), pytest.raises(UserError, match=r"a\.json.*cannot be written"):
+        write_text(tmp_path / "a.json", "longer than that")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": "old"}
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
-from conftest import CARTPOLE, Outcome, config_of, run_trainer
+from conftest import CARTPOLE, Outcome, config_of, no_file_beyond, run_trainer
 from troubled import Troubled
 
 from distrl import train
@@ -73,21 +73,18 @@ def test_a_lasting_bug_of_the_env_ends_the_run_with_all_that_is_known(
 
 
 def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    disk = ExitStack()
 
     class Filling(Troubled):
         def step(self, action: Any) -> Any:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may grow from now on
+            disk.enter_context(no_file_beyond(0))  # from now on
             raise ConnectionError("the simulator hung up")
 
     gym.register("Filling-v0", Filling)
     config = {**BASE, "env": {"id": "Filling-v0"}, "track": {"mlflow": False}, "run_dir": str(tmp_path / "run")}
-    try:
-        with pytest.raises(EnvError, match="the simulator hung up"):
-            train(config_of(config), local=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        del gym.registry["Filling-v0"]
+    with disk, pytest.raises(EnvError, match="the simulator hung up"):
+        train(config_of(config), local=True)
+    del gym.registry["Filling-v0"]
     assert "result.json' cannot be written" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "running"
 
