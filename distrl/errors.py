@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by whose fault it is. Floor 0: imports nothing of distrl.
+"""What can go wrong, sorted by whose fault it is. Imports nothing of distrl.
 
 `UserError`   the user can mend it: one message, no traceback, exit code 2
 `EnvError`    the environment raised: carries the shard, env copy, seed, step and the original traceback

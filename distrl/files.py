@@ -1,13 +1,15 @@
-"""Files and directories that appear whole or not at all. Floor 0."""
+"""Files and directories that appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from distrl.errors import UserError
 
@@ -74,6 +76,29 @@ def write_text(path: Path, text: str) -> None:
     with draft(path) as file:
         file.write_text(text, encoding="utf-8")
         _fsync(file)
+
+
+def lock_now(file: IO[bytes]) -> bool:
+    """Whether the lock on an open file is now ours; it ends with the file or the process, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """A run directory, made where it is missing, for this process alone. Raises `UserError` where it is not to be had."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("ab")
+    except OSError as error:
+        raise UserError(f"run_dir {str(directory)!r} cannot be written: {error}.") from None
+    with lock:
+        if not lock_now(lock):
+            raise UserError(f"{directory} is in use by another process that trains it. Wait for it, or end it.")
+        yield
 
 
 def _fsync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Named random streams. Floor 0.
+"""Named random streams.
 
 Every random number in a run comes from a generator that is built on the spot from the run's seed, what it
 is for, and the counters that say which one it is. No generator lives on, so nothing depends on what ran

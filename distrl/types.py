@@ -1,13 +1,15 @@
-"""The arrays that travel, with their shapes, and what a policy and an algorithm are. Floor 0.
+"""The arrays that travel, with their shapes, and what a policy and an algorithm are.
 
 T: steps of a fragment. N: env copies of a shard. S: shards. B: samples in a batch. A: actions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ class Fragment:
     truncated: Array  # [T, N] bool: the episode was cut off (and did not terminate); its value goes on
     final_obs: Array  # [E, ...]: true last observations of the E ended episodes, in the order of nonzero(ended)
     extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob and the like
-    stack: int = 0  # C: an observation is the newest C frames, and here are single frames; see distrl.frames:
+    stack: int = 0  # C: an observation is the newest C frames, and here are single frames; see distrl.fragments:
     # obs is [C - 1 + T + 1, N, ...], beginning with the older frames of the first one; final_obs [E, ...]
 
     @property
@@ -141,7 +143,7 @@ class Evaluation:
 
 @runtime_checkable
 class Policy(Protocol):
-    """What acts. Works in NumPy alone, so that runners need no torch; see distrl.policy."""
+    """What acts. Works in NumPy alone, so that runners need no torch; see distrl.acting.policies."""
 
     def load(self, vector: Array) -> None:
         """Take new weights, a flat vector [P]."""
@@ -162,7 +164,7 @@ class Policy(Protocol):
         """The weights by name."""
 
     def describe(self) -> dict[str, Any]:
-        """What `distrl.policy.from_description` needs to make this policy again, as plain JSON."""
+        """What `distrl.acting.policies.from_description` needs to make this policy again, as plain JSON."""
 
 
 class Algorithm(Protocol):
@@ -193,3 +195,30 @@ class OffPolicy(Algorithm, Protocol):
         Args:
             env_steps: counted so far, with those of this iteration; `progress` is their share of the run
         """
+
+
+@dataclass
+class Step:
+    """What one step of a shard gives."""
+
+    obs: Array  # [N, ...], valid until the next step
+    reward: Array  # [N] float64
+    terminated: Array  # [N] bool
+    truncated: Array  # [N] bool, and not terminated
+    final_obs: list[Array] | Array  # [E, ...] of the E ended episodes, by env copy
+    infos: Sequence[dict[str, float]] = ()  # likewise: what `env.report` names of their last infos
+
+
+@dataclass(frozen=True)
+class EnvInfo:
+    """What distrl needs to know of an environment before it makes many copies."""
+
+    id: str
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    max_episode_steps: int | None
+    reward_threshold: float | None
+    render_modes: tuple[str, ...]
+    render_fps: int
+    action_mask: NDArray[np.bool_] | None = None  # [states, A]: which actions do anything, where the env says so
+    frame_stack: int = 0  # > 0: observations are stacks of so many frames; see distrl.fragments

@@ -21,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl import load_config, train
-from distrl.run import cpu_count
+from distrl.execution.resources import cpu_count
 
 LR, GAMMA, EPSILON = 0.1, 0.99, 0.1
 SINGLE = ["env.vectorize=single", f"rollout.shards={cpu_count()}", "rollout.envs_per_shard=128", "rollout.steps=256"]

@@ -11,7 +11,7 @@ import time
 
 import psutil
 
-from distrl.benchmark import process_memory
+from distrl.tools.memory import process_memory
 
 
 def main(config: str, minutes: float) -> None:

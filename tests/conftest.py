@@ -12,13 +12,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from distrl.checkpoint import list_checkpoints, read_model, weights_sha256
-from distrl.config import Config, algorithm_module, load_config
-from distrl.envs import describe_env
+from distrl.acting.network import single_threaded
+from distrl.config import load_config
+from distrl.envs.make import describe_env
 from distrl.execution import Execution
 from distrl.execution.cluster import RayExecution
-from distrl.policy import single_threaded
-from distrl.trainer import Resources, Trainer
+from distrl.execution.resources import Resources
+from distrl.models.store import list_checkpoints, read_model, weights_sha256
+from distrl.registry import algorithm_module
+from distrl.settings import Config
+from distrl.training.trainer import Trainer
 
 CARTPOLE: dict[str, Any] = {
     "env": {"id": "CartPole-v1"},

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from distrl.config import Config, load_config
+from distrl.config import load_config
 from distrl.errors import UserError
+from distrl.settings import Config
 
 BASE: dict[str, Any] = {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo"}}
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

@@ -11,16 +11,21 @@ import pytest
 from conftest import DQN, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
+from distrl.acting.network import NetworkSpec, single_threaded
+from distrl.acting.policies import CategoricalPolicy, EpsilonGreedyPolicy
 from distrl.algorithms.ppo import make_policy as make_ppo_policy
-from distrl.benchmark import measure_replay, while_learning
-from distrl.checkpoint import list_checkpoints, read_replay
-from distrl.config import EnvSettings, algorithm_module, load_config
-from distrl.envs import describe_env, find_spec, flappy
-from distrl.envs.shard import SingleShard
+from distrl.config import load_config
+from distrl.envs import flappy
+from distrl.envs.make import describe_env, find_spec
+from distrl.envs.single import SingleShard
 from distrl.errors import EnvError, UserError
 from distrl.execution.local import LocalExecution
-from distrl.frames import unstacked
-from distrl.policy import CategoricalPolicy, EpsilonGreedyPolicy, NetworkSpec, single_threaded
+from distrl.fragments import unstacked
+from distrl.models.store import list_checkpoints
+from distrl.registry import algorithm_module
+from distrl.settings import EnvSettings
+from distrl.tools.benchmark import measure_replay, while_learning
+from distrl.training.checkpoint import read_replay
 from distrl.types import Array, Arrays, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner

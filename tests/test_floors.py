@@ -1,4 +1,4 @@
-"""Who may import whom: a file imports only from its floor and those below it, and heavy libraries stay where they belong."""
+"""Who may import whom: a file imports from its own room and those below it, and heavy libraries stay where they belong."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLOORS = {
-    0: ["types", "config", "errors", "files", "seeding"],
-    1: ["envs", "envs.*", "policy", "tables", "networks", "losses", "frames", "sumtree"],
-    2: ["algorithms", "algorithms.*", "exact", "spaces"],
-    3: ["workers", "workers.*"],
-    4: ["execution", "execution.*", "checkpoint", "export", "feed", "schedule"],
-    5: ["trainer", "track", "track_model", "player"],
-    6: ["run", "sweep", "jobs", "report", "maps", "video", "explore", "doctor", "benchmark", "verify"],
-    7: ["", "cli", "__main__"],
-}
+# The rooms, lowest first: a file imports from its own room and from those below.
+ROOMS = [
+    ["types", "settings", "errors", "seeding", "files", "fragments"],
+    ["registry", "config"],
+    ["envs.*"],
+    ["acting.*"],
+    ["learning.*"],
+    ["algorithms.*"],
+    ["workers.*"],
+    ["execution.*"],
+    ["models.*"],
+    ["training.*"],
+    ["tracking.*"],
+    ["reports.*"],
+    ["runs.*"],
+    ["tools.*"],
+    ["cli.*", "", "__main__"],
+]
 # Libraries, and the only modules that may import them.
 OWNERS = {
-    "ray": ["execution.cluster", "sweep", "jobs"],
-    "mlflow": ["track", "track_model"],
-    "torch": ["networks", "losses", "algorithms.*", "workers.learner", "doctor"],  # doctor tells what torch sees
+    "ray": ["execution.cluster", "execution.own_ray"],
+    "mlflow": ["tracking.follower", "tracking.mlflow_model"],
+    "torch": ["learning.*", "algorithms.*", "workers.learner", "tools.doctor"],  # doctor tells what torch sees
 }
 
 
@@ -39,13 +47,15 @@ FILES = {module_name(path): path for path in sorted((ROOT / "distrl").rglob("*.p
 
 
 def matches(module: str, patterns: list[str]) -> bool:
-    return any(module == p or (p.endswith(".*") and module.startswith(p[:-1])) for p in patterns)
+    return any(
+        module in (p, p.removesuffix(".*")) or (p.endswith(".*") and module.startswith(p[:-1])) for p in patterns
+    )
 
 
-def floor(module: str) -> int:
-    floors = [number for number, patterns in FLOORS.items() if matches(module, patterns)]
-    assert len(floors) == 1, f"distrl/{module.replace('.', '/')}.py has no floor: give it one in this file"
-    return floors[0]
+def height(module: str) -> int:
+    heights = [number for number, patterns in enumerate(ROOMS) if matches(module, patterns)]
+    assert len(heights) == 1, f"distrl/{module.replace('.', '/')}.py has no room: give it one in this file"
+    return heights[0]
 
 
 def imports(module: str) -> Iterator[str]:
@@ -74,17 +84,17 @@ def own_imports(module: str) -> set[str]:
 
 def test_the_parser_sees_all_kinds_of_imports() -> None:
     """The tests below prove nothing where imports are overlooked."""
-    assert {"config", "envs.shard", "policy", "seeding", "types"} <= own_imports("workers.runner")
-    assert {"run", "player"} <= own_imports("")  # lazily
-    assert "ray" in set(imports("execution.cluster"))  # in functions
-    assert "torch" in set(imports("networks"))
+    assert {"settings", "envs.shard", "acting.network", "seeding", "types"} <= own_imports("workers.runner")
+    assert {"runs.run", "models.player"} <= own_imports("")  # lazily
+    assert "ray" in set(imports("execution.own_ray"))  # in functions
+    assert "torch" in set(imports("learning.networks"))
     assert len(FILES) > 20
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_a_module_imports_from_no_higher_floor(module: str) -> None:
-    higher = {name: floor(name) for name in own_imports(module) if floor(name) > floor(module)}
-    assert not higher, f"{module} is on floor {floor(module)}"
+def test_a_module_imports_from_no_higher_room(module: str) -> None:
+    higher = {name for name in own_imports(module) if height(name) > height(module)}
+    assert not higher, f"{module} imports what lies above it"
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:
@@ -110,7 +120,7 @@ def test_a_heavy_library_is_imported_only_where_it_belongs(library: str) -> None
 
 
 def test_runners_evaluators_and_drivers_load_neither_torch_nor_ray_nor_mlflow() -> None:
-    modules = "distrl.workers.runner, distrl.workers.evaluator, distrl.policy, distrl.player, distrl.cli, distrl.run"
+    modules = "distrl.workers.runner, distrl.workers.evaluator, distrl.acting.policies, distrl.models.player, distrl.cli, distrl.runs.run"
     code = f"import sys, {modules}; print(*{{'torch', 'ray', 'mlflow', 'matplotlib'}} & sys.modules.keys())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert out.split() == []

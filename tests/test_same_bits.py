@@ -12,10 +12,10 @@ import pytest
 from conftest import CARTPOLE, DQN, HASHED, LUNARLANDER, TAXI, Outcome, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
-import distrl.trainer
-from distrl.checkpoint import list_checkpoints
+import distrl.training.trainer
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
+from distrl.models.store import list_checkpoints
 from distrl.types import Weights
 from distrl.workers.runner import Runner
 
@@ -175,6 +175,6 @@ def test_of_a_large_table_only_changes_are_sent(
     assert len(changes) > len(sent) / 3
     assert max(len(weights.vector) for weights in changes) < len(sent[0].vector) / 4
     sent.clear()
-    monkeypatch.setattr(distrl.trainer, "LARGE", 10**9)
+    monkeypatch.setattr(distrl.training.trainer, "LARGE", 10**9)
     assert run_trainer(config_of(HASHED), LocalExecution(), tmp_path / "all").facts == reference["hashed", 1].facts
     assert all(weights.changed is None for weights in sent)

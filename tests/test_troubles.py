@@ -17,11 +17,12 @@ from conftest import CARTPOLE, Outcome, config_of, no_file_beyond, run_trainer
 from troubled import Troubled
 
 from distrl import train
-from distrl.checkpoint import list_checkpoints, read_checkpoint
-from distrl.config import Config
 from distrl.errors import Diverged, EnvError, UserError
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
+from distrl.models.store import list_checkpoints
+from distrl.settings import Config
+from distrl.training.checkpoint import read_checkpoint
 
 BASE: dict[str, Any] = {
     **CARTPOLE,

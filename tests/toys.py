@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from distrl.config import EnvSettings
+from distrl.settings import EnvSettings
 from distrl.types import Array
 
 SCRIPT, BANDIT, DIE, TWIN = "toys/Script-v0", "toys/Bandit-v0", "toys/Die-v0", "toys/Twin-v0"

@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from distrl.config import AlgorithmSettings, Config, Replayed
-from distrl.config import Settings as BaseSettings
-from distrl.envs import EnvInfo
+from distrl.acting.policies import EpsilonGreedyPolicy
+from distrl.acting.spaces import Body, discrete_actions, network_spec
 from distrl.errors import UserError
-from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
-from distrl.policy import EpsilonGreedyPolicy
+from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
 from distrl.seeding import stream
-from distrl.spaces import Body, discrete_actions, network_spec
-from distrl.types import Array, Arrays, Batch
+from distrl.settings import AlgorithmSettings, Config, Fraction, Replayed
+from distrl.settings import Settings as BaseSettings
+from distrl.types import Array, Arrays, Batch, EnvInfo
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 NEEDS_TORCH = True
 AT_ONCE = 512  # observations for which the target network is asked at once, at most
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Exploration(BaseSettings):
@@ -135,7 +132,8 @@ class DQN:
     def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> None:
         import torch  # here and not above: settings are checked, and runners started, without it
 
-        from distrl.networks import Adam, FlatParameters, Network
+        from distrl.learning.networks import Network
+        from distrl.learning.optimizer import Adam, FlatParameters
 
         self.torch = torch
         self.settings, self.device, self.first_action = settings, device, policy.first_action

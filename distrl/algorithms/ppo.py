@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from distrl.config import AlgorithmSettings, Config
-from distrl.envs import EnvInfo
+from distrl.acting.network import unflatten
+from distrl.acting.policies import CategoricalPolicy
+from distrl.acting.spaces import Body, discrete_actions, network_spec
 from distrl.errors import UserError
-from distrl.frames import unstacked
-from distrl.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
-from distrl.policy import CategoricalPolicy, unflatten
+from distrl.fragments import unstacked
+from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
+from distrl.learning.scale import Scale
 from distrl.seeding import stream
-from distrl.spaces import Body, discrete_actions, network_spec
-from distrl.types import Array, Arrays, Fragment
+from distrl.settings import AlgorithmSettings, Config
+from distrl.types import Array, Arrays, EnvInfo, Fragment
 
 if TYPE_CHECKING:
     import torch
@@ -105,51 +106,14 @@ def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
     return CategoricalPolicy(spec, first_action=int(action.start))
 
 
-class Scale:
-    """Running mean and deviation of the value targets, so that the critic's output stays of order one.
-
-    As in MAPPO (Yu et al. 2022, arXiv:2103.01955, section 5.1): exponential averages with a correction for their start.
-    """
-
-    RATE = 0.05  # of an iteration's targets in the averages
-
-    def __init__(self) -> None:
-        self.weight, self.first, self.second = 0.0, 0.0, 0.0  # 1 - (1 - RATE)^n, and averages of x and x^2
-
-    @property
-    def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation."""
-        if self.weight == 0:
-            return 0.0, 1.0
-        mean = self.first / self.weight
-        return mean, math.sqrt(max(self.second / self.weight - mean**2, 1e-4))
-
-    def update(self, target: Array) -> None:
-        for name, value in (("weight", 1.0), ("first", target.mean()), ("second", np.square(target).mean())):
-            setattr(self, name, (1 - self.RATE) * getattr(self, name) + self.RATE * float(value))
-
-    def apply(self, value: Array) -> Array:
-        mean, deviation = self.moments
-        return ((value - mean) / deviation).astype(np.float32)
-
-    def undo(self, value: Array) -> Array:
-        mean, deviation = self.moments
-        return (value * deviation + mean).astype(np.float32)
-
-    def state(self) -> Arrays:
-        return {"value_scale": np.array([self.weight, self.first, self.second])}
-
-    def load_state(self, state: Arrays) -> None:
-        self.weight, self.first, self.second = state["value_scale"].tolist()
-
-
 class PPO:
     """`distrl.types.Algorithm`; the actor's parameters and the critic's each lie in one flat vector."""
 
     def __init__(self, settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> None:
         import torch  # here and not above: settings are checked, and runners started, without it
 
-        from distrl.networks import Adam, FlatParameters, Network
+        from distrl.learning.networks import Network
+        from distrl.learning.optimizer import Adam, FlatParameters
 
         self.torch = torch
         self.settings, self.seed, self.device = settings, seed, device

@@ -1,4 +1,4 @@
-"""How workers run: the seam between what distrl computes and where. Floor 4.
+"""How workers run: the seam between what distrl computes and where.
 
 The trainer knows this interface alone. `local` calls at once in this process, `cluster` makes Ray actors; the tests
 add one that loses calls and finishes them out of order. All give the same bits.

@@ -1,1 +1,1 @@
-"""The plain classes that do the work, in this process or as Ray actors: they cannot tell. Floor 3."""
+"""The plain classes that do the work, in this process or as Ray actors: they cannot tell."""

@@ -6,10 +6,10 @@ import copy
 
 import numpy as np
 
-from distrl.config import EnvSettings
+from distrl.acting.network import single_threaded
 from distrl.envs.shard import make_shard
-from distrl.policy import single_threaded
 from distrl.seeding import derive, stream
+from distrl.settings import EnvSettings
 from distrl.types import Evaluation, Policy, Weights
 
 COPIES = 32  # at most so many env copies play side by side

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from distrl.config import Config, LearnerSettings, algorithm_module
 from distrl.errors import Diverged
+from distrl.registry import algorithm_module
+from distrl.settings import Config, LearnerSettings
 from distrl.types import Algorithm, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import numpy as np
 import psutil
 
-from distrl.config import Config, ReplaySettings
 from distrl.errors import UserError
-from distrl.frames import ages
+from distrl.fragments import ages
 from distrl.seeding import stream
-from distrl.sumtree import SumTree
+from distrl.settings import Config, ReplaySettings
 from distrl.types import Array, Arrays, Batch, Fragment, Priorities
+from distrl.workers.sumtree import SumTree
 
 NOBODY_ACTED, WENT_ON, TERMINATED, TRUNCATED = range(4)  # what became of a row
 LEAST_PRIORITY = 1e-6  # so that nothing is out of reach

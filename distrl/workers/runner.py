@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from distrl.config import EnvSettings, RolloutSettings
+from distrl.acting.network import single_threaded
 from distrl.envs.shard import Shard, make_shard
-from distrl.policy import single_threaded
 from distrl.seeding import stream
+from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
 
 Before = Snapshot | Literal["live"] | None

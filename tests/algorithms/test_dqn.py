@@ -12,14 +12,16 @@ import torch
 from conftest import CARTPOLE, config_of
 from conftest import DQN as DQN_BASE
 
+from distrl.acting.network import NetworkSpec, flatten, single_threaded
+from distrl.acting.policies import EpsilonGreedyPolicy, from_description
 from distrl.algorithms import dqn as dqn_module
 from distrl.algorithms.dqn import DQN, Exploration, Settings, make, make_policy
-from distrl.envs import EnvInfo, describe_env
+from distrl.envs.make import describe_env
 from distrl.errors import UserError
-from distrl.losses import greedy_value, munchausen_bonus, soft_value, td_target
-from distrl.networks import FlatParameters, Network
-from distrl.policy import EpsilonGreedyPolicy, NetworkSpec, flatten, from_description, single_threaded
-from distrl.types import Array, Batch
+from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
+from distrl.learning.networks import Network
+from distrl.learning.optimizer import FlatParameters
+from distrl.types import Array, Batch, EnvInfo
 
 CPU = torch.device("cpu")
 GAMMA = 0.8

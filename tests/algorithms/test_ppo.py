@@ -15,12 +15,14 @@ from safetensors.numpy import load, save
 from torch.distributions import Categorical
 from toys import BANDIT, TWIN, same, settings
 
+from distrl.acting.network import NetworkSpec
+from distrl.acting.policies import CategoricalPolicy
 from distrl.algorithms.ppo import PPO, Settings, make, make_policy
-from distrl.checkpoint import read_checkpoint, write_checkpoint
-from distrl.config import RolloutSettings, load_config
-from distrl.envs import describe_env
+from distrl.config import load_config
+from distrl.envs.make import describe_env
 from distrl.errors import UserError
-from distrl.policy import CategoricalPolicy, NetworkSpec
+from distrl.settings import RolloutSettings
+from distrl.training.checkpoint import read_checkpoint, write_checkpoint
 from distrl.types import Array, Arrays, Fragment, Snapshot, Weights
 from distrl.workers.learner import Learner
 from distrl.workers.runner import Runner

@@ -11,13 +11,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from distrl.acting.codings import Bins, Discrete, Product, Tiles
+from distrl.acting.tables import TablePolicy
 from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, initial_weights, make, make_policy, mean_by_entry
 from distrl.config import load_config
-from distrl.envs import EnvInfo, describe_env
+from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.seeding import stream
-from distrl.tables import Bins, Discrete, Product, TablePolicy, Tiles
-from distrl.types import Fragment
+from distrl.types import EnvInfo, Fragment
 
 STATES, ACTIONS = 6, 3
 METHODS = ["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"]

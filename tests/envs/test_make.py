@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 from toys import settings
 
-from distrl.envs import describe_env, find_spec, make_env
+from distrl.envs.make import describe_env, find_spec, make_env
 from distrl.errors import EnvError, UserError
 
 

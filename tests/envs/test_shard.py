@@ -12,10 +12,12 @@ import toys
 from gymnasium.envs.classic_control import CartPoleEnv
 from toys import SCRIPT, same, settings
 
-from distrl.config import EnvSettings
-from distrl.envs import make_env
-from distrl.envs.shard import NativeShard, Shard, SingleShard, Step, make_shard
+from distrl.envs.make import make_env
+from distrl.envs.native import NativeShard
+from distrl.envs.shard import Shard, Step, make_shard
+from distrl.envs.single import SingleShard
 from distrl.errors import EnvError, UserError
+from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays
 
 SINGLE = {

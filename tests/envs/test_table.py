@@ -9,12 +9,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from distrl.config import EnvSettings
-from distrl.envs import describe_env, make_env
-from distrl.envs.shard import SingleShard, make_shard
-from distrl.envs.table import BLOCK, TableShard, fits, read_table
+from distrl.envs.make import describe_env, make_env
+from distrl.envs.mdp import read_table
+from distrl.envs.shard import make_shard
+from distrl.envs.single import SingleShard
+from distrl.envs.table import BLOCK, TableShard, fits
 from distrl.errors import UserError
 from distrl.seeding import stream
+from distrl.settings import EnvSettings
 
 MAP = ["SFF", "FHF", "SFG"]  # two starts
 

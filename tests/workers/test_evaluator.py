@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from toys import BANDIT, DIE, same, settings
 
-from distrl.config import EnvSettings
-from distrl.policy import CategoricalPolicy, NetworkSpec
+from distrl.acting.network import NetworkSpec
+from distrl.acting.policies import CategoricalPolicy
+from distrl.settings import EnvSettings
 from distrl.types import Evaluation, Weights
 from distrl.workers.evaluator import COPIES, Evaluator
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import config_of
 
-from distrl.config import Config
 from distrl.errors import UserError
-from distrl.frames import unstacked
+from distrl.fragments import unstacked
+from distrl.settings import Config
 from distrl.types import Array, Batch, Fragment, Priorities
 from distrl.workers import replay as replay_module
 from distrl.workers.replay import Replay

@@ -11,10 +11,11 @@ import pytest
 import toys
 from toys import SCRIPT, same, settings
 
-from distrl.config import EnvSettings, RolloutSettings
-from distrl.envs import describe_env
+from distrl.acting.network import NetworkSpec
+from distrl.acting.policies import CategoricalPolicy
+from distrl.envs.make import describe_env
 from distrl.errors import EnvError
-from distrl.policy import CategoricalPolicy, NetworkSpec
+from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Fragment, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.runner import Runner

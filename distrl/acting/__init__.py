@@ -1,0 +1,1 @@
+"""Acting: what a runner loads. NumPy alone."""

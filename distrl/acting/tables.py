@@ -1,0 +1,151 @@
+"""Tables of action values: how an observation becomes rows of one, and the policy that acts by it. NumPy alone.
+
+A *coding* turns observations into whole numbers: one for every observation, or one for every tiling. Where all of
+them can be held, they are rows of a dense table. Where not, the table is a hash of `capacity` rows that are given out
+in the order in which states are met; all other states share one row of initial values that is never learnt.
+
+    Q(s, a) = sum over the rows i of s of table[i, a]        (one row, but for tilings)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from distrl.acting.codings import KINDS, Coding, Keys
+from distrl.acting.network import unflatten
+from distrl.types import Array, Arrays
+
+
+class TablePolicy:
+    """Epsilon-greedy by a table: a random allowed action with probability epsilon, else the first best one.
+
+    Epsilon is the last weight: the learner stamps it into every version, so what explores is fixed with the weights.
+    """
+
+    def __init__(
+        self,
+        coding: Coding,
+        actions: int,
+        first_action: int = 0,
+        capacity: int | None = None,
+        allowed: Array | None = None,
+    ) -> None:
+        """
+        Args:
+            capacity: rows of a hashed table; None: a dense one
+            allowed: [size, A] bool, which actions are ever taken in a state; None: all
+        """
+        self.coding, self.actions, self.first_action, self.capacity = coding, actions, first_action, capacity
+        self.allowed = allowed
+        # Of a state: how many actions are allowed, and these actions first.
+        self._choices = None if allowed is None else (allowed.sum(axis=1), np.argsort(~allowed, axis=1, kind="stable"))
+        self.penalty = None if allowed is None else np.where(allowed, 0.0, -np.inf)
+        self.vector = np.zeros(sum(prod(shape) for shape in self.shapes().values()))
+        self._prepare()
+
+    @property
+    def rows_in_table(self) -> int:
+        return self.coding.size if self.capacity is None else self.capacity + 1
+
+    @property
+    def size(self) -> str:
+        """How large the table is, in words."""
+        kind = type(self.coding).__name__.lower()
+        what = f"{self.coding.size:,} states" if self.coding.tilings == 1 else f"{self.coding.size:,} tiles"
+        hashed = "" if self.capacity is None else f", of which a hash holds {self.capacity:,}"
+        mib = 8 * self.rows_in_table * self.actions / 2**20
+        return f"{what} ({kind}){hashed}; {self.actions} actions; {mib:,.1f} MiB"
+
+    def load(self, vector: Array) -> None:
+        self.vector = vector
+        self._prepare()
+
+    def _prepare(self) -> None:
+        arrays = self.arrays()
+        self.table, self.epsilon = arrays["table"], float(arrays["epsilon"][0])
+        if self.capacity is not None:
+            keys = arrays["keys"]
+            self._keys = Keys(keys[: int((keys >= 0).sum())])
+        # The best actions of all rows, where that is less work than choosing for every observation.
+        small = self.coding.tilings == 1 and self.rows_in_table <= 8192
+        self._best = self._argmax(self.table, slice(None)) if small else None
+
+    def rows(self, obs: Array) -> Array:
+        """Rows of the table, [...] or [..., K], of observations [..., *obs_shape]."""
+        numbers = self.coding(obs)
+        return numbers if self.capacity is None else self._keys.rows(numbers, self.capacity)
+
+    def values(self, obs: Array) -> Array:
+        """Q(s, .) [..., A]."""
+        rows = self.table[self.rows(obs)]
+        return rows if self.coding.tilings == 1 else rows.sum(axis=-2)
+
+    def _argmax(self, values: Array, states: Any) -> Array:
+        if self.penalty is not None:
+            values = values + self.penalty[states]
+        best: Array = values.argmax(axis=-1)
+        return best
+
+    def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
+        """Uniform numbers [T, N], one an action."""
+        return rng.random((steps, copies))
+
+    def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
+        """Below epsilon the uniform number also says, scaled up, which random action it is."""
+        action = self._greedy(obs)
+        explore = np.flatnonzero(noise < self.epsilon)
+        if len(explore):
+            uniform = noise[explore] / self.epsilon
+            if self._choices is None:
+                chosen = (uniform * self.actions).astype(np.int64)
+            else:
+                states = self.coding(obs[explore])
+                count, order = self._choices
+                chosen = order[states, (uniform * count[states]).astype(np.int64)]
+            action[explore] = chosen
+        return action + self.first_action if self.first_action else action, {}
+
+    def greedy(self, obs: Array) -> Array:
+        return self._greedy(obs) + self.first_action
+
+    def _greedy(self, obs: Array) -> Array:
+        if self._best is not None:
+            best: Array = self._best[self.rows(obs)]
+            return best
+        return self._argmax(self.values(obs), None if self.penalty is None else self.coding(obs))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        keys = {} if self.capacity is None else {"keys": (self.capacity,)}
+        return {"table": (self.rows_in_table, self.actions), **keys, "epsilon": (1,)}
+
+    def arrays(self) -> Arrays:
+        return unflatten(self.vector, self.shapes())
+
+    def describe(self) -> dict[str, Any]:
+        kind = next(name for name, cls in KINDS.items() if isinstance(self.coding, cls))
+        allowed = None if self.allowed is None else ["".join("01"[int(x)] for x in row) for row in self.allowed]
+        return {
+            "type": "table",
+            "coding": {"kind": kind, **asdict(self.coding)},  # type: ignore[call-overload]
+            "actions": self.actions,
+            "first_action": self.first_action,
+            "capacity": self.capacity,
+            "allowed": allowed,
+        }
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> TablePolicy:
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["coding"].items() if k != "kind"}
+        allowed = data["allowed"]
+        return cls(
+            KINDS[data["coding"]["kind"]](**fields),
+            data["actions"],
+            data["first_action"],
+            data["capacity"],
+            None if allowed is None else np.array([[x == "1" for x in row] for row in allowed]),
+        )

@@ -1,0 +1,37 @@
+"""The command line: `distrl --help`. Parses, calls, prints; mistakes of the user are one message and exit code 2.
+
+A command imports what it needs when it runs, so that `distrl --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rich.markup import escape
+
+from distrl.cli import machine as machine  # each module adds its commands to the application
+from distrl.cli import models as models
+from distrl.cli import train as train
+from distrl.cli.app import app, err
+from distrl.errors import Diverged, EnvError, UserError
+
+
+def main() -> None:
+    """Run the command line. User's mistakes exit with 2, what failed in training with 1."""
+    from dotenv import load_dotenv
+
+    load_dotenv(Path.cwd() / ".env")
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(2)
+    except (EnvError, Diverged) as error:
+        err.print(f"[bold red]failed:[/] {escape(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os._exit(1)

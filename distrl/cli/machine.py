@@ -1,0 +1,178 @@
+"""Commands that look at an environment, the machine, speed and the promise: env, doctor, bench, verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from distrl.cli.app import Seed, app, err, out
+from distrl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distrl.tools.benchmark import Benchmark
+    from distrl.tools.explore import Exploration
+
+
+@app.command()
+def env(
+    id: Annotated[str, typer.Argument(help="a gymnasium id, such as CartPole-v1")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keyword arguments of the env")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Explore an environment: spaces, limits, a random episode, speed, which algorithms fit, warnings."""
+    import yaml
+
+    from distrl.settings import EnvSettings
+    from distrl.tools.explore import explore
+
+    kwargs = {}
+    for argument in arguments or []:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise UserError(f"{argument!r} must have the form key=value, such as use_lidar=false.")
+        kwargs[key] = yaml.safe_load(text)
+    render_exploration(explore(EnvSettings(id=id, kwargs=kwargs), seed))
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, cores, GPU, Ray, MLflow."""
+    from distrl.tools.doctor import examine
+
+    if not examine(out):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...")],
+    seconds: Annotated[float, typer.Option(min=1, help="how long to simulate, and to train")] = 20,
+    local: Annotated[bool, typer.Option("--local", help="train in one process, without Ray")] = False,
+) -> None:
+    """Measure training against pure simulation: env steps/s, seconds by phase, start-up, memory."""
+    from distrl.config import load_config
+    from distrl.tools import benchmark
+
+    render_benchmark(benchmark.run(load_config(arguments[0], arguments[1:]), seconds, local))
+
+
+@app.command()
+def verify(
+    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...")],
+) -> None:
+    """Do the same run in one process, on Ray with 1 to 3 runners, and with processes killed; compare the weights."""
+    from distrl.config import load_config
+    from distrl.tools.verify import verify as trials
+
+    seen: set[str] = set()
+    for verdict in trials(load_config(arguments[0], arguments[1:])):
+        seen.add(verdict.weights_sha256)
+        out.print(
+            f"{verdict.weights_sha256}  {verdict.trial.name:<28} {verdict.restarts} restarts, {verdict.seconds:.1f} s",
+            style=None if len(seen) == 1 else "bold red",
+        )
+    if len(seen) > 1:
+        err.print("[bold red]The weights differ.[/]")
+        raise typer.Exit(1)
+    out.print("[green]The same weights, bit for bit.[/]")
+
+
+def render_exploration(exploration: Exploration, console: Console | None = None) -> None:
+    """Print it as a table, and the warnings below."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from distrl.tools.env_checks import short
+    from distrl.tools.explore import SHARD_COPIES
+
+    e, info = exploration, exploration.info
+    console = console or Console()
+    table = Table(
+        show_header=False, box=None, padding=(0, 2, 0, 0), title=Text(info.id, style="bold"), title_justify="left"
+    )
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def row(name: str, value: object, style: str = "") -> None:
+        table.add_row(name, Text(str(value), style))  # Text: brackets of spaces are no markup
+
+    row("observations", short(info.observation_space))
+    row("actions", short(info.action_space))
+    row("time limit", "none" if info.max_episode_steps is None else f"{info.max_episode_steps:,} steps")
+    row("reward threshold", "none" if info.reward_threshold is None else f"{info.reward_threshold:g}")
+    row("render modes", ", ".join(info.render_modes) or "none")
+    form = "its transition table" if e.table else "its own (native)" if e.native else "copies stepped one by one"
+    row("vector form", form)
+    row("info keys", ", ".join(e.info_keys) or "none")
+    low, high = e.reward_range
+    row("rewards", f"{low:.3g} to {high:.3g} a step" if low < high else f"always {low:.3g}")
+    if e.returns:
+        count = f"mean of {len(e.returns)} episodes" if len(e.returns) > 1 else "one episode"
+        played = f"return {np.mean(e.returns):.4g}, length {np.mean(e.lengths):,.0f} steps ({count})"
+    else:
+        played = "no episode ended"
+    row("random play", played)
+    row("speed, one copy", f"{e.single_steps_per_s:,.0f} env steps/s")
+    if e.shard_steps_per_s is not None:
+        row(f"speed, shard of {SHARD_COPIES}", f"{e.shard_steps_per_s:,.0f} env steps/s in one process")
+    for name, misfit in e.algorithms.items():
+        row(name, "fits" if misfit is None else f"does not fit: {misfit}", "green" if misfit is None else "yellow")
+    console.print(table)
+    for warning in e.warnings:
+        console.print(Text.assemble(("warning ", "bold yellow"), warning))
+    if not e.warnings:
+        console.print(Text("no warnings", "green"))
+
+
+def render_benchmark(benchmark: Benchmark) -> None:
+    """Print it as a table."""
+    from rich.table import Table
+
+    from distrl.execution.resources import cpu_count
+    from distrl.tools.benchmark import BATCH
+
+    result, config = benchmark.result, benchmark.config
+    before, after = benchmark.simulation
+    table = Table(
+        title=f"{config.algorithm.name} on {config.env.id}, {cpu_count()} cores",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_row("training", f"{result['env_steps_per_s']:,.0f} env steps/s, learner included")
+    table.add_row("pure simulation", f"{before:,.0f} before, {after:,.0f} env steps/s after")
+    table.add_row("ratio", f"{benchmark.ratio:.0%}")
+    table.add_row("start-up", f"{result['startup_s']:.1f} s from process start to the first training step")
+    seconds = result["seconds"]
+    for phase, about in {
+        "act": "runners choosing actions",
+        "step": "runners stepping envs",
+        "snapshot": "runners recording shard states",
+        "ship": "reports on their way (and waiting) to the driver",
+        "learn": "the learner learning",
+    }.items():
+        table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
+    table.add_row("wait", f"{benchmark.waiting:.0%} of the time since its first update, the learner waiting")
+    table.add_row("driver", f"{1e3 * benchmark.driver_s / config.rollout.shards:.2f} ms of its own a fragment")
+    if benchmark.replay is not None:
+        alone, updates = benchmark.replay, benchmark.updates_per_s
+        table.add_row(
+            "updates",
+            f"{updates:,.1f}/s, {updates / alone.updates_per_s:.0%} of the network's own {alone.updates_per_s:,.1f}/s alone",
+        )
+        table.add_row("replay", f"{alone.adds_per_s:,.0f} adds/s, {BATCH / alone.batch_ms * 1e3:,.0f} samples/s")
+        table.add_row(
+            "batch",
+            f"{alone.batch_ms:.2f} ms to draw {BATCH} by priority, {alone.priorities_ms:.2f} ms to give them new ones",
+        )
+    peaks = ", ".join(
+        f"{name} {size:,.0f}" for name, size in sorted(benchmark.memory.items(), key=lambda item: -item[1])
+    )
+    table.add_row("peak memory", f"{benchmark.peak_memory:,.0f} MB in all ({peaks})")
+    out.print(table)

@@ -1,0 +1,136 @@
+"""Commands for trained models: evaluate, record, play, plot, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from distrl.cli.app import Run, Sampled, Seed, app, out
+from distrl.errors import UserError
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    episodes: Annotated[int, typer.Option(min=1)] = 100,
+    sampled: Sampled = False,
+    seed: Seed = 12345,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="time limit of an episode; default: as in training")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="the exact value and the optimum, where the transition table is known")
+    ] = False,
+) -> None:
+    """Play episodes in fresh envs: mean, spread, min and max of the returns."""
+    if exact:
+        if sampled:
+            raise UserError("--exact is of greedy actions: leave out --sampled.")
+        _evaluate_exactly(run)
+        return
+    import numpy as np
+
+    from distrl.models.evaluate import play_episodes
+
+    result, env, about = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps)
+    way = "sampled" if sampled else "greedy"
+    out.print(
+        f"{env.id}: [bold]{result.mean:.2f} ± {result.std:.2f}[/] (min {min(result.returns):.2f}, max {max(result.returns):.2f}) "
+        f"over {episodes} {way} episodes of {np.mean(result.lengths):.0f} steps; weights of {about['env_steps']:,} env steps"
+    )
+    for name, values in result.infos.items():
+        spread = f"{np.mean(values):.2f} ± {np.std(values):.2f} (min {min(values):.2f}, max {max(values):.2f})"
+        out.print(f"{name}: [bold]{spread}[/]")
+
+
+def _evaluate_exactly(run: Path) -> None:
+    from distrl.models.evaluate import evaluate_exactly
+
+    found, table, env, about = evaluate_exactly(run)
+    limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
+    out.print(f"{env.id}, exactly, over all starts and outcomes ({limit}); weights of {about['env_steps']:,} env steps")
+    rows = Table(show_header=False, box=None)
+    rows.add_row("agent", f"[bold]{found.value:.6f}[/]", "greedy actions")
+    rows.add_row("optimum", f"{found.optimum:.6f}", "the best policy found that does not see the time")
+    rows.add_row("gap", f"{found.gap:.6f}")
+    rows.add_row("bound", f"{found.bound:.6f}", "the best policy that sees the time left (value iteration)")
+    rows.add_row("starts", f"{found.optimal_starts} of {found.starts}", "from which the agent is optimal")
+    out.print(rows)
+
+
+@app.command()
+def record(
+    run: Run,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help=".webm, .mp4 or .gif; default: RUN/videos/seedN.webm")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1)] = 1,
+    sampled: Sampled = False,
+    seed: Seed = 0,
+) -> None:
+    """Record a video of a trained model."""
+    from distrl.models.evaluate import load_model
+    from distrl.models.video import record_video
+
+    policy, env, _ = load_model(run)
+    where = output or (run if run.is_dir() else run.parent) / "videos" / f"seed{seed}.webm"
+    recording = record_video(policy, env, where, seed=seed, episodes=episodes, greedy=not sampled)
+    returns = ", ".join(f"{r:.1f}" for r in recording.returns)
+    out.print(f"{recording.path}: {recording.frames} frames, return {returns}")
+
+
+@app.command()
+def play(
+    run: Run,
+    episodes: Annotated[int, typer.Option(min=1)] = 3,
+    sampled: Sampled = False,
+    seed: Seed = 0,
+) -> None:
+    """Watch a trained model in a window."""
+    from distrl.models import play as window
+    from distrl.models.evaluate import load_model
+
+    policy, env, _ = load_model(run)
+    window.play(policy, env, seed=seed, episodes=episodes, greedy=not sampled)
+
+
+@app.command()
+def plot(
+    runs: Annotated[
+        list[Path], typer.Argument(help="run directories; runs that differ only in the seed become one band")
+    ],
+    output: Annotated[Path, typer.Option("--out", "-o")] = Path("learning_curves.png"),
+) -> None:
+    """Draw the learning curves of one or several runs."""
+    from distrl.reports.curves import plot_runs
+    from distrl.reports.maps import plot_map
+
+    out.print(f"{plot_runs(runs, output)}")
+    for run in dict.fromkeys(runs):
+        if (picture := plot_map(run, run / "plots" / "policy.png")) is not None:
+            out.print(f"{picture}")
+
+
+@app.command()
+def export(
+    run: Run,
+    format: Annotated[str, typer.Option("--format", "-f", help="csv, npz or json")] = "csv",
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="default: RUN/table.FORMAT", show_default=False)
+    ] = None,
+) -> None:
+    """Write the table of a tabular agent for people and other programs. `evaluate` and `play` read .json and .npz."""
+    from distrl.models.evaluate import load_model
+    from distrl.models.table_files import FORMATS
+    from distrl.models.table_files import export as write
+
+    if format not in FORMATS:
+        raise UserError(f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.")
+    policy, _, about = load_model(run)
+    where = output or (run if run.is_dir() else run.parent) / f"table.{format}"
+    if output is not None and output.suffix != f".{format}":
+        where = output.with_name(f"{output.name}.{format}")
+    out.print(f"{write(policy, about, where)}")

@@ -1,0 +1,120 @@
+"""Making gymnasium environments by id, with errors that say what to do."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
+
+from distrl.envs import flappy
+from distrl.envs.wrappers import DiscreteParts
+from distrl.errors import UserError, did_you_mean
+from distrl.settings import EnvSettings
+from distrl.types import EnvInfo
+
+# Ids that begin so are registered by importing this module, found in this package.
+PLUGINS = {
+    "ALE/": ("ale_py", "ale-py"),
+}
+
+
+# Where an env's import fails for a missing module, this is the package that brings it.
+PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": "mujoco", "pygame": "pygame"}
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """The registered spec of an id. Raises `UserError` with what is near, or what to install."""
+    module, _, name = env_id.rpartition(":")
+    if name.startswith(("FlappyBird", "distrl/FlappyBird")):
+        try:
+            flappy.check_package()
+        except (ValueError, ImportError) as error:
+            raise UserError(f"env.id {env_id!r}: {error}") from None
+    for prefix, (plugin, package) in PLUGINS.items():
+        if name.startswith(prefix) and not module:
+            try:
+                importlib.import_module(plugin)
+            except ModuleNotFoundError:
+                raise UserError(f"env.id {env_id!r} needs the package {package!r}: pip install {package}") from None
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"env.id {env_id!r} names the module {module!r}, which cannot be imported: {error}."
+            ) from None
+    try:
+        return gym.spec(name)
+    except gym.error.Error as error:
+        known = did_you_mean(name, gym.registry)
+        raise UserError(f"env.id {env_id!r} is not registered with gymnasium.{known or ' ' + str(error)}") from None
+
+
+def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """One copy of the environment. Raises `UserError` where the settings are wrong or a package is missing."""
+    spec = replace(find_spec(settings.id), order_enforce=False)  # a wrapper that costs time at every step
+    kwargs = dict(settings.kwargs)
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    if settings.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = settings.max_episode_steps
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium's hints on newer versions, repeated for every copy
+            return _with_one_array(gym.make(spec, disable_env_checker=True, **kwargs))
+    except gym.error.DependencyNotInstalled as error:
+        package = next((p for word, p in PACKAGES.items() if word in str(error)), None)
+        hint = f" pip install {package}" if package else ""
+        raise UserError(f"env.id {settings.id!r} needs a package that is not installed: {error}.{hint}") from None
+    except gym.error.DeprecatedEnv as error:
+        raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
+    except (TypeError, AssertionError, ValueError, KeyError) as error:
+        if not settings.kwargs:
+            raise
+        raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
+
+
+def _with_one_array(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The env itself, or seen through `DiscreteParts` where its observations are a Tuple or Dict of discrete parts."""
+    if not isinstance(env.observation_space, gym.spaces.Tuple | gym.spaces.Dict):
+        return env
+    try:
+        return DiscreteParts(env)
+    except TypeError:
+        return env
+
+
+def describe_env(settings: EnvSettings) -> EnvInfo:
+    """Make the environment once and read its spaces, limits and threshold."""
+    env = make_env(settings)
+    try:
+        spec = env.spec
+        return EnvInfo(
+            id=settings.id,
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+            max_episode_steps=None if spec is None else spec.max_episode_steps,
+            reward_threshold=None if spec is None else spec.reward_threshold,
+            render_modes=tuple(env.metadata.get("render_modes", ())),
+            render_fps=int(env.metadata.get("render_fps", 30)),
+            frame_stack=int(env.metadata.get("frame_stack", 0)),
+            action_mask=_action_mask(env),
+        )
+    finally:
+        env.close()
+
+
+def _action_mask(env: gym.Env[Any, Any]) -> NDArray[np.bool_] | None:
+    """The masks of all states, where they are a function of a discrete state (`env.unwrapped.action_mask`, as Taxi's)."""
+    space, mask = env.observation_space, getattr(env.unwrapped, "action_mask", None)
+    if not (isinstance(space, gym.spaces.Discrete) and callable(mask)):
+        return None
+    masks = np.array([mask(state) for state in range(int(space.start), int(space.start + space.n))], bool)
+    masks[~masks.any(axis=1)] = True
+    return masks

@@ -1,0 +1,158 @@
+"""The Ray that a run works on: one of its own, or one that it joins.
+
+A run's own Ray is closed to others (token authentication with a token made for the run), lives in a temporary
+directory of its own, is not disturbed by any other Ray on the machine, and is gone when the run is, also when the
+driver was killed: a tiny process, the janitor, outlives it to clean up.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from distrl.errors import UserError
+
+# Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
+# Ray's processes change their titles, but keep their logs or sockets there open, or were started with it.
+_JANITOR = """
+import os, shutil, signal, sys, time
+directory, driver = sys.argv[1], int(sys.argv[2])
+
+def uses(pid):
+    for name in ("cmdline", "environ"):
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            if directory.encode() in file.read():
+                return True
+    fds = f"/proc/{pid}/fd"
+    return any(os.readlink(f"{fds}/{fd}").startswith(directory) for fd in os.listdir(fds))
+
+sys.stdin.read()
+for attempt in range(50):
+    found = False
+    for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
+        try:
+            if int(pid) not in (driver, os.getpid()) and uses(pid):
+                found = True
+                os.kill(int(pid), signal.SIGKILL)
+        except OSError:
+            continue
+    shutil.rmtree(directory, ignore_errors=True)
+    if not found and not os.path.exists(directory) and attempt > 2:
+        break
+    time.sleep(0.1)
+"""
+
+
+_MARK = "DISTRL_RAY_DIRECTORY"  # in the environment of all that Ray starts, for the janitor
+
+
+class RayConnection:
+    """This process connected to a Ray; `close` undoes all of it."""
+
+    def __init__(self, address: str, object_store_bytes: int) -> None:
+        """Start a Ray (`address` 'local') or join one. Raises `UserError` for an address that does not answer."""
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            raise UserError(
+                "Ray is in use in this process already. Call ray.shutdown() first: a run connects by itself."
+            )
+        self._directory: str | None = None
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._environment = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", _MARK)}
+        os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
+        # A history of calls that grows for hours: none.
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+        if address == "local":
+            self._start(object_store_bytes)
+        else:
+            self._join(address)
+
+    def _start(self, object_store_bytes: int) -> None:
+        # Ray reads both when it is first imported.
+        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+        _reread_token()
+        # Workers import what the driver can: the user's own environments, beside the script or the notebook.
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in sys.path))
+        import ray
+
+        self._directory = os.environ[_MARK] = tempfile.mkdtemp(prefix="distrl-")
+        self._janitor = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", _JANITOR, self._directory, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=object_store_bytes,
+                _temp_dir=self._directory,
+            )
+        except Exception as error:
+            self.close()
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"Ray could not be started on this machine: {first} See 'distrl doctor', or train without it: --local."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, address: str) -> None:
+        token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+        if "RAY_AUTH_TOKEN" in os.environ or Path(token).exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        _reread_token()
+        remedy = "Start one with 'ray start --head', correct cluster.address, or leave it out to use a Ray of this run's own."
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if address != "auto":
+            try:
+                socket.create_connection((host, int(port)), timeout=3).close()
+            except (OSError, ValueError) as error:
+                raise UserError(f"cluster.address {address!r} does not answer ({error}). {remedy}") from None
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            self._restore_environment()
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"No Ray cluster could be joined at cluster.address {address!r}: {first} {remedy}"
+            ) from None
+
+    def close(self) -> None:
+        """Leave the Ray, and end it where it is the run's own; once is enough, and twice does no harm."""
+        import ray
+
+        ray.shutdown()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        if self._janitor is not None:
+            self._janitor.communicate()
+            self._janitor = None
+        self._restore_environment()
+
+    def _restore_environment(self) -> None:
+        for key, value in self._environment.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _reread_token() -> None:
+    """Ray reads the mode when it is imported and keeps the token it used first: a second run in a process has another."""
+    if "ray" in sys.modules:
+        raylet = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()

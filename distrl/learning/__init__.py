@@ -1,0 +1,1 @@
+"""Learning: what a learner loads. torch."""

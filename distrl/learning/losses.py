@@ -1,0 +1,112 @@
+"""The maths of the algorithms: pure functions, in the papers' notation.
+
+What runs backwards in time (`gae`) is NumPy: T small steps are cheapest there. What is differentiated is torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distrl.types import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def gae(reward: Array, value: Array, next_value: Array, ended: Array, gamma: float, gae_lambda: float) -> Array:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, equations 11 and 16).
+
+        delta_t = r_t + gamma V(s'_t) - V(s_t)
+        A_t     = delta_t + gamma lambda (1 - ended_t) A_{t+1}
+
+    s'_t is the *true* next observation: `next_value` must be 0 where the step terminated, the value of the final
+    observation where it was truncated, and the value of the next observation elsewhere. An end of either kind
+    stops the sum, since the next row belongs to another episode.
+
+    Args:
+        reward, value, next_value: [T, ...] float
+        ended: [T, ...] bool, terminated or truncated
+    Returns:
+        advantages [T, ...] float32
+    """
+    if not reward.shape == value.shape == next_value.shape == ended.shape:
+        raise ValueError(f"shapes differ: {reward.shape}, {value.shape}, {next_value.shape}, {ended.shape}")
+    delta = (reward + gamma * next_value - value).astype(np.float32)
+    decay = (gamma * gae_lambda * ~ended).astype(np.float32)
+    advantage = np.empty_like(delta)
+    running = np.zeros(delta.shape[1:], np.float32)
+    for t in reversed(range(len(delta))):
+        running = delta[t] + decay[t] * running
+        advantage[t] = running
+    return advantage
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
+    """PPO's policy loss (Schulman et al. 2017, arXiv:1707.06347, equation 7), to be minimised; a scalar.
+
+    L = -E[ min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) ],   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
+    """
+    ratio = log_ratio.exp()
+    return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
+
+
+def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> Tensor:
+    """Half the mean squared error of V; with `clip`, V's change is clipped as PPO clips the ratio; a scalar.
+
+    The clipped form is the one of the PPO reference code: E[max((V - R)^2, (V_old + clip(V - V_old) - R)^2)] / 2.
+    """
+    error = (value - target).square()
+    if clip is not None:
+        clipped = old_value + (value - old_value).clamp(-clip, clip)
+        error = error.maximum((clipped - target).square())
+    return 0.5 * error.mean()
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """KL(pi_behaviour || pi) from samples of pi_behaviour: E[(r - 1) - log r] >= 0 (Schulman 2020, "k3"); a scalar."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def explained_variance(prediction: Array, target: Array) -> float:
+    """1 - Var(target - prediction) / Var(target): 1 is perfect, 0 is no better than a constant; NaN where Var is 0."""
+    variance = float(np.var(target))
+    return float("nan") if variance == 0 else 1 - float(np.var(target - prediction)) / variance
+
+
+def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    """y = r_0 + gamma r_1 + ... + gamma^(m-1) r_{m-1} + gamma^m V(s_m)   (Sutton 1988; Watkins 1989); all [B].
+
+    `reward` is the sum of the m <= n rewards, `discount` gamma^m, or 0 where the episode terminated on the way. Where
+    it was truncated s_m is its true last state, of which the value counts.
+    """
+    if not reward.shape == discount.shape == next_value.shape:
+        raise ValueError(f"shapes differ: {reward.shape}, {discount.shape}, {next_value.shape}")
+    return reward + discount * next_value
+
+
+def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:
+    """V(s) = Q_target(s, argmax_a Q_chooser(s, a)), [B] for [B, A] each.
+
+    The target network as its own chooser is DQN (Mnih et al. 2015); the online network as chooser is double DQN (van
+    Hasselt et al. 2016, arXiv:1509.06461).
+    """
+    return target_q.gather(1, chooser_q.argmax(1, keepdim=True)).squeeze(1)
+
+
+def soft_value(target_q: Tensor, temperature: float) -> Tensor:
+    """V(s) = sum_a pi(a|s) (Q(s, a) - tau log pi(a|s)) = tau log sum_a exp(Q(s, a) / tau), pi = softmax(Q / tau); [B].
+
+    Of Munchausen DQN (Vieillard et al. 2020, arXiv:2007.14430, equation 1).
+    """
+    return temperature * (target_q / temperature).logsumexp(1)
+
+
+def munchausen_bonus(target_q: Tensor, action: Tensor, alpha: float, temperature: float, floor: float) -> Tensor:
+    """alpha max(tau log pi(a|s), floor), pi = softmax(Q / tau): what Munchausen DQN adds to the reward; [B].
+
+    With n-step returns it is added for the first step alone, the one whose action is learnt.
+    """
+    log_prob = (target_q / temperature).log_softmax(1).gather(1, action[:, None]).squeeze(1)
+    return alpha * (temperature * log_prob).clamp(floor, 0.0)

@@ -1,0 +1,1 @@
+"""A trained policy, with no training around it."""

@@ -1,0 +1,40 @@
+"""Scoring a trained model: by playing episodes, or exactly where the MDP is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distrl.acting.network import flatten, single_threaded
+from distrl.envs.exact import Exact, examine
+from distrl.envs.mdp import Table, read_table
+from distrl.models.store import find_model, read_model
+from distrl.models.table_files import read_export
+from distrl.settings import EnvSettings
+from distrl.types import Evaluation, Policy, Weights
+from distrl.workers.evaluator import Evaluator
+
+
+def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:
+    """The policy, the settings of its env, and what is known about it. `path`: a run, a checkpoint, a model, a table file."""
+    single_threaded()
+    policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
+    return policy, EnvSettings(**about["env"]), about
+
+
+def play_episodes(
+    path: Path, episodes: int, *, greedy: bool, seed: int, max_steps: int | None = None
+) -> tuple[Evaluation, EnvSettings, dict[str, Any]]:
+    """Play episodes in fresh envs. `max_steps`: time limit of an episode; None: as in training."""
+    policy, env, about = load_model(path)
+    if max_steps is not None:
+        env = env.model_copy(update={"max_episode_steps": max_steps})
+    weights = Weights(about["version"], flatten(policy.arrays(), policy.shapes()))
+    return Evaluator(env, seed, policy).evaluate(weights, about["env_steps"], episodes, greedy, 0), env, about
+
+
+def evaluate_exactly(path: Path) -> tuple[Exact, Table, EnvSettings, dict[str, Any]]:
+    """What the greedy policy is worth, and the optimum. Raises `UserError` where the transition table is not known."""
+    policy, env, about = load_model(path)
+    table = read_table(env)
+    return examine(table, policy), table, env, about

@@ -1,0 +1,232 @@
+"""What a run leaves for people to look at: learning curves and a model card.
+
+Reads files of runs; knows nothing of Ray, torch and MLflow. matplotlib is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distrl.envs.make import find_spec
+from distrl.errors import UserError
+from distrl.files import draft
+from distrl.reports.runs import Run, group_runs, read_run
+from distrl.types import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+# --- plots --------------------------------------------------------------------------------------------------------
+
+# Okabe and Ito (2008): told apart by colour-blind people, and in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "-.", ":")  # for more curves than colours; dashes are the threshold's
+GREY = "#666666"
+# In this order in losses.png; metrics that are not named here come after them, if they ever change.
+PANELS = (
+    *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"),
+    *("td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
+)
+NO_PANELS = ("return_mean", "length_mean", "episodes")  # not losses
+
+
+def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: float | None = None) -> Path:
+    """Learning curves of runs: return of training episodes over env steps.
+
+    Runs that differ only in seed become one curve: their mean over the steps that all of them reached, in a band
+    from the smallest to the largest, with each run as a thin line. Other runs become curves of their own.
+
+    Args:
+        out: an image, such as curves.png or curves.pdf.
+        smooth: iterations of a centred moving average; 1: none (each value is already a mean of 100 episodes).
+        threshold: the return to draw as a dashed line; None: the env's reward threshold, where all runs share it.
+    """
+    if not run_dirs:
+        raise UserError("There are no runs to plot: name one or more run directories.")
+    runs = [read_run(path) for path in dict.fromkeys(Path(path).resolve() for path in run_dirs)]
+    groups = {
+        label: some for label, members in group_runs(runs).items() if (some := [run for run in members if _curve(run)])
+    }
+    if not groups:
+        raise UserError(f"No episode has ended yet in {', '.join(map(str, run_dirs))}: there is nothing to plot.")
+    figure, axes = _figure()
+    for i, (label, members) in enumerate(groups.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+        if len(members) > 1:
+            label += f" ({len(members)} seeds)"
+        _draw_group(axes, members, smooth, textwrap.fill(label, 80), style)
+    _draw_threshold(axes, runs, threshold)
+    axes.set_ylabel("return, mean of the last 100 episodes")
+    if any(len(members) > 1 for members in groups.values()):
+        axes.set_title(
+            "thick: mean over seeds, as far as all go; band: smallest to largest", loc="left", fontsize=9, color=GREY
+        )
+    _finish(figure, axes)
+    return save_figure(figure, out)
+
+
+def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) -> list[Path]:
+    """learning_curve.png and losses.png of one run; a picture without data is left out.
+
+    Args:
+        threshold: as in `plot_runs`.
+    """
+    run = read_run(Path(run_dir))
+    written = []
+    evaluation_x = "evaluation/env_steps" if any("evaluation/env_steps" in row for row in run.rows) else "env_steps"
+    at, evaluated = run.curve("evaluation/return_mean", evaluation_x)
+    if _curve(run) or len(at):
+        figure, axes = _figure()
+        steps, returns = run.curve("train/return_mean")
+        axes.plot(steps, returns, color=COLOURS[0], linewidth=1.8, label="training, mean of the last 100 episodes")
+        if len(at):
+            spread = dict(zip(*(a.tolist() for a in run.curve("evaluation/return_std", evaluation_x)), strict=True))
+            axes.errorbar(
+                at,
+                evaluated,
+                yerr=[spread.get(step, 0.0) for step in at.tolist()],
+                fmt="o",
+                markersize=4.5,
+                linewidth=1,
+                color=COLOURS[1],
+                label="evaluation, mean and standard deviation over episodes",
+            )
+        _draw_threshold(axes, [run], threshold)
+        axes.set_ylabel("return")
+        axes.set_title(f"{run.name}, seed {run.config.get('seed')}")
+        _finish(figure, axes)
+        written.append(save_figure(figure, Path(out_dir) / "learning_curve.png"))
+    names = {key.removeprefix("train/") for row in run.rows for key in row if key.startswith("train/")}
+    curves = {name: run.curve(f"train/{name}") for name in names - set(NO_PANELS)}
+    curves = {
+        name: curve for name, curve in curves.items() if len(curve[0]) and (name in PANELS or np.ptp(curve[1]) > 0)
+    }
+    if curves:
+        written.append(save_figure(_losses(run, curves), Path(out_dir) / "losses.png"))
+    return written
+
+
+def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
+    """One small panel a metric."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.5 * columns, 2.3 * rows + 0.4), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    order = sorted(curves, key=lambda name: (PANELS.index(name) if name in PANELS else len(PANELS), name))
+    for i, axes in enumerate(grid.flat):
+        if i >= len(order):
+            axes.set_visible(False)
+            continue
+        steps, values = curves[order[i]]
+        window = max(1, len(values) // 50)
+        axes.plot(steps, values, color=COLOURS[0], linewidth=0.8, alpha=0.35 if window > 1 else 1.0)
+        if window > 1:
+            axes.plot(steps, _smooth(values, window), color=COLOURS[0], linewidth=1.5)
+        axes.set_title(order[i], fontsize=10)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _plain(axes)
+        axes.tick_params(labelbottom=i + columns >= len(order))  # also above a hole in the last row
+    figure.supxlabel("env steps", fontsize=10)
+    figure.suptitle(f"{run.name}, seed {run.config.get('seed')}", fontsize=11)
+    return figure
+
+
+def _curve(run: Run) -> bool:
+    """Whether there is a learning curve."""
+    return len(run.curve("train/return_mean")[0]) > 0
+
+
+def _figure() -> tuple[Figure, Axes]:
+    """`Figure` without pyplot: no global state, no window, drawn by Agg."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _draw_group(axes: Axes, members: list[Run], smooth: int, label: str, style: Mapping[str, Any]) -> None:
+    curves = [(steps, _smooth(values, smooth)) for steps, values in (run.curve("train/return_mean") for run in members)]
+    if len(curves) == 1:
+        axes.plot(*curves[0], linewidth=1.8, label=label, **style)
+        return
+    for steps, values in curves:
+        axes.plot(steps, values, linewidth=0.7, alpha=0.45, **style)
+    steps, values = band(curves)
+    axes.plot(steps, values.mean(axis=0) if len(steps) else [], linewidth=2, label=label, **style)
+    if len(steps):
+        axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
+
+
+def band(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Curves (x [n], y [n]) on the x [K] that all of them cover: x and y [curves, K]."""
+    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    steps = np.unique(np.concatenate([x for x, _ in curves]))
+    steps = steps[(steps >= start) & (steps <= end)]
+    return steps, np.stack([np.interp(steps, x, y) for x, y in curves])
+
+
+def _smooth(values: Array, window: int) -> Array:
+    """Centred moving average over `window` points, over fewer near the ends."""
+    if window <= 1 or len(values) < 2:
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - window // 2, 0), np.minimum(index + (window + 1) // 2, len(values))
+    mean: Array = (sums[high] - sums[low]) / (high - low)
+    return mean
+
+
+def _draw_threshold(axes: Axes, runs: Sequence[Run], threshold: float | None) -> None:
+    if threshold is None:
+        ids = {run.config["env"]["id"] for run in runs}
+        try:
+            threshold = find_spec(ids.pop()).reward_threshold if len(ids) == 1 else None
+        except UserError:  # the env is not installed here; the plot does not need it
+            return
+    if threshold is not None:
+        axes.axhline(
+            threshold, color=GREY, linestyle="--", linewidth=1.2, label=f"reward threshold {threshold:g}", zorder=1
+        )
+
+
+def _finish(figure: Figure, axes: Axes) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.set_xlabel("env steps")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _plain(axes)
+    named = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    named.sort(key=lambda pair: pair[1].startswith("reward threshold"))  # last
+    figure.set_figheight(4.2 + 0.2 * sum(label.count("\n") + 1 for _, label in named))  # axes of one height
+    figure.legend(*zip(*named, strict=True), loc="outside lower center", frameon=False, fontsize=9)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Figure, out: Path) -> Path:
+    """Write a figure; the suffix says how. Raises `UserError` for an unknown one, or where it cannot be written."""
+    kinds = figure.canvas.get_supported_filetypes()
+    if out.suffix[1:] not in kinds:
+        raise UserError(f"{str(out)!r} must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
+    with draft(out) as path:
+        figure.savefig(path)
+    return out
+
+
+# --- the model card -----------------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""Reading finished runs: metrics, config, result; runs that differ only in the seed are a group."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from distrl.errors import UserError
+from distrl.settings import dotted
+from distrl.tracking.metrics import read_metrics
+from distrl.types import Array
+
+NOT_LEARNT = ("seed", "run_dir", "cluster", "track")  # parts of a config in which runs of one group may differ
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read."""
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+
+    @property
+    def name(self) -> str:
+        return f"{self.config['algorithm']['name']} {self.config['env']['id']}"
+
+    def curve(self, metric: str, x: str = "env_steps") -> tuple[Array, Array]:
+        """A metric over env steps, in their order; rows without it, or where it is not finite, are left out."""
+        points = {row[x]: row[metric] for row in self.rows if _finite(row.get(x)) and _finite(row.get(metric))}
+        steps = np.array(sorted(points), np.float64)
+        return steps, np.array([points[step] for step in steps.tolist()], np.float64)
+
+
+def read_run(path: Path) -> Run:
+    """The config and metrics of a run directory. Raises `UserError` where it holds none."""
+    config = read_config(path)
+    try:
+        return Run(path, config, read_metrics(path / "metrics.jsonl"))
+    except OSError as error:
+        raise UserError(f"{path} has no metrics to plot: metrics.jsonl cannot be read ({error.strerror}).") from None
+
+
+def read_file(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file.parent} is not a run directory: {file.name} cannot be read ({reason}).") from None
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(read_file(run_dir / "config.yaml"))
+        config["algorithm"]["name"], config["env"]["id"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise UserError(f"{run_dir / 'config.yaml'} is not the config of a run.") from None
+    return dict(config)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ only in seed, place and tracking, under a label that tells the groups apart."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        learnt = {key: value for key, value in run.config.items() if key not in NOT_LEARNT}
+        groups[json.dumps(learnt, sort_keys=True, default=str)].append(run)
+    alike: dict[str, list[dict[str, str]]] = defaultdict(list)  # flat configs of groups with one algorithm and env
+    for key, members in groups.items():
+        alike[members[0].name].append(_printed(json.loads(key)))
+    labelled = {}
+    for key, members in groups.items():
+        others, flat = alike[members[0].name], _printed(json.loads(key))
+        names = sorted(
+            {name for other in others for name in other.keys() | flat.keys() if other.get(name) != flat.get(name)}
+        )
+        differences = [f"{name.removeprefix('algorithm.')}={flat.get(name, 'unset')}" for name in names]
+        labelled[" ".join([members[0].name, *differences])] = members
+    return labelled
+
+
+def _printed(config: Mapping[str, Any]) -> dict[str, str]:
+    """Values as labels show them, by dotted keys."""
+    return {k: f"{v:g}" if isinstance(v, float) else json.dumps(v).strip('"') for k, v in dotted(config).items()}

@@ -1,0 +1,224 @@
+"""What a run is: every setting, typed, with its default, rule and meaning. Knows no torch, no Ray and no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+
+class Settings(BaseModel):
+    """Base of everything in a config: unknown keys are refused, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class AlgorithmSettings(Settings):
+    """Base of an algorithm's settings."""
+
+    sparse: ClassVar[bool] = False  # an update changes few of the weights, so that sending the changes is less
+    name: str
+
+    @property
+    def replayed(self) -> Replayed | None:
+        """What a replay needs to know, of an algorithm that learns from one."""
+        return None
+
+    def check(self, config: Config) -> None:
+        """Raise `UserError` where these settings contradict the rest of the config."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How an algorithm learns from a replay."""
+
+    batch_size: int
+    n_step: int
+    gamma: float
+
+
+class EnvSettings(Settings):
+    id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
+    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of gymnasium.make")
+    max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: the env's own")
+    vectorize: Literal["auto", "native", "table", "single"] = Field(
+        default="auto",
+        description="native: the env's own vector form; table: its transition table; single: copies stepped one by one",
+    )
+    report: tuple[str, ...] = Field(
+        default=(), description="keys of the info at an episode's end that are metrics of their own, such as score"
+    )
+
+
+class RolloutSettings(Settings):
+    shards: int = Field(default=4, ge=1, description="fixed groups of env copies; part of the arithmetic")
+    envs_per_shard: int = Field(default=16, ge=1, description="env copies in a shard, acted for in one batch")
+    steps: int = Field(default=32, ge=1, description="T: steps of a fragment")
+
+    @property
+    def env_steps(self) -> int:
+        """Env steps in one iteration."""
+        return self.shards * self.envs_per_shard * self.steps
+
+
+class ScheduleSettings(Settings):
+    kind: Literal["lockstep", "async"] = Field(
+        default="lockstep",
+        description="lockstep: the same bits on any machine; async: no runner waits for another, not reproducible",
+    )
+    lag: Literal[0, 1] = Field(
+        default=1, description="of lockstep. 0: collect, then learn; 1: both at once, one version late"
+    )
+    ahead: int = Field(default=4, ge=1, description="of async: iterations that runners may be before the learner")
+
+
+class ReplaySettings(Settings):
+    """The memory that an off-policy algorithm learns from."""
+
+    capacity: int = Field(default=100_000, ge=1, description="steps kept, over all shards")
+    shards: int = Field(default=1, ge=1, description="replay actors that share the steps; part of the arithmetic")
+    start: int = Field(default=1000, ge=1, description="env steps before the first update")
+    samples_per_insert: float = Field(
+        default=32.0, gt=0, description="how often a step is drawn on average: batch_size x updates per env step"
+    )
+    prioritized: bool = Field(default=False, description="Schaul et al. 2016, arXiv:1511.05952")
+    alpha: float = Field(default=0.6, ge=0, le=1, description="p = |TD error|^alpha")
+    beta: float = Field(default=0.4, ge=0, le=1, description="of the importance weights; rises to 1 at stop.env_steps")
+    first_priority: Literal["acting", "max"] = Field(
+        default="acting", description="of new steps: the TD error of the weights that acted, or the largest so far"
+    )
+
+
+class StopSettings(Settings):
+    env_steps: int | None = Field(default=1_000_000, ge=1)
+    return_mean: float | Literal["auto"] | None = Field(
+        default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
+    )
+    seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.env_steps is None and self.return_mean is None and self.seconds is None:
+            raise ValueError("nothing ends this run: set stop.env_steps, stop.return_mean or stop.seconds")
+        return self
+
+
+class EvaluationSettings(Settings):
+    every: int | Literal["auto"] = Field(default="auto", description="iterations; auto: 10 times in the run; 0: never")
+    episodes: int = Field(default=20, ge=1, description="episodes of one evaluation during training")
+    max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: as in training")
+    final_episodes: int = Field(default=100, ge=0, description="episodes of the last evaluation, of the best model")
+    greedy: bool = True
+
+    @field_validator("every")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 'auto' or at least 0")
+        return value
+
+
+class CheckpointSettings(Settings):
+    every: int = Field(default=25, ge=0, description="iterations between checkpoints; 0: only at the end")
+    keep: int = Field(default=3, ge=1, description="how many of the newest to keep")
+    replay: bool = Field(
+        default=True, description="with the replay's content; false: smaller, but a resumed run learns other weights"
+    )
+
+
+class LearnerSettings(Settings):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1, description="CPU threads; part of the arithmetic")
+
+
+class ClusterSettings(Settings):
+    runners: int | Literal["auto"] = Field(
+        default="auto", description="processes that roll shards; changes speed alone"
+    )
+    address: str = Field(
+        default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
+    )
+    cpus_per_runner: float | None = Field(
+        default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
+    )
+    step_timeout_s: float = Field(default=60, gt=0, description="an env that takes longer for a step has hung")
+    restarts: int = Field(default=20, ge=0, description="lost workers replaced before the run gives up")
+
+    @field_validator("runners")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 'auto' or at least 1")
+        return value
+
+
+class StreakSettings(Settings):
+    """A mark of learning that is reported: so many consecutive training episodes with a return above."""
+
+    episodes: int = Field(default=5, ge=1)
+    above: float
+
+
+class TrackSettings(Settings):
+    mlflow: bool = True
+    uri: str | None = Field(default=None, description="null: MLFLOW_TRACKING_URI, else a SQLite store beside the run")
+    experiment: str = Field(default="distrl", min_length=1)
+    register_as: str | None = Field(default=None, description="name in the MLflow model registry; null: not registered")
+    streak: StreakSettings | None = Field(
+        default=None, description="report when so many training episodes in a row had a return above a mark"
+    )
+    video: bool = Field(
+        default=True, description="record an episode of the best model at the end, where the env renders"
+    )
+
+
+class Config(Settings):
+    """A whole run."""
+
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    run_dir: str | None = Field(default=None, description="null: runs/<algorithm>-<env>-<time>")
+    env: EnvSettings
+    algorithm: SerializeAsAny[AlgorithmSettings]
+    rollout: RolloutSettings = RolloutSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    replay: ReplaySettings | None = Field(default=None, description="of algorithms that learn from a replay alone")
+    stop: StopSettings = StopSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    learner: LearnerSettings = LearnerSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    track: TrackSettings = TrackSettings()
+
+    @property
+    def iterations(self) -> int | None:
+        """How many iterations `stop.env_steps` allows, or None without one."""
+        return None if self.stop.env_steps is None else math.ceil(self.stop.env_steps / self.rollout.env_steps)
+
+    @property
+    def evaluation_every(self) -> int:
+        """Iterations between evaluations; 0 is never."""
+        if self.evaluation.every == "auto":
+            return 50 if self.iterations is None else max(1, math.ceil(self.iterations / 10))
+        return self.evaluation.every
+
+    def to_yaml(self) -> str:
+        """The resolved config, itself a valid input."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted keys, as overrides name them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+Positive = Annotated[int, Field(ge=1)]

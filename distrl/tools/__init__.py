@@ -1,0 +1,1 @@
+"""Looking at environments, the machine, speed and the promise."""

@@ -1,0 +1,124 @@
+"""What is wrong with an environment: its spaces, and what random play shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from distrl.types import Array, EnvInfo
+
+LARGE = 100.0  # observations and rewards beyond it are called badly scaled
+
+
+SPREAD = 1e4  # and observations where one component is so many times another
+
+
+@dataclass
+class Played:
+    """What a few random episodes showed."""
+
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    steps: int = 0
+    truncated: bool = False  # an episode was cut off
+    reward_low: float = np.inf
+    reward_high: float = -np.inf
+    finite: bool = True  # all observations and rewards
+    low: Array | None = None  # smallest and largest of each component of a numeric observation
+    high: Array | None = None
+    outside: str | None = None  # the first observation that is not in the space, and why
+    info_keys: set[str] = field(default_factory=set)
+
+    def see(self, obs: Any, space: gym.Space[Any]) -> None:
+        if self.outside is None and not space.contains(obs):
+            self.outside = _why_outside(obs, space)
+        if isinstance(space, gym.spaces.Box) and np.shape(obs) == space.shape:
+            self.low = np.array(obs) if self.low is None else np.minimum(self.low, obs)
+            self.high = np.array(obs) if self.high is None else np.maximum(self.high, obs)
+            self.finite &= bool(np.isfinite(obs).all())
+
+
+def space_warnings(info: EnvInfo) -> Iterator[str]:
+    obs, action = info.observation_space, info.action_space
+    if isinstance(obs, gym.spaces.Dict | gym.spaces.Tuple):
+        yield (
+            f"observations are a {type(obs).__name__}, which has no single array. Wrap the env in "
+            "gymnasium.wrappers.FlattenObservation."
+        )
+    if isinstance(obs, gym.spaces.Box):
+        if obs.dtype == np.float64:
+            yield "observations are float64; networks compute in float32. Have the env give float32: half the memory."
+        if len(obs.shape) == 3:
+            if obs.dtype != np.uint8:
+                yield f"images are {obs.dtype}. Have the env give uint8 in 0..255: a quarter of the memory or less."
+            if obs.shape[-1] in (1, 3, 4) and obs.shape[0] not in (1, 3, 4):
+                yield f"images are {list(obs.shape)}, channels last. Convolutions take [C, H, W]: wrap the env."
+    if isinstance(action, gym.spaces.Discrete) and action.start != 0:
+        yield f"actions are numbered from {action.start}, not from 0. distrl adds the offset; most libraries do not."
+    if isinstance(action, gym.spaces.Box) and not (np.all(action.low == -1) and np.all(action.high == 1)):
+        yield (
+            f"actions lie in [{action.low.min():g}, {action.high.max():g}], not in [-1, 1], where Gaussian policies "
+            "start. Wrap the env in gymnasium.wrappers.RescaleAction."
+        )
+
+
+def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
+    obs = info.observation_space
+    if info.max_episode_steps is None and not played.truncated:
+        yield "no time limit: an episode may never end. Set env.max_episode_steps."
+    if not played.returns:
+        yield f"no episode ended within {played.steps:,} random steps."
+    if played.outside is not None:
+        yield f"an observation is not in the observation space: {played.outside}."
+    if not played.finite:
+        yield "an observation or a reward is NaN or infinite."
+    elif max(abs(played.reward_low), abs(played.reward_high)) > LARGE:
+        yield (
+            f"rewards from {played.reward_low:g} to {played.reward_high:g} make value losses explode. "
+            "Scale them with gymnasium.wrappers.TransformReward, to about 1 a step."
+        )
+    if isinstance(obs, gym.spaces.Box) and obs.dtype != np.uint8 and played.finite and played.low is not None:
+        assert played.high is not None
+        magnitude = np.maximum(np.abs(played.low), np.abs(played.high)).astype(np.float64).ravel()
+        moving = magnitude[magnitude > 0]
+        if len(moving) and (moving.max() > LARGE or moving.max() > SPREAD * moving.min()):
+            largest, smallest = int(magnitude.argmax()), int(np.where(magnitude > 0, magnitude, np.inf).argmin())
+            bounds = "" if obs.is_bounded("both") else ", and the space has no bounds"
+            yield (
+                f"observations are badly scaled: component {largest} reaches {magnitude[largest]:.3g}, component "
+                f"{smallest} {magnitude[smallest]:.3g}{bounds}. Networks learn best from values of about 1: scale them "
+                "with gymnasium.wrappers.TransformObservation."
+            )
+    if "action_mask" in played.info_keys and info.action_mask is None:
+        yield (
+            "info holds an action_mask, which is not used: policies also try the actions that it forbids. Tables would keep to "
+            "one if observations were Discrete and the environment had a method action_mask(observation)."
+        )
+
+
+def _why_outside(obs: Any, space: gym.Space[Any]) -> str:
+    """In what way an observation is not in its space."""
+    if not isinstance(space, gym.spaces.Box):
+        return f"{obs!r:.80} is not in {short(space)}"
+    array = np.asarray(obs)
+    if array.shape != space.shape:
+        return f"its shape is {list(array.shape)}, the space says {list(space.shape)}"
+    if not np.can_cast(array.dtype, space.dtype):
+        return f"its dtype is {array.dtype}, the space says {space.dtype}"
+    off = np.argwhere(~((array >= space.low) & (array <= space.high)))
+    if len(off) == 0:
+        return f"it is a {type(obs).__name__}, not an array"
+    at = tuple(off[0].tolist())
+    return f"component {list(at)} is {array[at]}, outside [{space.low[at]:g}, {space.high[at]:g}]"
+
+
+def short(space: gym.Space[Any]) -> str:
+    """A space on one line."""
+    text = " ".join(str(space).split())
+    if len(text) > 100 and isinstance(space, gym.spaces.Box):
+        text = f"Box({space.low.min():g}, {space.high.max():g}, {space.shape}, {space.dtype})"
+    return text

@@ -1,0 +1,261 @@
+"""A look at an environment before training on it: spaces, limits, speed, which algorithms fit, what is wrong with it.
+
+Asks every algorithm whether it fits, which imports torch; not before `explore` is called.
+The checks are those of Stable-Baselines3's `check_env`, and what distrl itself needs: an episode that its seed
+and its actions rebuild exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from distrl.envs import table
+from distrl.envs.make import describe_env, make_env
+from distrl.envs.native import NativeShard
+from distrl.envs.shard import make_shard
+from distrl.errors import EnvError, UserError
+from distrl.registry import ALGORITHMS, algorithm_module
+from distrl.seeding import derive
+from distrl.settings import EnvSettings
+from distrl.tools.env_checks import Played, play_warnings, space_warnings
+from distrl.types import Array, EnvInfo
+
+SHARD_COPIES = 16  # copies of the shard whose speed is measured: the default of rollout.envs_per_shard
+EPISODES = 5  # random episodes whose mean return is told
+CHECK_STEPS = 100  # steps for which two copies must agree
+MIN_STEPS = 30  # of random play and of the checks, however slow the env is
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What `explore` found."""
+
+    info: EnvInfo
+    native: bool  # has a vector form of its own that distrl uses
+    table: bool  # is run from its transition table
+    returns: tuple[float, ...]  # of episodes played with random actions
+    lengths: tuple[int, ...]  # steps of the same
+    reward_range: tuple[float, float]  # smallest and largest reward seen
+    info_keys: tuple[str, ...]  # of the info of reset and step
+    single_steps_per_s: float  # env steps/s of one copy, random actions
+    shard_steps_per_s: float | None  # env steps/s of a shard of 16 copies; None: it cannot be made
+    algorithms: dict[str, str | None]  # None: fits; otherwise why not
+    warnings: tuple[str, ...]
+
+
+def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Exploration:
+    """Play the environment with random actions, time it and check it.
+
+    Args:
+        seconds: wall-clock for each of the measurements; the whole takes some five times as long.
+
+    Raises:
+        UserError: the environment cannot be made.
+        EnvError: it raised while it was played.
+    """
+    info = describe_env(settings)
+    played = _play(settings, seed, info, seconds)
+    warnings = [*space_warnings(info), *play_warnings(info, played)]
+    difference = _first_difference(settings, seed, info, seconds)
+    if difference is not None:
+        warnings.append(
+            f"not deterministic: two copies with the same seed and actions part at {difference}. Runs cannot be "
+            "repeated, and episodes under way are lost with their process. Draw all randomness from self.np_random."
+        )
+    shard_steps_per_s = None
+    if _stackable(info.observation_space) and _stackable(info.action_space):
+        try:
+            shard_steps_per_s = _shard_speed(settings, seed, info, seconds)
+            if difference is None and not _rebuilds(settings, seed, info, seconds):
+                warnings.append(
+                    "reset(seed=...) does not set back everything: an episode replayed from its seed and actions comes "
+                    "out differently, so it is lost with its process. Set all of the env's state in reset()."
+                )
+        except EnvError as error:
+            reason = error.cause.strip().splitlines()[-1]
+            warnings.append(f"copies of it cannot be stepped together: {reason}. No algorithm can train on it.")
+    return Exploration(
+        info=info,
+        native=NativeShard.fits(settings, SHARD_COPIES),
+        table=table.fits(settings),
+        returns=tuple(played.returns),
+        lengths=tuple(played.lengths),
+        reward_range=(played.reward_low, played.reward_high),
+        info_keys=tuple(sorted(map(str, played.info_keys))),
+        single_steps_per_s=_single_speed(settings, seed, info, seconds),
+        shard_steps_per_s=shard_steps_per_s,
+        algorithms={name: _misfit(name, info) for name in ALGORITHMS},
+        warnings=tuple(warnings),
+    )
+
+
+def _play(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> Played:
+    played = Played()
+    actions = _actions(info, seed, 256)
+    deadline = time.perf_counter() + seconds
+
+    def enough() -> bool:
+        return played.steps >= MIN_STEPS and time.perf_counter() > deadline
+
+    env = make_env(settings)
+    try:
+        for episode in range(EPISODES):
+            return_, length, ended = 0.0, 0, False
+            start = derive(seed, "explore", episode)
+            obs, extra = _guarded(settings, start, 0, env.reset, seed=start)
+            played.see(obs, info.observation_space)
+            while not ended:
+                obs, reward, terminated, truncated, more = _guarded(settings, start, length, env.step, next(actions))
+                played.see(obs, info.observation_space)
+                played.steps += 1
+                played.truncated |= bool(truncated)
+                played.reward_low, played.reward_high = min(played.reward_low, reward), max(played.reward_high, reward)
+                played.finite &= bool(np.isfinite(reward))
+                played.info_keys |= extra.keys() | more.keys()
+                return_, length, ended = return_ + float(reward), length + 1, terminated or truncated
+                if enough():
+                    break
+            if ended:
+                played.returns.append(return_)
+                played.lengths.append(length)
+            if enough():
+                break
+    finally:
+        env.close()
+    return played
+
+
+def _first_difference(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> str | None:
+    """Where two fresh copies with one seed and the same actions first differ; None: nowhere."""
+    deadline = time.perf_counter() + seconds
+    start = derive(seed, "explore", 0)
+    envs = [make_env(settings) for _ in range(2)]
+    try:
+        one, two = (_guarded(settings, start, 0, env.reset, seed=start)[0] for env in envs)
+        if not _equal(one, two):
+            return "the first observation"
+        for step, action in enumerate(itertools.islice(_actions(info, seed, CHECK_STEPS), CHECK_STEPS)):
+            one, two = (_guarded(settings, start, step, env.step, action)[:4] for env in envs)
+            for name, a, b in zip(("observation", "reward", "end", "end"), one, two, strict=True):
+                if not _equal(a, b):
+                    return f"the {name} of step {step + 1}"
+            if one[2] or one[3] or (step >= MIN_STEPS and time.perf_counter() > deadline):
+                break
+    finally:
+        for env in envs:
+            env.close()
+    return None
+
+
+def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> bool:
+    """Whether a used shard takes up the snapshot of another exactly, and then goes on like it."""
+    copies = 2
+    deadline = time.perf_counter() + seconds
+    one, two = (make_shard(settings, seed, 0, copies) for _ in range(2))
+    try:
+        actions = _action_batches(info, seed, copies)
+        used = 0
+        while used < MIN_STEPS or (used < CHECK_STEPS and time.perf_counter() < deadline):
+            one.step(next(actions))
+            two.step(next(actions))  # other actions: what the past leaves behind must not show
+            used += 1
+        if not two.restore(one.snapshot()).all():
+            return False
+        for action in itertools.islice(actions, used):
+            a, b = one.step(action), two.step(action)
+            if not (_equal(a.obs, b.obs) and _equal(a.reward, b.reward)):
+                return False
+        return True
+    finally:
+        one.close()
+        two.close()
+
+
+def _single_speed(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> float:
+    env = make_env(settings)
+    actions = _actions(info, seed, 1024)
+    episodes = itertools.count()
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(next(actions))
+        if terminated or truncated:
+            env.reset(seed=derive(seed, "explore", next(episodes)))
+
+    try:
+        env.reset(seed=derive(seed, "explore", next(episodes)))
+        return _rate(step, seconds)
+    finally:
+        env.close()
+
+
+def _shard_speed(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> float:
+    shard = make_shard(settings, seed, 0, SHARD_COPIES)
+    actions = _action_batches(info, seed, SHARD_COPIES)
+    try:
+        return SHARD_COPIES * _rate(lambda: shard.step(next(actions)), seconds)
+    finally:
+        shard.close()
+
+
+def _rate(call: Callable[[], object], seconds: float) -> float:
+    """Calls per second, after one to warm up."""
+    call()
+    calls, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds or calls == 0:
+        call()
+        calls += 1
+    return calls / passed
+
+
+def _misfit(name: str, info: EnvInfo) -> str | None:
+    """Why an algorithm does not fit an env, or None."""
+    module = algorithm_module(name)
+    try:
+        module.make_policy(module.Settings(name=name), info)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _stackable(space: gym.Space[Any]) -> bool:
+    """Whether samples are arrays of one shape, or numbers."""
+    return space.shape is not None and space.dtype is not None
+
+
+def _actions(info: EnvInfo, seed: int, count: int) -> Iterator[Any]:
+    """Random actions without end: `count` of them, over and over, so that drawing them costs nothing."""
+    info.action_space.seed(derive(seed, "explore actions"))
+    return itertools.cycle([info.action_space.sample() for _ in range(count)])
+
+
+def _action_batches(info: EnvInfo, seed: int, copies: int) -> Iterator[Array]:
+    """The same as batches [N, ...]."""
+    single = _actions(info, seed, 64 * copies)
+    return itertools.cycle([np.array(list(itertools.islice(single, copies))) for _ in range(64)])
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality of observations of any space; NaN equals NaN."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    a, b = np.asarray(a), np.asarray(b)
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def _guarded(
+    settings: EnvSettings, episode_seed: int, step: int, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except Exception:
+        raise EnvError(settings.id, 0, 0, episode_seed, step, traceback.format_exc()) from None

@@ -1,0 +1,1 @@
+"""What people and MLflow see of a run while it goes on."""

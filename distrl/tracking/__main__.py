@@ -1,0 +1,22 @@
+"""`python -m distrl.tracking RUN`: the process that follows a run and tells MLflow; with `--sync`, sends what MLflow lacks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from distrl.errors import UserError
+from distrl.tracking.follower import follow_run
+from distrl.tracking.mlflow import sync
+
+
+def main() -> None:
+    *flags, run_dir = sys.argv[1:] or ["--help", ""]
+    if not flags:
+        sys.exit(follow_run(Path(run_dir)))
+    if flags != ["--sync"]:
+        sys.exit("usage: python -m distrl.tracking --sync RUN_DIR   (sends to MLflow what it does not have of a run)")
+    try:
+        sync(run_dir)
+    except UserError as error:
+        sys.exit(f"error: {error}")

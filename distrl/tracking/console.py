@@ -1,0 +1,114 @@
+"""What people see of a run while it goes on: live progress and messages on stderr."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from distrl.tracking.metrics import MetricsLog
+from distrl.tracking.mlflow import MlflowTracker
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class RunObserver:
+    """Rows to metrics.jsonl and the console; what MLflow's process has to say to the console."""
+
+    def __init__(self, log: MetricsLog, console: Console, tracker: MlflowTracker | None) -> None:
+        self.log, self.console, self.tracker = log, console, tracker
+        self.warned: set[str] = set()
+
+    def record(self, row: dict[str, float]) -> None:
+        self.log.append(row)
+        self.console.update(row)
+        if self.tracker is not None and (message := self.tracker.poll()):
+            self.console.warn(message)
+
+    def note(self, message: str) -> None:
+        self.console.note(message)
+
+    def warn(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            self.console.warn(message)
+
+
+class Console:
+    """Progress and messages on stderr, so that stdout stays clean for results."""
+
+    def __init__(self, total_env_steps: int | None, quiet: bool = False) -> None:
+        self._total, self._quiet = total_env_steps, quiet
+        self._tty = sys.stderr.isatty()
+        self._shown = -math.inf
+        self._row: Mapping[str, float | int | str] = {}
+        self._best: float | None = None
+        self._bar: Progress | None = None  # made by the first row: errors before it find the terminal as it was
+
+    def update(self, row: Mapping[str, float | int | str]) -> None:
+        """Show a row of metrics, unless the last one was shown just now."""
+        self._row = row
+        if (evaluation := self._number("evaluation/return_mean")) is not None:
+            self._best = evaluation if self._best is None else max(self._best, evaluation)
+        if not self._quiet and time.monotonic() - self._shown >= (0.2 if self._tty else 10):
+            self._show()
+
+    def note(self, message: str) -> None:
+        if not self._quiet:
+            self._print(message)
+
+    def warn(self, message: str) -> None:
+        """Shown even when quiet."""
+        self._print(f"warning: {message}", "yellow")
+
+    def close(self) -> None:
+        """Show the last row and leave the terminal as it was."""
+        if self._row and not self._quiet:
+            self._show()
+        self._row = {}
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        done, total, text = int(self._row["env_steps"]), self._total, self._summary()
+        if not self._tty:
+            self._print(f"{done:,}{'' if total is None else f'/{total:,}'} env steps  {text}")
+            return
+        if self._bar is None:
+            from rich.console import Console as Terminal
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("env steps  {task.description}", markup=False))
+            # No refresh thread: the driver's core is for training.
+            self._bar = Progress(*columns, console=Terminal(stderr=True), auto_refresh=False, redirect_stdout=False)
+            self._bar.add_task("", total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, description=text, refresh=True)
+
+    def _summary(self) -> str:
+        speed, mean = self._number("time/env_steps_per_s"), self._number("train/return_mean")
+        parts = [] if speed is None else [f"{speed:,.0f}/s"]
+        if mean is not None:
+            parts.append(f"return {mean:.4g}")
+        if self._best is not None:
+            parts.append(f"best evaluation {self._best:.4g}")
+        if self._total is not None and speed:
+            left = int(max(0, self._total - int(self._row["env_steps"])) / speed)
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        return "  ".join(parts)
+
+    def _number(self, key: str) -> float | None:
+        """What the row says, where it is a number."""
+        value = float(self._row.get(key, math.nan))
+        return value if math.isfinite(value) else None
+
+    def _print(self, message: str, style: str | None = None) -> None:
+        if self._bar is None:
+            print(message, file=sys.stderr, flush=True)
+        else:  # above the bar
+            self._bar.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,356 @@
+"""The process that reads metrics.jsonl and tells MLflow. The one place, with the logged model, that imports mlflow."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distrl.errors import UserError
+from distrl.files import lock_now
+from distrl.tracking.metrics import Row
+from distrl.tracking.where import (
+    KEY,
+    database_path,
+    program_output,
+    read_json,
+    safe_name,
+    without_credentials,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    import psutil
+
+
+REQUEST = 1000  # metrics that MLflow takes in one request
+
+
+FOLLOW_S, METER_S, BACKOFF_S = 1.5, 10.0, 10.0  # between looks at the file, at the machine; longest between retries
+
+
+ORPHAN_S = 60.0  # what the process still has when its driver died without a word
+
+
+MODEL = "distrl.model_sha256"  # tag: the model that was logged last, so that none is logged twice
+
+
+class _Driver(threading.Thread):
+    """Listens to the driver, and sees to it that this process is gone in time whatever it is doing then."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ended = threading.Event()
+        self.status: str | None = None  # what the driver says of its end; None: nothing, it was killed
+        self._limit = ORPHAN_S
+
+    def run(self) -> None:
+        said = b""
+        while not said.endswith(b"\n") and (chunk := os.read(0, 4096)):
+            said += chunk
+        if said.endswith(b"\n"):
+            _, self.status, limit = said.decode().split()
+            self._limit = float(limit)
+        self.ended.set()
+        time.sleep(self._limit)
+        logging.getLogger("distrl.tracking").warning("gave up: not everything was sent within %g s", self._limit)
+        os._exit(3)
+
+
+class _Meter:
+    """What the driver and all processes below it use."""
+
+    def __init__(self) -> None:
+        self._pid = os.getppid()
+        self._processes: dict[psutil.Process, psutil.Process] = {}
+        self._read = -math.inf
+
+    def read(self) -> dict[str, float]:
+        """{} unless it is time again."""
+        import psutil
+
+        if time.monotonic() - self._read < METER_S:
+            return {}
+        self._read = time.monotonic()
+        cpu = memory = 0.0
+        try:
+            driver = psutil.Process(self._pid)
+            found = [driver, *driver.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return {}  # the run is over
+        # CPU time is counted between two looks at the same object.
+        self._processes = {process: self._processes.get(process, process) for process in found}
+        for process in self._processes.values():
+            try:
+                cpu += process.cpu_percent()
+                memory += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue  # ended since it was found
+        metrics = {
+            "system/cpu_percent": cpu,
+            "system/memory_rss_mb": memory / 1e6,
+            "system/memory_available_mb": psutil.virtual_memory().available / 1e6,
+        }
+        query = "--query-gpu=utilization.gpu,memory.used"
+        for i, line in enumerate(program_output("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()):
+            for name, text in zip(("percent", "memory_mb"), line.split(","), strict=True):
+                if text.strip().isdigit():  # or "[N/A]"
+                    metrics[f"system/gpu_{i}_{name}"] = float(text)
+        return metrics
+
+
+def _make_store(database: Path) -> None:
+    """A SQLite store where there is none, whole or not at all: one that is half made is of no use to MLflow ever after."""
+    from mlflow import MlflowClient
+
+    with database.with_name(f".{database.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that begin together wait for the first of them
+        if database.exists() and database.stat().st_size:
+            return
+        draft = database.with_name(f".{database.name}.tmp")
+        draft.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        os.replace(draft, database)
+
+
+class _Follower:
+    """A run on its way to MLflow. Whatever fails, `connect` and what follows it may be done again: no row is sent
+    twice, none is left out."""
+
+    def __init__(self, run_dir: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.run_dir = run_dir
+        self.about = read_json(run_dir / "track.json")
+        if (uri := os.environ["MLFLOW_TRACKING_URI"]).startswith("sqlite:"):
+            _make_store(database_path(uri))
+        self.client = MlflowClient()
+        self.run_id = ""
+        self.env_steps = 0
+        self._held, self._offset = -1, 0
+        self._introduced = False
+        self._meter = _Meter()
+
+    def connect(self) -> None:
+        """Find or create the run, tell it what it is, and ask which rows it holds."""
+        from mlflow.entities import Param, RunTag
+
+        run = self._find() or self.client.create_run(
+            self._experiment(), run_name=self.about["run_name"], tags={KEY: self.about["key"]}
+        )
+        self.run_id = run.info.run_id
+        where = {"tracking_uri": os.environ["MLFLOW_TRACKING_URI"], "experiment_id": run.info.experiment_id}
+        write_json(self.run_dir / "mlflow.json", where | {"run_id": self.run_id, "run_name": run.info.run_name})
+        if run.info.status != "RUNNING":
+            self.client.update_run(self.run_id, status="RUNNING")
+        # A param of MLflow can never change, so a resumed run adds those that are new.
+        params = [Param(key, value) for key, value in self.about["params"].items() if key not in run.data.params]
+        for start in range(0, len(params), 100):
+            self.client.log_batch(self.run_id, params=params[start : start + 100])
+        self.client.log_batch(
+            self.run_id, tags=[RunTag(safe_name(key), text) for key, text in self.about["tags"].items()]
+        )
+        self._held, self._offset = int(run.data.metrics.get("iteration", -1)), 0
+
+    def _find(self) -> Any:
+        from mlflow import MlflowException
+
+        if known := read_json(self.run_dir / "mlflow.json"):
+            try:
+                run = self.client.get_run(known["run_id"])
+                if run.info.lifecycle_stage == "active":
+                    return run
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another server, or it was deleted there
+                    raise
+        found = self.client.search_runs([self._experiment()], f"tags.`{KEY}` = '{self.about['key']}'", max_results=1)
+        return found[0] if found else None
+
+    def _experiment(self) -> str:
+        from mlflow import MlflowException
+
+        name, uri = self.about["experiment"], os.environ["MLFLOW_TRACKING_URI"]
+        if experiment := self.client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
+        # Left alone, MLflow puts the artifacts of a SQLite store under the directory that it happens to be started in.
+        location = (database_path(uri).parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        try:
+            return str(self.client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._experiment()  # another run was faster
+
+    def follow(self) -> None:
+        """Send the rows that MLflow does not hold yet, and every so often what the machine is doing."""
+        self._send()
+        if not self._introduced:
+            self._upload("config.yaml")
+            self._introduced = True
+        if metrics := self._meter.read():
+            self._log(metrics, time.time())
+
+    def finish(self, status: str) -> None:
+        """Send all that is left of a run that is over."""
+        try:
+            self._send()
+            for name in ("config.yaml", "result.json", "plots", "videos"):
+                self._upload(name)
+            result = self.run_dir / "result.json"
+            if final := read_json(result).get("evaluation"):
+                names = {"mean": "final/return_mean", "std": "final/return_std", "episodes": "final/episodes"}
+                metrics = {name: final[key] for key, name in names.items()}
+                metrics |= {
+                    f"final/{key}_mean": value["mean"] for key, value in final.items() if isinstance(value, dict)
+                }
+                # At the time of the file, not now: sent twice, it is still the same point.
+                self._log(metrics, result.stat().st_mtime)
+            self._model()
+        finally:  # whatever MLflow did not take, it learns how the run ended
+            self.client.set_terminated(self.run_id, status)
+
+    def _send(self) -> None:
+        while rows := self._rows():
+            for metrics in self._requests(rows):
+                self.client.log_batch(self.run_id, metrics=metrics)
+
+    def _rows(self) -> list[Row]:
+        """Whole lines of metrics.jsonl from where the last call stopped, about a megabyte of them."""
+        path = self.run_dir / "metrics.jsonl"
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._offset)
+            lines = [line for line in file.readlines(1 << 20) if line.endswith(b"\n")]
+        self._offset += sum(map(len, lines))
+        return [json.loads(line) for line in lines]
+
+    def _requests(self, rows: list[Row]) -> Iterator[list[Any]]:
+        """Metrics for one request each. A request is taken whole or not at all, and so then is a row."""
+        request: list[Any] = []
+        for row in rows:
+            self.env_steps = int(row["env_steps"])
+            if int(row["iteration"]) <= self._held:
+                continue
+            metrics = self._metrics(row, float(row["time"]))
+            if len(request) + len(metrics) > REQUEST:
+                yield request
+                request = []
+            request += metrics
+        if request:
+            yield request
+
+    def _metrics(self, row: Mapping[str, Any], unix: float) -> list[Any]:
+        from mlflow.entities import Metric
+
+        evaluated = int(row.get("evaluation/env_steps", self.env_steps))  # an evaluation counts some iterations later
+        return [
+            Metric(
+                safe_name(key), value, int(unix * 1000), evaluated if key.startswith("evaluation/") else self.env_steps
+            )
+            for key, value in row.items()
+            if isinstance(value, (int, float)) and key not in ("env_steps", "time", "evaluation/env_steps")
+        ]
+
+    def _log(self, row: Mapping[str, Any], unix: float) -> None:
+        self.client.log_batch(self.run_id, metrics=self._metrics(row, unix))
+
+    def _upload(self, name: str) -> None:
+        path = self.run_dir / name
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), name)
+        elif path.exists():
+            self.client.log_artifact(self.run_id, str(path))
+
+    def _model(self) -> None:
+        """The best policy as a model of MLflow's own, which loads and predicts where there is no distrl."""
+        import mlflow
+        import numpy as np
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types.schema import Schema, TensorSpec
+
+        best = self.run_dir / "best"
+        if not (best / "policy.json").exists():
+            return
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(best.iterdir()))).hexdigest()
+        run = self.client.get_run(self.run_id)
+        if run.data.tags.get(MODEL) == digest:
+            return
+        observation = read_json(best / "policy.json")["observation"]
+        shape, dtype = tuple(observation["shape"]), np.dtype(observation["dtype"])
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
+        Model.log(
+            artifact_path=None,
+            name="policy",
+            flavor=mlflow.pyfunc,
+            run_id=self.run_id,
+            python_model=str(Path(__file__).with_name("mlflow_model.py")),
+            code_paths=[str(Path(__file__).parent.parent)],
+            artifacts={"model": str(best)},
+            signature=ModelSignature(
+                inputs=Schema([TensorSpec(dtype, (-1, *shape))]), outputs=Schema([TensorSpec(np.dtype("int64"), (-1,))])
+            ),
+            input_example=np.zeros((2, *shape), dtype),
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "safetensors", "threadpoolctl")
+            ],
+            registered_model_name=self.about["register_as"],
+        )
+        self.client.set_tag(self.run_id, MODEL, digest)
+
+
+def follow_run(run_dir: Path) -> int:
+    """Follow the run until its driver ends. 0: MLflow has all of it."""
+    os.nice(10)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    log = logging.getLogger("distrl.tracking")
+    driver = _Driver()
+    driver.start()
+    with (run_dir / "track.log").open("ab") as lock:
+        # A resumed run waits until the process of the driver that was killed is through; and that one, should it come
+        # second, has nothing more to say.
+        while not lock_now(lock):
+            if driver.ended.wait(0.2) and driver.status is None:
+                return 0
+
+        from mlflow import MlflowException
+
+        follower = _Follower(run_dir)
+        failures, connected = 0, False
+        while True:
+            ended = driver.ended.is_set()
+            try:
+                if not connected:
+                    follower.connect()
+                    connected = True
+                if ended:
+                    follower.finish(driver.status or "KILLED")
+                    return 0
+                follower.follow()
+                if failures:
+                    log.warning("MLflow takes the metrics again")
+                    (run_dir / "track.state").unlink(missing_ok=True)
+                failures = 0
+            except (MlflowException, OSError, UserError) as error:  # of the server, the network, the disk
+                reason = without_credentials(" ".join(str(error).split()))[:300]
+                with suppress(UserError):  # the disk is full
+                    write_json(run_dir / "track.state", {"behind": reason})
+                if ended or not failures:
+                    log.warning("MLflow does not take everything: %s", reason)
+                if ended and failures >= 3:
+                    return 1
+                failures, connected = failures + 1, False
+            if ended:
+                time.sleep(2)
+            else:
+                driver.ended.wait(min(BACKOFF_S, FOLLOW_S * 2**failures))

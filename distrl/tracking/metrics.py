@@ -1,0 +1,94 @@
+"""metrics.jsonl, the truth about a run: one line of JSON an iteration."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import numbers
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from distrl.errors import UserError
+
+Row = dict[str, float | int | str]
+
+
+class MetricsLog:
+    """metrics.jsonl, open for writing: one line of JSON a row, each with `iteration`, `env_steps` and unix `time`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = self.path.open("ab", buffering=0)
+            rows, self._size = _read(self.path)
+            self._file.truncate(self._size)  # a killed process may leave half a line
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error}. Free it, or choose another run_dir.") from error
+        self.last_iteration = int(rows[-1]["iteration"]) if rows else -1
+
+    def append(self, row: Mapping[str, float | int | str]) -> None:
+        """Write a row through to the system, without what JSON has no number for (NaN, infinities).
+
+        A row that is there already is left alone: a resumed run replays its last iterations with the same bits.
+        """
+        iteration = int(row["iteration"])
+        if iteration <= self.last_iteration:
+            return
+        plain = {key: value for key, raw in row.items() if (value := _plain(key, raw)) is not None}
+        if missing := {"env_steps", "time"} - plain.keys():
+            raise ValueError(f"a row of metrics without {' and '.join(sorted(missing))}")
+        line = json.dumps(plain, allow_nan=False).encode() + b"\n"
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise UserError(
+                f"{self.path} cannot be written: {error.strerror}. Free some space, then go on from the last "
+                f"checkpoint with --resume {self.path.parent}."
+            ) from error
+        self._size += len(line)
+        self.last_iteration = iteration
+
+    def sync(self) -> None:
+        """Down to the disk: before a checkpoint, so that no power cut leaves a gap before the rows after it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: str | Path) -> list[Row]:
+    """All whole rows of a metrics.jsonl; half a last line is a row that is just being written, or was not to be."""
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[list[Row], int]:
+    """The whole rows and how many bytes they take."""
+    rows: list[Row] = []
+    size = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise UserError(
+                    f"{path}, line {len(rows) + 1}, is not JSON: it was damaged. Remove that line."
+                ) from None
+            size += len(line)
+    return rows, size
+
+
+def _plain(key: str, value: object) -> float | int | str | None:
+    """As JSON has it; numpy's scalars are numbers too. None: not finite."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    raise TypeError(f"the metric {key!r} is a {type(value).__name__}; it must be a number or a string")

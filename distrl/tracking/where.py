@@ -1,0 +1,159 @@
+"""Where a run is tracked: the address, whether it answers, its page, and files without credentials."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from distrl.errors import UserError
+from distrl.files import write_text
+from distrl.settings import Config
+
+KEY = "distrl.key"  # tag: finds a run again whose id was lost between creating it and writing mlflow.json
+
+
+def tracking_uri(config: Config, run_dir: str | Path) -> str:
+    """`track.uri`, else MLFLOW_TRACKING_URI, else a SQLite store beside the run. May hold credentials: do not print it.
+
+    Raises:
+        UserError: `track.uri` holds credentials, which would end up in config.yaml.
+    """
+    uri = config.track.uri
+    if uri is not None and uri != without_credentials(uri):
+        raise UserError(
+            f"track.uri holds credentials for {without_credentials(uri)!r}, and a config is written to files. Put them "
+            "into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the URI into MLFLOW_TRACKING_URI (in .env)."
+        )
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(run_dir).absolute().parent}/mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{database_path(uri)}"
+    return uri.rstrip("/")
+
+
+def check_tracking(uri: str) -> None:
+    """Raise `UserError` where MLflow cannot be reached at `uri`, or the store is of a kind that it refuses."""
+    shown, scheme = without_credentials(uri), uri.partition(":")[0] if ":" in uri else ""
+    remedy = (
+        "Start a server with 'mlflow server --host 127.0.0.1 --port 5000', correct or unset track.uri and "
+        "MLFLOW_TRACKING_URI (then a SQLite store is used), or train without MLflow: track.mlflow=false."
+    )
+    if scheme in ("http", "https"):
+        if reason := unreachable(shown):
+            raise UserError(f"The MLflow server at {shown} cannot be reached: {reason}. {remedy}")
+    elif uri.startswith("sqlite:///") and uri != "sqlite:///":
+        database = database_path(uri)
+        there = next(path for path in (database, *database.parents) if path.exists())
+        if not os.access(there, os.W_OK) or there.is_dir() == (there == database):
+            raise UserError(f"The MLflow store {shown} cannot be written: see {there}. {remedy}")
+        if there == database and database.open("rb").read(16) not in (b"", b"SQLite format 3\0"):
+            raise UserError(f"The MLflow store {shown} is not a SQLite database. {remedy}")
+    elif scheme in ("file", ""):
+        raise UserError(f"The tracking URI {shown!r} means plain files, which MLflow 3 refuses. {remedy}")
+    else:
+        raise UserError(f"The tracking URI {shown!r} must start with http://, https:// or sqlite:///. {remedy}")
+
+
+def unreachable(uri: str) -> str | None:
+    """Why a server does not answer, within seconds."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(f"{uri}/health", timeout=3).close()
+    except urllib.error.HTTPError as error:  # below 500 it is there; what it thinks of our requests, it says to them
+        return None if error.code < 500 else f"it answers {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user:password@ of every URI in it left out."""
+    return re.sub(r"(?<=://)[^/\s\"']*@", "", text)
+
+
+def split_credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """A URI fit for files and messages, and its credentials as MLflow's environment variables."""
+    user, _, password = urlsplit(uri).netloc.rpartition("@")[0].partition(":")
+    names = {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
+    return without_credentials(uri), names if user else {}
+
+
+def database_path(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+
+
+def mlflow_location(run_dir: str | Path) -> tuple[str, ...]:
+    """How to look at the run in MLflow: what to type, where no server runs, and the page. () where it is not known there yet."""
+    known = read_json(Path(run_dir) / "mlflow.json")
+    if not known:
+        return ()
+    uri, commands = known["tracking_uri"], []
+    if uri.startswith("sqlite:"):
+        commands = [f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"]
+        uri = "http://127.0.0.1:5000"
+    # Its pages are those for language models unless they are asked for otherwise.
+    page = f"{uri}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}?workflowType=machine_learning"
+    return *commands, page
+
+
+def collect_tags() -> dict[str, str]:
+    """What a result depends on beside the config: revision, versions, hardware."""
+    import psutil
+
+    tags = {"version.python": platform.python_version()}
+    for name in ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow"):
+        tags[f"version.{name}"] = importlib.metadata.version(name)
+    for directory in (str(Path(__file__).parent), os.getcwd()):
+        if revision := program_output("git", "-C", directory, "rev-parse", "HEAD"):
+            dirty = bool(program_output("git", "-C", directory, "status", "--porcelain"))
+            tags |= {"git.revision": revision, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": revision}
+            break
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    tags["hardware.cpu"] = model[1] if model else platform.processor() or platform.machine()
+    tags["hardware.cores"] = str(os.cpu_count())
+    tags["hardware.memory_gb"] = f"{psutil.virtual_memory().total / 1e9:.0f}"
+    if gpus := program_output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"):
+        tags["hardware.gpu"] = ", ".join(gpus.splitlines())
+    return tags
+
+
+def program_output(*command: str) -> str:
+    """What a program says, or '' where it is missing or fails: nothing that a run depends on."""
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def safe_name(key: str) -> str:
+    """MLflow refuses other characters in names, and a whole request with them."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """{} where there is no such file."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Whole or not at all, and without credentials."""
+    write_text(path, without_credentials(json.dumps(data, indent=1)))

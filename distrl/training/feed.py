@@ -1,0 +1,104 @@
+"""How the fragments of an iteration reach the learner: straight, or through replays.
+
+A feed holds futures and workers, never arrays, and submits its calls in an order that is always the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from distrl.execution import Execution, Future, Worker
+from distrl.settings import Config
+from distrl.types import Arrays, Priorities
+from distrl.workers.replay import Replay
+
+
+class Feed(Protocol):
+    workers: list[Worker]  # of which none can be lost without going back to a checkpoint
+
+    def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
+        """Have the learner learn from iteration k; the new weights and the metrics.
+
+        Args:
+            env_steps: of training before this iteration
+            fragments: in the order of the schedule, in turns for each replay
+        """
+
+    def state(self) -> Arrays:
+        """What a checkpoint must hold of the way to the learner; waits for it."""
+
+
+class OnPolicyFeed:
+    """Fragments go straight to the learner."""
+
+    def __init__(self, execution: Execution, learner: Worker) -> None:
+        self.execution, self.learner = execution, learner
+        self.workers = [learner]
+
+    def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
+        return self.execution.submit_pair(self.learner, "update", k, env_steps, *fragments)
+
+    def state(self) -> Arrays:
+        return {}
+
+
+class ReplayFeed:
+    """Fragments go to the replays; the learner learns from what they draw, and tells them new priorities.
+
+        add(k), sample(k), update_priorities(of k - 1)    in this order at each replay
+        learn(k)                                          at the learner
+
+    The priorities of k - 1 come after the sample for k, so that drawing never waits for the learner, and the learner
+    finds its next batch ready.
+    """
+
+    def __init__(self, config: Config, execution: Execution, learner: Worker, state: Arrays) -> None:
+        """`state`: of the checkpoint to go on from; empty: the beginning."""
+        assert config.replay is not None
+        self.config, self.execution, self.learner = config, execution, learner
+        self.replays: list[Worker] = []
+        self.updated: list[Future | None] = []  # of each replay: that newer priorities than the newest sample's are in
+        self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
+        for number in range(config.replay.shards):
+            arrays = {k.removeprefix(f"{number}."): v for k, v in state.items() if k.startswith(f"{number}.")}
+            waiting = (
+                Priorities(arrays.pop("waiting.key"), arrays.pop("waiting.td_error"))
+                if "waiting.key" in arrays
+                else None
+            )
+            self.priorities.append(None if waiting is None else execution.put(waiting))
+            self.updated.append(None)
+            self.replays.append(execution.spawn(Replay, config, number, arrays or None, name="replay"))
+        self.workers = [learner, *self.replays]
+
+    def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
+        submit, shards = self.execution.submit, len(self.replays)
+        counted = env_steps + self.config.rollout.env_steps
+        batches = []
+        for number, replay in enumerate(self.replays):
+            # What a call returns is handed to the next one, so that its failure is not overlooked.
+            after = [submit(replay, "add", *fragments[number::shards])]
+            after += [done for done in [self.updated[number]] if done is not None]
+            batches.append(submit(replay, "sample", k, counted, *after))
+            if self.priorities[number] is not None:
+                self.updated[number] = submit(replay, "update_priorities", self.priorities[number])
+        learnt = self.execution.submit_pair(self.learner, "learn", k, env_steps, *batches)
+        self.priorities = [submit(self.learner, "priorities", number) for number in range(shards)]
+        return learnt
+
+    def state(self) -> Arrays:
+        arrays: Arrays = {}
+        for number, replay in enumerate(self.replays):
+            state: Arrays = self.execution.get(self.execution.submit(replay, "state"))
+            if self.priorities[number] is not None:
+                waiting: Priorities = self.execution.get(self.priorities[number])
+                state |= {"waiting.key": waiting.key, "waiting.td_error": waiting.td_error}
+            arrays |= {f"{number}.{name}": array for name, array in state.items()}
+        return arrays
+
+
+def make_feed(config: Config, execution: Execution, learner: Worker, state: Arrays) -> Feed:
+    if config.replay is None:
+        return OnPolicyFeed(execution, learner)
+    return ReplayFeed(config, execution, learner, state)

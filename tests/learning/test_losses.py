@@ -1,0 +1,194 @@
+"""The maths, against slower or other ways to the same number, and against values known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, kl_divergence
+
+from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
+from distrl.types import Array
+
+# --- gae --------------------------------------------------------------------------------------------------------
+
+
+def advantage_by_definition(
+    reward: Array, value: Array, final: Array, terminated: Array, ended: Array, gamma: float, lam: float
+) -> Array:
+    """One column, [T]: the exponentially weighted average of the n-step advantages of each step's episode (equation 16).
+
+    `value` is [T + 1], of the states that were acted in; `final` [T] of the last states of episodes.
+    """
+    advantage = np.zeros(len(reward))
+    for t in range(len(reward)):
+        last = next((i for i in range(t, len(reward)) if ended[i]), len(reward) - 1)  # of this episode, in this batch
+        n_step = []
+        for end in range(t, last + 1):
+            if terminated[end]:
+                after = 0.0
+            elif ended[end]:
+                after = final[end]
+            else:
+                after = value[end + 1]
+            rewards = sum(gamma ** (i - t) * reward[i] for i in range(t, end + 1))
+            n_step.append(rewards + gamma ** (end - t + 1) * after - value[t])
+        # (1 - lambda)(A1 + lambda A2 + ...): all weight that is left falls on the longest one
+        weights = [(1 - lam) * lam**n for n in range(len(n_step))]
+        weights[-1] = lam ** (len(n_step) - 1)
+        advantage[t] = sum(w * a for w, a in zip(weights, n_step, strict=True))
+    return advantage
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_gae_is_the_weighted_average_of_n_step_advantages(gamma: float, lam: float) -> None:
+    rng = np.random.default_rng(round(10 * gamma + 100 * lam))
+    steps, copies = 23, 12
+    reward = rng.normal(size=(steps, copies))
+    value = rng.normal(size=(steps + 1, copies)).astype(np.float32)
+    final = rng.normal(size=(steps, copies)).astype(np.float32)
+    chance = np.linspace(0, 1, copies)  # from no end at all to an end in each step
+    ended = rng.random((steps, copies)) < chance
+    terminated = ended & (rng.random((steps, copies)) < 0.5)
+    next_value = value[1:].copy()
+    next_value[ended] = final[ended]
+    next_value[terminated] = 0
+
+    found = gae(reward, value[:-1], next_value, ended, gamma, lam)
+
+    assert found.dtype == np.float32
+    assert (terminated.sum() > 20) and (ended & ~terminated).sum() > 20
+    for i in range(copies):
+        wanted = advantage_by_definition(
+            reward[:, i], value[:, i], final[:, i], terminated[:, i], ended[:, i], gamma, lam
+        )
+        np.testing.assert_allclose(found[:, i], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gae_with_lambda_1_is_the_discounted_return_minus_the_value() -> None:
+    steps, gamma = 10, 0.9
+    value = np.linspace(-1, 1, steps).astype(np.float32)[:, None]
+    ended = np.zeros((steps, 1), bool)
+    ended[-1] = True
+    next_value = np.append(value[1:], [[0.0]], axis=0)  # terminated at the end
+    found = gae(np.ones((steps, 1)), value, next_value, ended, gamma, 1.0)
+    returns = (1 - gamma ** np.arange(steps, 0, -1)) / (1 - gamma)  # a geometric sum
+    np.testing.assert_allclose(found[:, 0], returns - value[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_a_cut_in_an_endless_stream_of_rewards_gives_no_advantage_to_the_true_value(lam: float) -> None:
+    gamma, reward = 0.99, 2.0
+    true = np.full((8, 3), reward / (1 - gamma))
+    ended = np.zeros((8, 3), bool)
+    ended[3, 0] = ended[7, 1] = True  # truncated: next_value stays the true value
+    found = gae(np.full((8, 3), reward), true, true, ended, gamma, lam)
+    np.testing.assert_allclose(found, 0, atol=1e-4)
+
+
+def test_nothing_flows_back_over_an_end() -> None:
+    rng = np.random.default_rng(0)
+    reward, value, next_value = rng.normal(size=(3, 9, 2))
+    ended = np.zeros((9, 2), bool)
+    ended[4, 0] = True
+    before = gae(reward, value, next_value, ended, 0.99, 0.95)
+    reward[6, :] += 100
+    changed = gae(reward, value, next_value, ended, 0.99, 0.95) != before
+    assert changed[:, 0].tolist() == [False] * 5 + [True] * 2 + [False] * 2
+    assert changed[:, 1].tolist() == [True] * 7 + [False] * 2
+
+
+def test_gae_refuses_arrays_of_different_shapes() -> None:
+    good, bad = np.zeros((4, 2)), np.zeros((4, 1))
+    with pytest.raises(ValueError, match=r"shapes differ.*\(4, 1\)"):
+        gae(good, good, bad, good.astype(bool), 0.9, 0.9)
+
+
+# --- the clipped surrogate --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.0, -2.0, 2.0, 2.0),
+        (1.1, 1.0, -1.1, -1.1),  # inside the range
+        (1.5, 1.0, -1.2, 0.0),  # already likelier by enough: no more
+        (0.5, 1.0, -0.5, -0.5),  # less likely, though better: back, unclipped
+        (1.5, -1.0, 1.5, 1.5),  # likelier, though worse: back, unclipped
+        (0.5, -1.0, 0.8, 0.0),  # already less likely by enough
+        (7.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_clipped_surrogate_and_its_gradient_by_hand(
+    ratio: float, advantage: float, loss: float, gradient: float
+) -> None:
+    log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
+    found = clipped_surrogate(log_ratio, torch.tensor([advantage]), 0.2)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert log_ratio.grad is not None
+    assert found.item() == pytest.approx(loss, abs=1e-6)
+    assert log_ratio.grad.item() == pytest.approx(gradient, abs=1e-6)
+
+
+def test_clipped_surrogate_is_a_mean_and_never_better_than_the_plain_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_ratio, advantage = torch.randn(2, 500, generator=generator)
+    each = torch.stack([clipped_surrogate(r, a, 0.1) for r, a in zip(log_ratio, advantage, strict=True)])
+    assert clipped_surrogate(log_ratio, advantage, 0.1).item() == pytest.approx(each.mean().item(), rel=1e-5)
+    assert (each >= -log_ratio.exp() * advantage - 1e-6).all()
+    wide = clipped_surrogate(log_ratio, advantage, 1e9)
+    assert wide.item() == pytest.approx(-(log_ratio.exp() * advantage).mean().item(), rel=1e-5)
+
+
+# --- the value loss ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "old", "clip", "loss", "gradient"),
+    [
+        (3.0, 1.0, 0.0, None, 2.0, 2.0),
+        (3.0, 1.0, 0.0, 0.5, 2.0, 2.0),  # clipped: 0.5, which is nearer; the larger error counts
+        (3.0, 5.0, 2.5, 0.25, 2.53125, 0.0),  # clipped: 2.75, error 2.25: it went far enough
+        (3.0, 5.0, 2.9, 0.25, 2.0, -2.0),  # inside the range
+        (1.0, 1.0, 1.0, 0.1, 0.0, 0.0),
+    ],
+)
+def test_value_loss_and_its_gradient_by_hand(
+    value: float, target: float, old: float, clip: float | None, loss: float, gradient: float
+) -> None:
+    v = torch.tensor([value], requires_grad=True)
+    found = value_loss(v, torch.tensor([target]), torch.tensor([old]), clip)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert v.grad is not None
+    assert found.item() == pytest.approx(loss)
+    assert v.grad.item() == pytest.approx(gradient)
+
+
+# --- KL, explained variance -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_approximate_kl_is_positive_and_right_on_average(seed: int) -> None:
+    logits = torch.randn(2, 6, generator=torch.Generator().manual_seed(seed)).double()
+    behaviour, policy = Categorical(logits=logits[0]), Categorical(logits=logits[1])
+    actions = torch.arange(6)
+    log_ratio = policy.log_prob(actions) - behaviour.log_prob(actions)  # type: ignore[no-untyped-call]
+    samples = torch.stack([approximate_kl(r[None]) for r in log_ratio])
+    assert (samples >= 0).all()
+    assert (behaviour.probs * samples).sum().item() == pytest.approx(kl_divergence(behaviour, policy).item())
+    assert approximate_kl(log_ratio).item() == pytest.approx(samples.mean().item())
+    assert approximate_kl(torch.zeros(3)).item() == 0
+
+
+def test_explained_variance() -> None:
+    target = np.random.default_rng(0).normal(3, 2, (16, 8)).astype(np.float32)
+    assert explained_variance(target, target) == 1
+    assert explained_variance(target + 5, target) == pytest.approx(1)  # a constant error explains all that varies
+    assert explained_variance(np.full_like(target, 9), target) == pytest.approx(0, abs=1e-5)
+    assert explained_variance(-target, target) == pytest.approx(-3)  # the error is twice the target
+    assert explained_variance(target / 2, target) == pytest.approx(0.75)
+    assert math.isnan(explained_variance(target, np.ones_like(target)))
