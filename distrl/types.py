@@ -22,28 +22,7 @@ class Weights:
     """What a policy needs to act, as one flat vector (float32; float64 of tables): one message, read in place by every runner."""
 
     version: int  # learner updates behind it
-    vector: Array  # [P]; or [C], where only what changed since an earlier version travels
-    changed: Array | None = None  # [C] where that lies in the whole vector; None: `vector` is whole
-    base: int = -1  # the version that it changed since
-
-    def whole(self, base: Weights | None) -> Weights:
-        """All weights, from these and those of version `base` where these are changes."""
-        if self.changed is None:
-            return self
-        if base is None or base.version != self.base:
-            raise ValueError(f"changes since version {self.base}, put to {None if base is None else base.version}")
-        vector = base.vector.copy()
-        vector[self.changed] = self.vector
-        return Weights(self.version, vector)
-
-    def since(self, base: Weights | None) -> Weights:
-        """Only what differs from `base`, where that is less to send."""
-        if base is None:
-            return self
-        changed = np.flatnonzero(self.vector != base.vector).astype(np.int32)
-        if 2 * len(changed) > len(self.vector):
-            return self
-        return Weights(self.version, self.vector[changed], changed, base.version)
+    vector: Array  # [P]
 
 
 @dataclass

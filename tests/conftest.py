@@ -21,7 +21,7 @@ from distrl.execution.resources import Resources
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.registry import algorithm_module
 from distrl.settings import Config
-from distrl.training.trainer import Trainer
+from distrl.training.trainer import Job, Trainer, make_trainer
 
 CARTPOLE: dict[str, Any] = {
     "env": {"id": "CartPole-v1"},
@@ -114,7 +114,14 @@ class Outcome:
         trainer = self.trainer
         rows = {int(r["iteration"]): r.get("train/return_mean") for r in self.observer.rows}
         best = weights_sha256(read_model(self.run_dir / "best")[0])
-        return self.sha256, best, trainer.final, trainer.progress.episodes, trainer.progress.recent_returns, rows
+        return (
+            self.sha256,
+            best,
+            trainer.evaluations.final,
+            trainer.progress.episodes,
+            trainer.progress.recent_returns,
+            rows,
+        )
 
 
 def config_of(base: dict[str, Any], *overrides: str) -> Config:
@@ -136,25 +143,14 @@ def run_trainer(
     policy = module.make_policy(config.algorithm, info)
     observer = observer or Recorder()
     about = {"env": config.env.model_dump(mode="json"), "observation": {"shape": list(info.observation_space.shape)}}
-    trainer = Trainer(
-        config,
-        policy,
-        module.initial_weights(config.algorithm, policy, config.seed),
-        about,
-        info.reward_threshold,
-        execution,
-        Resources(runners, 0.1, 0.1),
-        run_dir,
-        observer,
-        interrupted,
-        start,
-    )
+    weights = module.initial_weights(config.algorithm, policy, config.seed)
+    job = Job(config, policy, weights, about, info.reward_threshold, run_dir, start)
+    trainer = make_trainer(job, execution, Resources(runners, 0.1, 0.1), observer, interrupted)
     try:
         trainer.run()
     finally:
-        for worker in (*trainer.runners, *trainer.feed.workers, trainer.evaluator):
-            if worker is not None:
-                execution.kill(worker)
+        for worker in trainer.workers:
+            execution.kill(worker)
     return Outcome(trainer, observer, run_dir)
 
 

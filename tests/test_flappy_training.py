@@ -23,9 +23,10 @@ from distrl.execution.local import LocalExecution
 from distrl.fragments import unstacked
 from distrl.models.store import list_checkpoints
 from distrl.registry import algorithm_module
-from distrl.settings import EnvSettings
+from distrl.settings import EnvSettings, StreakSettings
 from distrl.tools.benchmark import measure_replay, while_learning
-from distrl.training.checkpoint import read_replay
+from distrl.training.checkpoint import read_checkpoint
+from distrl.training.progress import Progress
 from distrl.types import Array, Arrays, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
@@ -103,8 +104,8 @@ def test_pixels_give_the_same_bits_whatever_is_lost(base: dict[str, Any], tmp_pa
     disturbed = run_trainer(config, execution, tmp_path / "faulty", runners=2)
     assert len(execution.lost) > 0
     assert disturbed.facts == reference.facts
-    assert reference.trainer.final is not None
-    assert set(reference.trainer.final.infos) == {"score"}
+    assert reference.trainer.evaluations.final is not None
+    assert set(reference.trainer.evaluations.final.infos) == {"score"}
     assert "train/score_mean" in reference.observer.rows[-2]
 
 
@@ -183,13 +184,10 @@ def test_a_streak_is_counted_over_episodes_and_iterations(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("returns", "expected"), [([21, 21, 21, 21], None), ([21, 21, 21, 21, 20, 21], None), ([1, 21, 21, 21, 21, 21], 64)]
 )
-def test_five_in_a_row(returns: list[float], expected: int | None, tmp_path: Path) -> None:
-    config = config_of(FEATURES, "track.streak={episodes: 5, above: 20}", "stop.env_steps=32")
-    trainer = run_trainer(config, LocalExecution(), tmp_path).trainer
-    trainer.progress.streak, trainer.progress.env_steps = 0, 64
-    trainer._count_streak(returns[:3])
-    trainer._count_streak(returns[3:])
-    assert trainer.progress.steps_to_streak == expected
+def test_five_in_a_row(returns: list[float], expected: int | None) -> None:
+    progress, wanted = Progress(env_steps=64), StreakSettings(episodes=5, above=20)
+    told = [progress.count_streak(part, wanted) for part in (returns[:3], returns[3:])]
+    assert progress.steps_to_streak == expected and sum(told) == (expected is not None)
 
 
 def test_a_checkpoint_without_the_replay_is_smaller_and_says_so(tmp_path: Path) -> None:
@@ -199,7 +197,7 @@ def test_a_checkpoint_without_the_replay_is_smaller_and_says_so(tmp_path: Path) 
         config, LocalExecution(), tmp_path, interrupted=lambda: None if next(asked, None) is not None else "interrupted"
     )
     start = list_checkpoints(tmp_path)[-1]
-    assert read_replay(start) == {}
+    assert read_checkpoint(start, config.rollout.shards).replay == {}
     observer = Recorder()
     done = run_trainer(config, LocalExecution(), tmp_path, start=start, observer=observer)
     assert first.trainer.progress.iteration < done.trainer.progress.iteration == 14

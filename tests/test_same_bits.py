@@ -12,12 +12,13 @@ import pytest
 from conftest import CARTPOLE, DQN, HASHED, LUNARLANDER, TAXI, Outcome, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
-import distrl.training.trainer
+import distrl.workers.versions
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 from distrl.models.store import list_checkpoints
 from distrl.types import Weights
 from distrl.workers.runner import Runner
+from distrl.workers.versions import Changes, Message
 
 BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
 
@@ -50,7 +51,7 @@ def test_out_of_order_and_lossy_execution(
     config = config_of(BASES[task], f"schedule.lag={lag}")
     outcome = run_trainer(config, execution, tmp_path, runners=1 + seed)
     assert len(execution.lost) == 12 - execution.losses > 0
-    assert outcome.trainer.restarts >= 1
+    assert outcome.trainer.recovery.restarts >= 1
     assert outcome.facts == reference[task, lag].facts
 
 
@@ -103,7 +104,7 @@ def test_on_ray(
     task: str, runners: int, reference: dict[tuple[str, int], Outcome], ray_execution: RayExecution, tmp_path: Path
 ) -> None:
     outcome = run_trainer(config_of(BASES[task]), ray_execution, tmp_path, runners)
-    assert outcome.trainer.restarts == 0
+    assert outcome.trainer.recovery.restarts == 0
     assert outcome.facts == reference[task, 1].facts
 
 
@@ -146,7 +147,7 @@ def test_on_ray_with_processes_killed(
 
     outcome = run_trainer(config_of(BASES[task]), ray_execution, tmp_path, 2, Recorder(on_row))
     assert not waiting
-    assert outcome.trainer.restarts >= len(victims)
+    assert outcome.trainer.recovery.restarts >= len(victims)
     assert outcome.facts == reference[task, 1].facts
 
 
@@ -162,19 +163,20 @@ def test_of_a_large_table_only_changes_are_sent(
     reference: dict[tuple[str, int], Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the run is the one where everything is sent."""
-    sent: list[Weights] = []
+    sent: list[Message] = []
     load = Runner._load
 
-    def spy(self: Runner, weights: Weights, base: Weights | None) -> None:
-        sent.append(weights)
-        load(self, weights, base)
+    def spy(self: Runner, message: Message, keyframe: Weights | None) -> None:
+        sent.append(message)
+        load(self, message, keyframe)
 
     monkeypatch.setattr(Runner, "_load", spy)
     assert run_trainer(config_of(HASHED), LocalExecution(), tmp_path / "changes").facts == reference["hashed", 1].facts
-    changes = [weights for weights in sent if weights.changed is not None]
+    changes = [message for message in sent if isinstance(message, Changes)]
     assert len(changes) > len(sent) / 3
-    assert max(len(weights.vector) for weights in changes) < len(sent[0].vector) / 4
+    assert isinstance(sent[0], Weights)
+    assert max(len(message.value) for message in changes) < len(sent[0].vector) / 4
     sent.clear()
-    monkeypatch.setattr(distrl.training.trainer, "LARGE", 10**9)
+    monkeypatch.setattr(distrl.workers.versions, "LARGE", 10**9)
     assert run_trainer(config_of(HASHED), LocalExecution(), tmp_path / "all").facts == reference["hashed", 1].facts
-    assert all(weights.changed is None for weights in sent)
+    assert all(isinstance(message, Weights) for message in sent)

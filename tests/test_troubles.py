@@ -54,7 +54,7 @@ def test_a_passing_trouble_is_recovered_in_place(
     config = troubled(trouble=trouble, flag=str(tmp_path / "flag"))
     outcome = run_trainer(config, ray_execution, tmp_path / "run", runners=2)
     assert (tmp_path / "flag").exists()
-    assert outcome.trainer.restarts == 1, outcome.observer.messages
+    assert outcome.trainer.recovery.restarts == 1, outcome.observer.messages
     assert told in " ".join(outcome.observer.messages)
     assert outcome.facts == untroubled.facts
 
@@ -102,8 +102,8 @@ def test_numbers_that_are_not_finite_end_the_run_and_the_last_good_checkpoint_st
     config = troubled(trouble="nan", at=256 * 5 + 10)
     with pytest.raises(Diverged, match=r"update 6 .* is nan"):
         run_trainer(config, LocalExecution(), tmp_path)
-    _, _, run, _ = read_checkpoint(list_checkpoints(tmp_path)[-1])
-    assert run["iteration"] == 3
+    state = read_checkpoint(list_checkpoints(tmp_path)[-1], config.rollout.shards)
+    assert state.progress.iteration == 3
 
 
 @pytest.mark.parametrize("algorithm", [BASE["algorithm"], TABLE], ids=["network", "table"])

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as tensor_bytes
 
-from distrl.acting.network import flatten
+from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
 from distrl.errors import UserError
-from distrl.types import Arrays, Policy
+from distrl.types import Array, Arrays, Policy
 
 FORMAT = 1
 
@@ -43,9 +43,9 @@ def weights_sha256(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def write_model(directory: Path, policy: Policy, about: Mapping[str, Any]) -> None:
-    """`about`: JSON of the env, the algorithm and the training behind the policy."""
-    write_tensors(directory / "policy.safetensors", policy.arrays())
+def write_model(directory: Path, policy: Policy, vector: Array, about: Mapping[str, Any]) -> None:
+    """A policy with the weights `vector` [P]; `about`: JSON of the env, the algorithm and the training behind it."""
+    write_tensors(directory / "policy.safetensors", unflatten(vector, policy.shapes()))
     sha256 = file_sha256(directory / "policy.safetensors")
     text = json.dumps({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
     (directory / "policy.json").write_text(text, encoding="utf-8")
@@ -55,7 +55,7 @@ def read_model(path: Path) -> tuple[Policy, dict[str, Any]]:
     """A policy with its weights, and what was written about it. Raises `UserError` where it is none."""
     try:
         about = read_json(path / "policy.json")
-        check_format(path, about)
+        check_format(path, about, FORMAT)
         if file_sha256(path / "policy.safetensors") != about["sha256"]:
             raise ValueError("policy.safetensors is not what was written")
         policy = from_description(about["policy"])
@@ -104,11 +104,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def check_format(path: Path, data: Mapping[str, Any]) -> None:
-    if data["format"] > FORMAT:
-        raise UserError(
-            f"{path} has format {data['format']}; this distrl {importlib.metadata.version('distrl')} reads up to {FORMAT}. Update distrl."
-        )
+def check_format(path: Path, data: Mapping[str, Any], known: int) -> None:
+    """Raise `UserError` where a directory is of another format than this distrl writes."""
+    if data["format"] == known:
+        return
+    remedy = "Update distrl." if data["format"] > known else "Take the distrl that wrote it."
+    raise UserError(
+        f"{path} has format {data['format']}; this distrl {importlib.metadata.version('distrl')} reads format {known}. {remedy}"
+    )
 
 
 def write_tensors(path: Path, arrays: Arrays) -> None:

@@ -21,7 +21,7 @@ from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
 from distrl.settings import Config, dotted
 from distrl.tracking.where import check_tracking, tracking_uri
-from distrl.training.checkpoint import read_checkpoint
+from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Policy
 from distrl.workers.replay import replay_row_bytes, too_large
 
@@ -73,7 +73,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     if resume is not None:
         run_dir, start = resume_point(resume)
         if start is not None:
-            _same_config(read_checkpoint(start)[3], config, start)
+            _same_config(read_checkpoint_config(start), config, start)
     else:
         name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}"
         run_dir = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()

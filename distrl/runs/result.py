@@ -30,7 +30,7 @@ class Result:
 
 
 def write_result(trainer: Trainer, status: str, error: str | None) -> Result:
-    progress, final = trainer.progress, trainer.final
+    progress, final = trainer.progress, trainer.evaluations.final
     sha256 = None
     last = newest_checkpoint(trainer.run_dir)
     if status != "running" and last is not None:
@@ -57,14 +57,18 @@ def write_result(trainer: Trainer, status: str, error: str | None) -> Result:
             },
         },
         "weights_sha256": sha256,
-        "startup_s": None if trainer.first_step is None else trainer.first_step - psutil.Process().create_time(),
+        "startup_s": None
+        if trainer.ledger.first_step is None
+        else trainer.ledger.first_step - psutil.Process().create_time(),
         "train_s": progress.train_s,
         "time_to_threshold_s": progress.time_to_threshold_s,
         "steps_to_threshold": progress.steps_to_threshold,
         "steps_to_streak": progress.steps_to_streak,
         "env_steps_per_s": progress.env_steps / progress.train_s if progress.train_s else None,
-        "seconds": {name.removeprefix("time/").removesuffix("_s"): value for name, value in trainer.totals.items()},
-        "restarts": trainer.restarts,
+        "seconds": {
+            name.removeprefix("time/").removesuffix("_s"): value for name, value in trainer.ledger.totals.items()
+        },
+        "restarts": trainer.recovery.restarts,
         "versions": versions(),
         "error": error,
     }

@@ -25,7 +25,7 @@ from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker, Status
 from distrl.tracking.where import collect_tags, tracking_uri
-from distrl.training.trainer import Trainer
+from distrl.training.trainer import Job, make_trainer
 
 
 class _Signals:
@@ -118,19 +118,8 @@ def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Sig
                 "dtype": str(plan.info.observation_space.dtype),
             },
         }
-        trainer = Trainer(
-            config,
-            plan.policy,
-            plan.initial_weights,
-            about,
-            plan.info.reward_threshold,
-            execution,
-            resources,
-            run_dir,
-            observer,
-            signals,
-            plan.start,
-        )
+        job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, run_dir, plan.start)
+        trainer = make_trainer(job, execution, resources, observer, signals)
         status, error = "failed", None
         try:
             write_result(trainer, "running", None)

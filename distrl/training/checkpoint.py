@@ -1,14 +1,16 @@
-"""Directories that appear whole or not at all, and run no code when they are read.
+"""All that a run is between two iterations: one value, written to a directory and read back.
 
-A *model* directory holds what acts: `policy.json` and `policy.safetensors`.
-A *checkpoint* is a model directory with all else that a run needs to go on bit for bit: `learner.safetensors`,
-`driver.npz`, `replay.npz` where there is a replay, `run.json`, and a `manifest.json` with the format, versions, config and the sha256 of every file.
+A *checkpoint* is a model directory (see distrl.models.store) with all else that a run needs to go on bit for bit:
+`learner.safetensors`, `driver.npz`, `replay.npz` where there is a replay, `run.json`, `config.yaml`, and a `manifest.json`
+with the format, versions and the sha256 of every file. It appears whole or not at all, and runs no code when it is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +18,61 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from distrl.acting.network import flatten
 from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import (
-    FORMAT,
     UNREADABLE,
     check_format,
     file_sha256,
     list_checkpoints,
     read_json,
+    read_model,
     versions,
     write_model,
     write_tensors,
 )
-from distrl.types import Arrays, Policy, Snapshot
+from distrl.training.progress import Progress
+from distrl.types import Array, Arrays, Policy, Snapshot, Weights
+
+FORMAT = 2
+Tree = Mapping[str, "Array | Tree"]  # arrays in named groups
 
 
-def write_checkpoint(
-    path: Path,
-    policy: Policy,
-    about: Mapping[str, Any],
-    learner: Arrays,
-    driver: Arrays,
-    run: Mapping[str, Any],
-    config: str,
-    replay: Arrays | None = None,
-) -> None:
-    """`driver`: shard snapshots and acting weights; `run`: counters and the like as JSON; `config`: the resolved config as YAML."""
+@dataclass
+class RunState:
+    """All that a run is between two iterations. Can be written, handed to another execution, resumed."""
+
+    progress: Progress
+    weights: dict[int, Array]  # by version: the newest, what acts in the next fragments, what is being evaluated
+    snapshots: dict[int, Snapshot | None]  # by shard, before its next fragment; None: its beginning
+    learner: Arrays = field(default_factory=dict)  # empty: the beginning
+    replay: dict[str, Arrays] = field(default_factory=dict)  # by replay; empty: none, or not kept
+    best: Weights | None = None
+
+    @classmethod
+    def beginning(cls, weights: Array, shards: int) -> RunState:
+        return cls(Progress(), {0: weights}, dict.fromkeys(range(shards)))
+
+
+def write_checkpoint(path: Path, state: RunState, policy: Policy, about: Mapping[str, Any], config: str) -> None:
+    """`policy`: any of its kind; `about`: JSON of the env and the algorithm; `config`: the resolved one as YAML."""
+    k = state.progress.iteration
+    driver: dict[str, Any] = {
+        "weights": {str(version): vector for version, vector in state.weights.items() if version != k},
+        "shard": {str(shard): _of_snapshot(s) for shard, s in state.snapshots.items() if s is not None},
+    }
+    if state.best is not None:
+        driver["best"] = {"version": np.array(state.best.version), "vector": state.best.vector}
 
     def write(directory: Path) -> None:
-        write_model(directory, policy, about)
-        write_tensors(directory / "learner.safetensors", learner)
-        np.savez(directory / "driver.npz", **driver)  # type: ignore[arg-type]
-        if replay:
-            np.savez(directory / "replay.npz", **replay)  # type: ignore[arg-type]
-        (directory / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        counted = {"version": k, "env_steps": state.progress.env_steps}
+        write_model(directory, policy, state.weights[k], {**about, **counted})
+        write_tensors(directory / "learner.safetensors", state.learner)
+        _write_arrays(directory / "driver.npz", driver)
+        if state.replay:
+            _write_arrays(directory / "replay.npz", state.replay)
+        (directory / "run.json").write_text(json.dumps(asdict(state.progress)), encoding="utf-8")
         (directory / "config.yaml").write_text(config, encoding="utf-8")
         files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
         manifest = {"format": FORMAT, "versions": versions(), "sha256": files}
@@ -59,35 +81,55 @@ def write_checkpoint(
     write_directory(path, write)
 
 
-def read_checkpoint(path: Path) -> tuple[Arrays, Arrays, dict[str, Any], str]:
-    """`learner`, `driver`, `run` and `config` as they were written.
+def read_checkpoint(path: Path, shards: int) -> RunState:
+    """The state as it was written.
 
     Raises:
         UserError: a file is missing, was changed, or is of a newer format.
     """
+    with _explained(path):
+        _verify(path)
+        policy, _ = read_model(path)
+        driver: Any = _read_arrays(path / "driver.npz")
+        progress = Progress.from_dict(read_json(path / "run.json"))
+        weights = {int(version): vector for version, vector in driver.get("weights", {}).items()}
+        best = driver.get("best")
+        found = driver.get("shard", {})
+        return RunState(
+            progress,
+            weights | {progress.iteration: flatten(policy.arrays(), policy.shapes())},
+            {shard: _to_snapshot(found[str(shard)]) if str(shard) in found else None for shard in range(shards)},
+            load_file(path / "learner.safetensors"),
+            _read_arrays(path / "replay.npz") if (path / "replay.npz").exists() else {},
+            None if best is None else Weights(int(best["version"]), best["vector"]),
+        )
+
+
+def read_checkpoint_config(path: Path) -> str:
+    """The config of a whole checkpoint, as YAML. Raises `UserError` as `read_checkpoint` does."""
+    with _explained(path):
+        _verify(path)
+        return (path / "config.yaml").read_text(encoding="utf-8")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What cannot be read is told with the checkpoint to take instead."""
     try:
-        manifest = read_json(path / "manifest.json")
-        check_format(path, manifest)
-        for name, sha256 in manifest["sha256"].items():
-            if file_sha256(path / name) != sha256:
-                raise UserError(f"The checkpoint {path} is corrupt: {name} is not what was written. {_other(path)}")
-        learner = load_file(path / "learner.safetensors")
-        with np.load(path / "driver.npz", allow_pickle=False) as file:
-            driver = {name: file[name] for name in file.files}
-        run = read_json(path / "run.json")
-        return learner, driver, run, (path / "config.yaml").read_text(encoding="utf-8")
+        yield
     except FileNotFoundError as error:
         raise UserError(f"The checkpoint {path} has no {Path(error.filename).name}. {_other(path)}") from None
     except (*UNREADABLE, SafetensorError) as error:
         raise UserError(f"The checkpoint {path} is corrupt: {error}. {_other(path)}") from None
 
 
-def read_replay(path: Path) -> Arrays:
-    """The replay's state in a checkpoint that `read_checkpoint` found to be whole; {} where there is none."""
-    if not (path / "replay.npz").exists():
-        return {}
-    with np.load(path / "replay.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+def _verify(path: Path) -> None:
+    """Every file is what the manifest says. Raises ValueError or OSError."""
+    manifest = read_json(path / "manifest.json")
+    check_format(path, manifest, FORMAT)
+    for name, sha256 in manifest["sha256"].items():
+        if file_sha256(path / name) != sha256:
+            raise ValueError(f"{name} is not what was written")
 
 
 def _other(path: Path) -> str:
@@ -95,21 +137,37 @@ def _other(path: Path) -> str:
     return f"Resume from another one: --resume {others[-1]}." if others else "There is no other one in this run."
 
 
-def _snapshot_arrays(prefix: str, snapshot: Snapshot | None) -> Arrays:
-    if snapshot is None:
-        return {}
-    arrays = {"iteration": np.array(snapshot.iteration), "returns": snapshot.returns, "lengths": snapshot.lengths}
-    arrays |= {f"env.{name}": array for name, array in snapshot.env.items()}
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
+def _of_snapshot(snapshot: Snapshot) -> Tree:
+    counters = {"iteration": np.array(snapshot.iteration), "returns": snapshot.returns, "lengths": snapshot.lengths}
+    return {**counters, "env": snapshot.env}
 
 
-def _snapshot_from_arrays(prefix: str, arrays: Arrays) -> Snapshot | None:
-    if f"{prefix}.iteration" not in arrays:
-        return None
-    env_prefix = f"{prefix}.env."
-    return Snapshot(
-        iteration=int(arrays[f"{prefix}.iteration"]),
-        returns=arrays[f"{prefix}.returns"],
-        lengths=arrays[f"{prefix}.lengths"],
-        env={name.removeprefix(env_prefix): array for name, array in arrays.items() if name.startswith(env_prefix)},
-    )
+def _to_snapshot(tree: Any) -> Snapshot:
+    return Snapshot(int(tree["iteration"]), tree["returns"], tree["lengths"], tree["env"])
+
+
+def _write_arrays(path: Path, tree: Tree) -> None:
+    """A tree of arrays as an npz, the names of groups before those of what is in them."""
+    flat: Arrays = {}
+
+    def put(tree: Tree, prefix: str) -> None:
+        for name, below in tree.items():
+            if isinstance(below, np.ndarray):
+                flat[prefix + name] = below
+            else:
+                put(below, f"{prefix}{name}/")
+
+    put(tree, "")
+    np.savez(path, **flat)  # type: ignore[arg-type]
+
+
+def _read_arrays(path: Path) -> Any:
+    tree: dict[str, Any] = {}
+    with np.load(path, allow_pickle=False) as file:
+        for flat in file.files:
+            *groups, name = flat.split("/")
+            below = tree
+            for group in groups:
+                below = below.setdefault(group, {})
+            below[name] = file[flat]
+    return tree

@@ -25,8 +25,8 @@ class Feed(Protocol):
             fragments: in the order of the schedule, in turns for each replay
         """
 
-    def state(self) -> Arrays:
-        """What a checkpoint must hold of the way to the learner; waits for it."""
+    def state(self) -> dict[str, Arrays]:
+        """Of the replays, by number; waits for it."""
 
 
 class OnPolicyFeed:
@@ -39,7 +39,7 @@ class OnPolicyFeed:
     def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
         return self.execution.submit_pair(self.learner, "update", k, env_steps, *fragments)
 
-    def state(self) -> Arrays:
+    def state(self) -> dict[str, Arrays]:
         return {}
 
 
@@ -53,7 +53,7 @@ class ReplayFeed:
     finds its next batch ready.
     """
 
-    def __init__(self, config: Config, execution: Execution, learner: Worker, state: Arrays) -> None:
+    def __init__(self, config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays]) -> None:
         """`state`: of the checkpoint to go on from; empty: the beginning."""
         assert config.replay is not None
         self.config, self.execution, self.learner = config, execution, learner
@@ -61,7 +61,7 @@ class ReplayFeed:
         self.updated: list[Future | None] = []  # of each replay: that newer priorities than the newest sample's are in
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
-            arrays = {k.removeprefix(f"{number}."): v for k, v in state.items() if k.startswith(f"{number}.")}
+            arrays = dict(state.get(str(number), {}))
             waiting = (
                 Priorities(arrays.pop("waiting.key"), arrays.pop("waiting.td_error"))
                 if "waiting.key" in arrays
@@ -87,18 +87,18 @@ class ReplayFeed:
         self.priorities = [submit(self.learner, "priorities", number) for number in range(shards)]
         return learnt
 
-    def state(self) -> Arrays:
-        arrays: Arrays = {}
+    def state(self) -> dict[str, Arrays]:
+        states: dict[str, Arrays] = {}
         for number, replay in enumerate(self.replays):
             state: Arrays = self.execution.get(self.execution.submit(replay, "state"))
             if self.priorities[number] is not None:
                 waiting: Priorities = self.execution.get(self.priorities[number])
                 state |= {"waiting.key": waiting.key, "waiting.td_error": waiting.td_error}
-            arrays |= {f"{number}.{name}": array for name, array in state.items()}
-        return arrays
+            states[str(number)] = state
+        return states
 
 
-def make_feed(config: Config, execution: Execution, learner: Worker, state: Arrays) -> Feed:
+def make_feed(config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays]) -> Feed:
     if config.replay is None:
         return OnPolicyFeed(execution, learner)
     return ReplayFeed(config, execution, learner, state)

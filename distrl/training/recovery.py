@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
+
+from distrl.execution import Execution, Future
+from distrl.settings import Config
 
 
 class Observer(Protocol):
@@ -21,3 +26,41 @@ class Interrupted(Exception):
 
 class TimeUp(Exception):
     """`stop.seconds` have passed."""
+
+
+class Recovery:
+    """Waits for workers with an ear for what ends the run, and counts the workers that were lost."""
+
+    def __init__(
+        self, config: Config, execution: Execution, observer: Observer, interrupted: Callable[[], str | None]
+    ) -> None:
+        """`interrupted`: asked often; a reason ends the run at the next iteration, with a checkpoint."""
+        self.config, self.execution, self.observer, self.interrupted = config, execution, observer, interrupted
+        self.began = time.perf_counter()
+        self.decided = False  # that the run ends: its time does not matter any more
+        self.restarts = 0
+        self.blocked = 0.0  # seconds spent waiting for workers
+
+    def wait(self, futures: list[Future], timeout: float) -> list[Future]:
+        """Those that are done, at least one unless `timeout` seconds pass."""
+        start = time.perf_counter()
+        done = self.execution.wait(futures, timeout)
+        self.blocked += time.perf_counter() - start
+        return done
+
+    def check(self) -> None:
+        """Raise `Interrupted` or `TimeUp` where it is so."""
+        seconds = self.config.stop.seconds
+        if (reason := self.interrupted()) is not None:
+            raise Interrupted(reason)
+        if seconds is not None and not self.decided and time.perf_counter() - self.began >= seconds:
+            raise TimeUp
+
+    def count_restart(self, message: str) -> None:
+        """Tell of a worker that is replaced. Raises RuntimeError where too many were."""
+        self.restarts += 1
+        if self.restarts > self.config.cluster.restarts:
+            raise RuntimeError(
+                f"cluster.restarts allows {self.config.cluster.restarts} restarts, and they are used up. The last cause: {message}"
+            )
+        self.observer.warn(message)

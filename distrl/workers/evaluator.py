@@ -11,6 +11,7 @@ from distrl.envs.shard import make_shard
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
 from distrl.types import Evaluation, Policy, Weights
+from distrl.workers.versions import Message, whole
 
 COPIES = 32  # at most so many env copies play side by side
 
@@ -21,18 +22,25 @@ class Evaluator:
         self.env, self.seed, self.policy = env, seed, copy.deepcopy(policy)  # in one process it would be shared
 
     def evaluate(
-        self, weights: Weights, env_steps: int, episodes: int, greedy: bool, number: int, base: Weights | None = None
+        self,
+        message: Message,
+        env_steps: int,
+        episodes: int,
+        greedy: bool,
+        number: int,
+        keyframe: Weights | None = None,
     ) -> Evaluation:
         """`episodes` episodes, the same number (give or take one) on every env copy, so that short ones are not favoured.
 
         Args:
+            env_steps: of training behind the weights
             number: of this evaluation in the run; with the seed it fixes the episodes.
-            base: what `weights` are changes of, where they are
+            message, keyframe: the weights to act by, as they travel; see distrl.workers.versions
         """
         copies = min(episodes, COPIES)
         seed = derive(self.seed, "evaluation", number)
         shard = make_shard(self.env, seed, 0, copies)
-        self.policy.load(weights.whole(base).vector)
+        self.policy.load(whole(message, keyframe).vector)
         wanted = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
         played = np.zeros(copies, np.int64)
         current, lengths = np.zeros(copies), np.zeros(copies, np.int64)
@@ -58,4 +66,4 @@ class Evaluator:
             shard.close()
         done.sort(key=lambda d: d[:2])
         infos_ = {name: tuple(d[4][name] for d in done) for name in self.env.report}
-        return Evaluation(weights.version, env_steps, tuple(d[2] for d in done), tuple(d[3] for d in done), infos_)
+        return Evaluation(message.version, env_steps, tuple(d[2] for d in done), tuple(d[3] for d in done), infos_)

@@ -17,6 +17,7 @@ from distrl.errors import Diverged
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
 from distrl.types import Algorithm, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
+from distrl.workers.versions import Message, Sender
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ class Learner:
         self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay
-        self.base: Weights | None = None
+        self.sender = Sender(config)
         if state is not None:
             self.version = int(state["version"])
             self.algorithm.load_state({k.removeprefix("algorithm."): v for k, v in state.items() if k != "version"})
@@ -74,12 +75,7 @@ class Learner:
     def weights(self) -> Weights:
         return Weights(self.version, self.algorithm.weights())
 
-    def keyframe(self) -> Weights:
-        """All weights of now; from here on `update` gives what changed since."""
-        self.base = self.weights()
-        return self.base
-
-    def update(self, iteration: int, env_steps: int, *fragments: Fragment) -> tuple[Weights, dict[str, float]]:
+    def update(self, iteration: int, env_steps: int, *fragments: Fragment) -> tuple[Message, dict[str, float]]:
         """Learn from an iteration's fragments, in shard order.
 
         Args:
@@ -91,7 +87,7 @@ class Learner:
         algorithm = cast(OnPolicy, self.algorithm)
         return self._updated(algorithm.update(list(fragments), iteration, self._progress(env_steps)), env_steps, start)
 
-    def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Weights, dict[str, float]]:
+    def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Message, dict[str, float]]:
         """Learn from what each replay drew for an iteration; else as `update`."""
         start = time.perf_counter()
         batch = join(batches)
@@ -109,7 +105,7 @@ class Learner:
         total = self.config.stop.env_steps
         return 0.0 if total is None else env_steps / total
 
-    def _updated(self, metrics: dict[str, float], env_steps: int, start: float) -> tuple[Weights, dict[str, float]]:
+    def _updated(self, metrics: dict[str, float], env_steps: int, start: float) -> tuple[Message, dict[str, float]]:
         self.version += 1
         weights = self.weights()
         bad = [name for name, value in metrics.items() if not math.isfinite(value) and name != "explained_variance"]
@@ -117,7 +113,7 @@ class Learner:
             what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
             known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             raise Diverged(f"update {self.version} at {env_steps} env steps: {what} ({known})")
-        return weights.since(self.base), metrics | {"learn_s": time.perf_counter() - start}
+        return self.sender.message(weights), metrics | {"learn_s": time.perf_counter() - start}
 
     def state(self) -> Arrays:
         """All that is needed to go on bit for bit after the newest update."""

@@ -13,6 +13,7 @@ from distrl.envs.shard import Shard, make_shard
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
+from distrl.workers.versions import Message, whole
 
 Before = Snapshot | Literal["live"] | None
 
@@ -34,13 +35,13 @@ class Runner:
         self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
 
     def rollout(
-        self, shard: int, iteration: int, weights: Weights, before: Before, base: Weights | None = None
+        self, shard: int, iteration: int, message: Message, before: Before, keyframe: Weights | None = None
     ) -> tuple[Report, Fragment]:
         """Fragment `iteration` of `shard`.
 
         Args:
             before: the snapshot before it; None: the shard's beginning; 'live': the shard was just rolled here to there
-            base: what `weights` are changes of, where they are
+            message, keyframe: the weights to act by, as they travel; see distrl.workers.versions
 
         Raises:
             EnvError: the environment raised; the shard is dropped here, and can be rolled again anywhere.
@@ -49,8 +50,8 @@ class Runner:
         self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
         try:
             live, state, exact = self._shard(shard, iteration, before)
-            self._load(weights, base)
-            report, fragment = self._roll(live, state, weights.version)
+            self._load(message, keyframe)
+            report, fragment = self._roll(live, state, message.version)
         except Exception as error:
             self.shards.pop(shard, None)
             error.add_note(f"while rolling step {self.step} of fragment {iteration} of shard {shard} of {self.env.id}")
@@ -69,10 +70,10 @@ class Runner:
         copy = "" if live is None or live[0].current < 0 else f", env copy {live[0].current} of the shard"
         return self.steps, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}"
 
-    def _load(self, weights: Weights, base: Weights | None) -> None:
-        if weights.version != self.version:
-            self.policy.load(weights.whole(base).vector)
-            self.version = weights.version
+    def _load(self, message: Message, keyframe: Weights | None) -> None:
+        if message.version != self.version:
+            self.policy.load(whole(message, keyframe).vector)
+            self.version = message.version
 
     def _shard(self, shard: int, iteration: int, before: Before) -> tuple[Shard, Snapshot, bool]:
         cached = self.shards.get(shard)

@@ -121,7 +121,7 @@ def test_a_policy_comes_back_from_its_files(
     if capacity is not None:
         vector[-5:-1] = [5, 1, 0, -1]
     policy.load(vector)
-    write_model(tmp_path, policy, {})
+    write_model(tmp_path, policy, vector, {})
     again, _ = read_model(tmp_path)
     assert isinstance(again, TablePolicy)
     assert again.vector.dtype == np.float64 and (again.vector == vector).all()

@@ -22,7 +22,7 @@ from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.settings import RolloutSettings
-from distrl.training.checkpoint import read_checkpoint, write_checkpoint
+from distrl.training.checkpoint import RunState, read_checkpoint, write_checkpoint
 from distrl.types import Array, Arrays, Fragment, Snapshot, Weights
 from distrl.workers.learner import Learner
 from distrl.workers.runner import Runner
@@ -395,8 +395,10 @@ def through_safetensors(state: Arrays, path: Path) -> Arrays:
 
 
 def through_a_checkpoint(state: Arrays, path: Path) -> Arrays:
-    write_checkpoint(path / "1", CategoricalPolicy(SPEC), {}, state, {}, {}, "")
-    return read_checkpoint(path / "1")[0]
+    run = RunState.beginning(np.zeros(SPEC.parameters, np.float32), shards=1)
+    run.learner = state
+    write_checkpoint(path / "1", run, CategoricalPolicy(SPEC), {}, "")
+    return read_checkpoint(path / "1", shards=1).learner
 
 
 @pytest.mark.parametrize("road", [in_memory, through_safetensors, through_a_checkpoint])

@@ -302,7 +302,7 @@ def complete(run_dir: Path) -> CategoricalPolicy:
     rng = np.random.default_rng(1)
     policy.load(rng.normal(size=policy.network.spec.parameters).astype(np.float32))
     about = {"observation": {"shape": [4], "dtype": "float32"}}
-    write_directory(run_dir / "best", lambda directory: write_model(directory, policy, about))
+    write_directory(run_dir / "best", lambda directory: write_model(directory, policy, policy.network.vector, about))
     (run_dir / "plots").mkdir()
     (run_dir / "plots" / "return.png").write_bytes(b"picture")
     result = {"status": "finished", "evaluation": {"mean": 7.5, "std": 0.5, "episodes": 100}}

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from distrl.acting.policies import CategoricalPolicy
 from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import find_model, list_checkpoints, read_model, versions, weights_sha256, write_model
-from distrl.training.checkpoint import read_checkpoint, write_checkpoint
-from distrl.types import Array, Arrays
+from distrl.training.checkpoint import RunState, read_checkpoint, read_checkpoint_config, write_checkpoint
+from distrl.training.progress import Pending, Progress
+from distrl.types import Array, Arrays, Snapshot, Weights
 
 RNG = np.random.default_rng(0)
 LEARNER: Arrays = {
@@ -36,16 +38,20 @@ LEARNER: Arrays = {
     "empty": np.zeros((0, 3), np.float32),
     "strided": np.arange(12, dtype=np.int64).reshape(3, 4).T,
 }
-DRIVER: Arrays = {
-    "weights.7": RNG.normal(size=40).astype(np.float32),
-    "shard.0.iteration": np.array(7),
-    "shard.0.returns": RNG.normal(size=5),
-    "shard.0.env.obs_digest": RNG.integers(2**32, size=5, dtype=np.uint32),
-    "shard.0.env.flags": np.array([True, False]),
-    "shard.0.env.frames": RNG.integers(256, size=(2, 8, 8), dtype=np.uint8),
-    "shard.0.env.action": np.zeros((0,), np.int64),
+SHARD: Arrays = {
+    "obs_digest": RNG.integers(2**32, size=5, dtype=np.uint32),
+    "flags": np.array([True, False]),
+    "frames": RNG.integers(256, size=(2, 8, 8), dtype=np.uint8),
+    "action": np.zeros((0,), np.int64),
+    "state.x": RNG.normal(size=3),
 }
-RUN = {"iteration": 7, "env_steps": 448, "recent_returns": [0.1, 1 / 3, -2e300], "best": None}
+PROGRESS = Progress(
+    iteration=7,
+    env_steps=448,
+    recent_returns=[0.1, 1 / 3, -2e300],
+    pending=[Pending(due=8, version=6, env_steps=400, number=2)],
+)
+REPLAY = {"0": {"counters": np.arange(4)}, "1": {"counters": np.arange(2), "ring.obs": RNG.normal(size=(2, 3))}}
 FILES = [
     "config.yaml",
     "driver.npz",
@@ -63,8 +69,23 @@ def make_policy(seed: int = 0) -> CategoricalPolicy:
     return policy
 
 
+def state_of(seed: int = 0) -> RunState:
+    newest = make_policy(seed).network.vector
+    return RunState(
+        PROGRESS,
+        {6: 2 * newest, 7: newest},
+        {0: None, 1: Snapshot(7, RNG.normal(size=5), np.arange(5), SHARD)},
+        LEARNER,
+        best=Weights(5, 3 * newest),
+    )
+
+
 def save(path: Path, seed: int = 0) -> Path:
-    write_checkpoint(path, make_policy(seed), {"env": {"id": "CartPole-v1"}}, LEARNER, DRIVER, RUN, "seed: 1\n")
+    return save_state(path, state_of(seed))
+
+
+def save_state(path: Path, state: RunState) -> Path:
+    write_checkpoint(path, state, make_policy(), {"env": {"id": "CartPole-v1"}}, "seed: 1\n")
     return path
 
 
@@ -83,14 +104,33 @@ def forge(checkpoint: Path, name: str, data: bytes) -> None:
 # --- the same bits back -----------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_gives_back_what_was_written(tmp_path: Path) -> None:
-    learner, driver, run, config = read_checkpoint(save(tmp_path / "1"))
-    for found, wanted in ((learner, LEARNER), (driver, DRIVER)):
-        assert found.keys() == wanted.keys()
-        assert [k for k in wanted if not same(found[k], wanted[k])] == []
-    assert run == RUN
-    assert config == "seed: 1\n"
-    assert sorted(p.name for p in (tmp_path / "1").iterdir()) == FILES
+def trees_differ(found: Any, wanted: Any) -> bool:
+    """Compare what is nested as deeply as may be: dataclasses, dicts, arrays and plain values."""
+    if isinstance(wanted, np.ndarray):
+        return not same(found, wanted)
+    if is_dataclass(wanted):
+        return type(found) is not type(wanted) or trees_differ(vars(found), vars(wanted))
+    if isinstance(wanted, dict):
+        return found.keys() != wanted.keys() or any(trees_differ(found[k], wanted[k]) for k in wanted)
+    return bool(found != wanted)
+
+
+@pytest.mark.parametrize("replay", [{}, REPLAY], ids=["no replay", "replays"])
+def test_a_checkpoint_gives_back_what_was_written(replay: dict[str, Arrays], tmp_path: Path) -> None:
+    wanted = replace(state_of(), replay=replay)
+    path = save_state(tmp_path / "1", wanted)
+    assert not trees_differ(read_checkpoint(path, shards=2), wanted)
+    assert read_checkpoint_config(path) == "seed: 1\n"
+    assert sorted(p.name for p in path.iterdir()) == sorted([*FILES, *(["replay.npz"] if replay else [])])
+
+
+def test_a_difference_anywhere_in_a_state_is_seen() -> None:
+    """The test above proves nothing where a difference is overlooked."""
+    other = state_of()
+    another = replace(other)
+    assert not trees_differ(other, another)
+    another.snapshots = {**other.snapshots, 1: replace(other.snapshots[1], lengths=np.arange(1, 6))}  # type: ignore[type-var]
+    assert trees_differ(other, another)
 
 
 def test_a_model_gives_back_the_policy_and_what_is_known_of_it(tmp_path: Path) -> None:
@@ -231,7 +271,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_files_name(name: str, damage: 
     if data is not None:
         (path / name).write_bytes(data)
     with pytest.raises(UserError, match=str(path)) as caught:
-        read_checkpoint(path)
+        read_checkpoint(path, 2)
     assert name in str(caught.value)
     assert "no other one" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -241,8 +281,8 @@ def test_a_damaged_checkpoint_is_refused_with_another_one_to_go_on_from(tmp_path
     good, bad = (save(tmp_path / "checkpoints" / name) for name in ("00000002", "00000003"))
     (bad / "run.json").write_text("{}")
     with pytest.raises(UserError, match=f"--resume {good}"):
-        read_checkpoint(bad)
-    assert read_checkpoint(good)[2] == RUN
+        read_checkpoint(bad, 2)
+    assert read_checkpoint(good, 2).progress == PROGRESS
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
@@ -280,7 +320,7 @@ def test_a_foreign_model_is_refused(change: dict[str, Any], tmp_path: Path) -> N
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "checkpoints" / "1")
-    for name, read in (("manifest.json", read_checkpoint), ("policy.json", read_model)):
+    for name, read in (("manifest.json", read_checkpoint_config), ("policy.json", read_model)):
         data = json.loads((path / name).read_text())
         (path / name).write_text(json.dumps({**data, "format": 999}))
         with pytest.raises(UserError, match=r"format 999.*Update distrl"):
@@ -300,10 +340,10 @@ class Trap:
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     path = save(tmp_path / "checkpoints" / "1")
     trap: Array = np.array([Trap(tmp_path / "sprung")], dtype=object)
-    np.savez(tmp_path / "trap.npz", allow_pickle=True, **{**DRIVER, "weights.7": trap})
+    np.savez(tmp_path / "trap.npz", allow_pickle=True, **{**SHARD, "weights/6": trap})
     forge(path, "driver.npz", (tmp_path / "trap.npz").read_bytes())
     with pytest.raises(UserError, match=str(path)):
-        read_checkpoint(path)
+        read_checkpoint(path, 2)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -315,12 +355,12 @@ def test_files_of_another_kind_are_refused_even_where_the_hash_agrees(name: str,
     path = save(tmp_path / "checkpoints" / "1")
     forge(path, name, data)
     with pytest.raises(UserError, match=str(path)):
-        read_checkpoint(path)
+        read_checkpoint(path, 2)
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no manifest\.json"):
-        read_checkpoint(tmp_path)
+        read_checkpoint(tmp_path, 2)
     with pytest.raises(UserError, match=r"is not a model directory: it has no policy\.json"):
         read_model(tmp_path / "nowhere")
 
@@ -340,7 +380,9 @@ def test_the_model_of_a_run_is_its_best_else_its_newest(tmp_path: Path) -> None:
         find_model(tmp_path)
     old, new = (save(tmp_path / "checkpoints" / name) for name in ("00000002", "00000010"))
     assert find_model(str(tmp_path)) == new
-    write_directory(tmp_path / "best", lambda directory: write_model(directory, make_policy(), {}))
+    write_directory(
+        tmp_path / "best", lambda directory: write_model(directory, make_policy(), make_policy().network.vector, {})
+    )
     assert find_model(tmp_path) == tmp_path / "best"
     assert find_model(tmp_path / "best") == tmp_path / "best"
     assert find_model(old) == old

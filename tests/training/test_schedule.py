@@ -14,7 +14,7 @@ from distrl.models.store import list_checkpoints
 from distrl.runs.plan import plan_run
 from distrl.settings import Config
 from distrl.tools.verify import verify
-from distrl.training.checkpoint import read_checkpoint, read_replay
+from distrl.training.checkpoint import RunState, read_checkpoint
 from distrl.training.schedule import Async, Lockstep
 
 ASYNC = "schedule.kind=async"
@@ -50,10 +50,12 @@ def test_async_gives_every_replay_as_much() -> None:
 
 def counts(config: Config, run_dir: Path) -> tuple[int, int]:
     """Steps inserted into all replays, and updates made of them."""
-    newest = list_checkpoints(run_dir)[-1]
-    assert config.replay is not None
-    replay, learner = read_replay(newest), read_checkpoint(newest)[0]
-    return sum(int(replay[f"{n}.counters"][0]) for n in range(config.replay.shards)), int(learner["algorithm.updates"])
+    state = newest_state(config, run_dir)
+    return sum(int(replay["counters"][0]) for replay in state.replay.values()), int(state.learner["algorithm.updates"])
+
+
+def newest_state(config: Config, run_dir: Path) -> RunState:
+    return read_checkpoint(list_checkpoints(run_dir)[-1], config.rollout.shards)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -62,7 +64,7 @@ def test_async_keeps_the_ratio_whatever_is_lost(seed: int, tmp_path: Path) -> No
     assert config.replay is not None and config.iterations is not None
     execution = FaultyExecution(seed, losses=12)
     outcome = run_trainer(config, execution, tmp_path, runners=3)
-    assert outcome.trainer.restarts >= 1
+    assert outcome.trainer.recovery.restarts >= 1
     assert outcome.trainer.progress.iteration == config.iterations
     inserted, updates = counts(config, tmp_path)
     assert inserted == config.iterations * config.rollout.env_steps
@@ -78,9 +80,7 @@ def test_async_resumes(tmp_path: Path) -> None:
     )
     k = first.trainer.progress.iteration
     assert first.trainer.progress.stopped == "enough" and 0 < k < (config.iterations or 0)
-    numbers = {
-        int(v) for name, v in read_checkpoint(list_checkpoints(tmp_path)[-1])[1].items() if name.endswith("iteration")
-    }
+    numbers = {s and s.iteration for s in newest_state(config, tmp_path).snapshots.values()}
     assert len(numbers) > 1, "no shard was ahead of another: this tests nothing"
     observer = Recorder()
     run_trainer(config, FaultyExecution(2, 0), tmp_path, 2, observer, start=list_checkpoints(tmp_path)[-1])
@@ -106,7 +106,7 @@ def test_async_does_not_wait_for_a_slow_runner(ray_execution: RayExecution, tmp_
         observer = Recorder()
         outcome = run_trainer(config, ray_execution, tmp_path / kind, 2, observer)
         updated = [row["time"] for row in observer.rows if "train/loss" in row]
-        seconds[kind], learnt[kind] = updated[-1] - updated[0], outcome.trainer.learnt
+        seconds[kind], learnt[kind] = updated[-1] - updated[0], outcome.trainer.collector.learnt
     assert learnt["lockstep"] == {0: 40, 1: 40}
     assert sum(learnt["async"].values()) == 80
     assert max(learnt["async"].values()) > 50

@@ -1,0 +1,240 @@
+"""Asking runners for fragments, and getting them whatever becomes of the runners.
+
+A fragment is known by (shard, number): the shard's first is its number 0. The driver holds futures, reports and
+snapshots, never the arrays of a rollout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from distrl.errors import EnvError, WorkerLost
+from distrl.execution import Execution, Future, Worker
+from distrl.execution.resources import Resources
+from distrl.settings import Config
+from distrl.training.checkpoint import RunState
+from distrl.training.recovery import Recovery
+from distrl.training.schedule import Key, make_schedule
+from distrl.training.updates import Updates
+from distrl.types import Policy, Report, Snapshot
+from distrl.workers.runner import Runner
+
+ATTEMPTS = 5  # at a fragment whose runner dies each time
+AHEAD = 2  # fragments of a shard asked for at once, so that its runner goes on without waiting for the driver
+ENV_ATTEMPTS = 2  # at a fragment whose env raises each time: it is a pure function, so the second time is proof
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A fragment that a runner is rolling."""
+
+    key: Key
+    fragment: Future
+    runner: Worker
+
+
+class Collector:
+    """Gathers the fragments of an iteration; replaces runners that are lost or hang, and asks again."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        execution: Execution,
+        resources: Resources,
+        recovery: Recovery,
+        updates: Updates,
+    ) -> None:
+        """`policy`: without weights; every runner gets a copy."""
+        self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
+        self.recovery, self.updates, self.schedule = recovery, updates, make_schedule(config)
+        self.runners: list[Worker] = []
+        self.started: set[Worker] = set()  # runners that have answered
+
+    def load(self, state: RunState) -> None:
+        """Forget what is in flight and go on from these snapshots."""
+        self.progress = state.progress  # its iteration is being collected
+        first = {shard: 0 if s is None else s.iteration for shard, s in state.snapshots.items()}
+        self.next = dict(first)  # number of each shard's next fragment to ask for
+        self.learnt = dict(first)  # and of its first that was not handed to the learner
+        self.snapshots = {(shard, first[shard]): s for shard, s in state.snapshots.items()}  # before that fragment
+        self.fragments: dict[Key, tuple[Future, Report]] = {}  # rolled, in the order of their arrival
+        self.asked: dict[Future, Asked] = {}  # by the future of their reports
+        self.attempts: Counter[Key] = Counter()
+        if not self.runners:
+            self.replace_all()
+
+    def replace_all(self) -> None:
+        """Fresh runners in place of all there are."""
+        for runner in self.runners:
+            self.execution.kill(runner)
+        self.runners = [self._spawn() for _ in range(self.resources.runners)]
+
+    def newest_snapshots(self) -> dict[int, Snapshot | None]:
+        """Of each shard, before its first fragment that the learner was not given."""
+        return {shard: self.snapshots[shard, number] for shard, number in self.learnt.items()}
+
+    def acting_version(self) -> int:
+        """Of the weights that act in a fragment of this iteration that is asked for now."""
+        return self._version(self.progress.iteration)
+
+    def ask_ahead(self) -> None:
+        """Ask for the next fragments of every shard that the schedule lets go on."""
+        in_flight = [*(asked.key for asked in self.asked.values()), *self.fragments]
+        rolling = Counter(asked.key[0] for asked in self.asked.values())
+        for depth in range(AHEAD):
+            for shard in self.next:
+                key = shard, self.next[shard]
+                if rolling[shard] <= depth and self.schedule.may_roll(key, self.progress.iteration, in_flight):
+                    self._ask(key)
+                    rolling[shard] += 1
+                    in_flight.append(key)
+
+    def collect(self) -> tuple[list[Future], list[Report]]:
+        """The fragments of the iteration and their reports, when all have come and the learner is at most `lag` behind."""
+        watch = _Watch(self.config.cluster.step_timeout_s)
+        while (
+            batch := self.schedule.batch(self.progress.iteration, self.fragments)
+        ) is None or self._learner_is_behind():
+            self.recovery.check()
+            # Wait only for each shard's oldest fragment; later ones depend on it.
+            oldest = {asked.key[0]: future for future, asked in reversed(self.asked.items())}
+            learning = self.updates.oldest
+            done = self.recovery.wait([*oldest.values(), *learning], watch.interval)
+            for future in done:
+                if future in learning:
+                    self.updates.settle(len(self.updates.unsettled) - 1)
+                else:
+                    self._take(future)
+                    watch.heard()
+            if done:
+                self.ask_ahead()
+            if batch is None and watch.too_long():
+                self._replace_hung(watch)
+        for shard, number in batch:
+            self.learnt[shard] = number + 1
+        taken = [self.fragments.pop(key) for key in batch]
+        return [fragment for fragment, _ in taken], [report for _, report in taken]
+
+    def forget_old(self) -> None:
+        """An iteration was handed to the learner: drop what only that one needed."""
+        for key in [key for key in self.snapshots if key[1] < self.learnt[key[0]]]:
+            del self.snapshots[key]
+            self.attempts.pop(key, None)
+        self.updates.versions.forget_before(self._version(self.progress.iteration))
+
+    def _learner_is_behind(self) -> bool:
+        return len(self.updates.unsettled) > self.schedule.lag
+
+    def _version(self, number: int) -> int:
+        return self.schedule.version(number, finished=self.progress.iteration - len(self.updates.unsettled))
+
+    def _ask(self, key: Key) -> None:
+        shard, number = key
+        runner = self.runners[shard % len(self.runners)]
+        message, *keyframe = self.updates.versions.of(self._version(number))
+        before = self.snapshots.get(key, "live")
+        report, fragment = self.execution.submit_pair(runner, "rollout", shard, number, message, before, *keyframe)
+        self.asked[report] = Asked(key, fragment, runner)
+        self.next[shard] = number + 1
+
+    def _take(self, future: Future) -> None:
+        if future not in self.asked:  # asked again in the meantime
+            return
+        asked = self.asked[future]
+        shard, number = asked.key
+        try:
+            report: Report = self.execution.get(future)
+        except EnvError as error:
+            self._try_again(asked, error)
+            return
+        except WorkerLost as lost:
+            if lost.worker is None or lost.worker in self.runners:
+                self._replace(asked.runner, lost)
+            elif lost.worker in self.updates.workers:
+                raise
+            return  # else of a runner that was replaced already
+        del self.asked[future]
+        self.started.add(asked.runner)
+        report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
+        if report.unfaithful:
+            self.recovery.observer.warn(
+                f"{self.config.env.id} does not rebuild from its episode seed and actions, so it is not deterministic: "
+                "fresh episodes were started, and this run will not give the same weights again"
+            )
+        self.fragments[asked.key] = asked.fragment, report
+        self.snapshots[shard, number + 1] = report.snapshot
+
+    def _try_again(self, asked: Asked, error: EnvError) -> None:
+        shard = asked.key[0]
+        for other in [f for f, entry in self.asked.items() if entry.key[0] == shard]:
+            del self.asked[other]  # it, and what was to go on from there
+        self.attempts[asked.key] += 1
+        if self.attempts[asked.key] >= ENV_ATTEMPTS:
+            raise error
+        self.recovery.count_restart(f"{str(error).splitlines()[0]}; trying that fragment again")
+        self._ask(asked.key)
+
+    def _spawn(self) -> Worker:
+        config, cpus = self.config, self.resources.cpus_per_runner
+        return self.execution.spawn(
+            Runner, config.env, config.rollout, config.seed, self.policy, name="runner", cpus=cpus
+        )
+
+    def _replace(self, runner: Worker, lost: WorkerLost) -> None:
+        """A fresh process in the place of a runner, asked for all that the old one owed."""
+        if runner not in self.runners:
+            return
+        owed = {future: asked.key for future, asked in self.asked.items() if asked.runner is runner}
+        for future in owed:
+            del self.asked[future]
+        if owed:
+            first = min(owed.values(), key=lambda key: key[1])
+            self.attempts[first] += 1
+            if self.attempts[first] >= ATTEMPTS:
+                copies = self.config.rollout.envs_per_shard
+                raise RuntimeError(
+                    f"fragment {first[1]} of shard {first[0]} of {self.config.env.id} took its runner down {ATTEMPTS} times "
+                    f"(env copies {first[0] * copies} and up, seed {self.config.seed}): {lost}"
+                ) from lost
+        self.recovery.count_restart(f"a runner was lost ({lost}); another takes its place")
+        self.execution.kill(runner)
+        self.runners[self.runners.index(runner)] = self._spawn()
+        for key in owed.values():
+            self._ask(key)
+
+    def _replace_hung(self, watch: _Watch) -> None:
+        """Replace runners whose heartbeat has not moved since the last look."""
+        now: dict[Worker, int] = {}
+        for runner in {asked.runner for asked in self.asked.values()}:
+            progress = self.execution.progress(runner, "progress")
+            if progress is None and runner not in self.started:
+                continue  # its process is still starting
+            steps, where = (-1, "an unknown place, for it does not answer") if progress is None else progress
+            self.started.add(runner)
+            if not where:
+                continue  # it waits for weights
+            if watch.beats.get(runner) == steps:
+                message = f"{self.config.env.id} hung for more than {watch.limit:g} s at {where}"
+                self._replace(runner, WorkerLost(runner, message))
+            else:
+                now[runner] = steps
+        watch.beats = now
+        watch.heard()
+
+
+class _Watch:
+    """How long nothing was heard of any runner, and their heartbeats at the last look."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.interval = limit, min(0.5, limit / 4)
+        self.beats: dict[Worker, int] = {}
+        self.heard()
+
+    def heard(self) -> None:
+        self.since = time.perf_counter()
+
+    def too_long(self) -> bool:
+        return time.perf_counter() - self.since > self.limit

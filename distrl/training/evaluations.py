@@ -1,0 +1,177 @@
+"""Evaluations beside the training, and the best model that they find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.errors import WorkerLost
+from distrl.execution import Execution, Future, Worker
+from distrl.files import write_directory
+from distrl.models.store import write_model
+from distrl.settings import Config
+from distrl.training.checkpoint import RunState
+from distrl.training.progress import Pending
+from distrl.training.recovery import Recovery
+from distrl.training.updates import Updates
+from distrl.types import Evaluation, Policy, Weights
+from distrl.workers.evaluator import Evaluator
+
+ATTEMPTS = 5  # at an evaluation whose evaluator dies each time
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation under way."""
+
+    pending: Pending
+    messages: tuple[Future, ...]  # the weights, as `Versions.of` gives them
+    episodes: int
+    result: Future
+
+
+class Evaluations:
+    """Asks an evaluator of its own, never waits for it before a result is due, and keeps the best model in RUN/best."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        about: dict[str, Any],
+        execution: Execution,
+        recovery: Recovery,
+        updates: Updates,
+        run_dir: Path,
+    ) -> None:
+        """`about`: of the env and the algorithm, for the model directory."""
+        self.config, self.policy, self.about, self.run_dir = config, policy, about, run_dir
+        self.execution, self.recovery, self.updates = execution, recovery, updates
+        self.evaluator: Worker | None = None
+        self.final: Evaluation | None = None
+
+    def load(self, state: RunState) -> None:
+        """Ask again for the evaluations that were under way."""
+        self.progress, self.best = state.progress, state.best
+        self.asked: dict[int, Asked] = {}  # by number
+        for pending in self.progress.pending:
+            self._ask(pending, self.updates.versions.of(pending.version), self.config.evaluation.episodes)
+
+    def at(self, k: int) -> dict[str, float]:
+        """Apply what is due at iteration k, then ask for the evaluation of version k; returns metrics of what was due.
+
+        It comes first in an iteration and does nothing twice, so that an interrupted run can begin with it again.
+        """
+        every = self.config.evaluation_every
+        if not (every and k and k % every == 0):
+            return {}
+        metrics = self._apply_due(k)
+        if all(pending.version != k for pending in self.progress.pending):
+            self._ask_newest(k + every)
+        return metrics
+
+    def finish(self) -> dict[str, float]:
+        """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
+        k, metrics = self.progress.iteration, {}
+        if self.config.evaluation_every:
+            if all(pending.version != k for pending in self.progress.pending):
+                self._ask_newest(k)
+            for pending in self.progress.pending:
+                pending.due = k
+            metrics = self._apply_due(k)
+        if self.best is None:
+            self._keep_best(self.updates.versions.fetch(self.updates.versions.of(k)))
+        if self.config.evaluation.final_episodes:
+            self.final = self._play_best(self.config.evaluation.final_episodes)
+            self._write_best()
+        return metrics
+
+    def weights(self) -> dict[int, Weights]:
+        """Of the evaluations under way, by version."""
+        pending = {asked.pending.version: asked.messages for asked in self.asked.values()}
+        return {version: self.updates.versions.fetch(messages) for version, messages in pending.items()}
+
+    def replace(self) -> None:
+        """End the evaluator; the next evaluation starts another."""
+        if self.evaluator is not None:
+            self.execution.kill(self.evaluator)
+        self.evaluator = None
+
+    def _ask_newest(self, due: int) -> None:
+        progress = self.progress
+        pending = Pending(due, progress.iteration, progress.env_steps, progress.evaluations)
+        progress.evaluations += 1
+        progress.pending.append(pending)
+        self._ask(pending, self.updates.versions.of(pending.version), self.config.evaluation.episodes)
+
+    def _ask(self, pending: Pending, messages: tuple[Future, ...], episodes: int) -> None:
+        if self.evaluator is None:
+            config = self.config
+            limit = config.evaluation.max_episode_steps or config.env.max_episode_steps
+            env = config.env.model_copy(update={"max_episode_steps": limit})
+            self.evaluator = self.execution.spawn(Evaluator, env, config.seed, self.policy, name="evaluator")
+        message, *keyframe = messages
+        how = pending.env_steps, episodes, self.config.evaluation.greedy, pending.number
+        result = self.execution.submit(self.evaluator, "evaluate", message, *how, *keyframe)
+        self.asked[pending.number] = Asked(pending, messages, episodes, result)
+
+    def _apply_due(self, k: int) -> dict[str, float]:
+        """Take the results that count from iteration k on, waiting for them; keep the best model."""
+        metrics: dict[str, float] = {}
+        for pending in [p for p in self.progress.pending if p.due <= k]:
+            weights = self.updates.versions.fetch(self.asked[pending.number].messages)
+            result = self._result(pending.number)
+            self.progress.pending.remove(pending)
+            metrics["evaluation/return_mean"], metrics["evaluation/return_std"] = result.mean, result.std
+            metrics |= {f"evaluation/{name}_mean": float(np.mean(v)) for name, v in result.infos.items()}
+            metrics["evaluation/env_steps"] = float(result.env_steps)
+            metrics["evaluation/version"] = float(result.version)
+            # Of equals the newest: where a score cannot get better, a policy still does (CartPole's 500).
+            best = self.progress.best
+            if self.best is None or best is None or result.mean >= best["mean"]:
+                self.progress.best = {"mean": result.mean, "std": result.std, "env_steps": result.env_steps}
+                self._keep_best(weights)
+        return metrics
+
+    def _result(self, number: int) -> Evaluation:
+        """The result of an evaluation that was asked for. An evaluator that dies is replaced and asked again."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                while not self.recovery.wait([self.asked[number].result], 0.5):
+                    self.recovery.check()
+                result: Evaluation = self.execution.get(self.asked[number].result)
+                del self.asked[number]
+                return result
+            except WorkerLost as lost:
+                if attempt == ATTEMPTS or lost.worker not in (None, self.evaluator):
+                    raise
+                self.recovery.count_restart(f"the evaluator was lost ({lost}); another takes its place")
+                self.replace()
+                for asked in list(self.asked.values()):
+                    self._ask(asked.pending, asked.messages, asked.episodes)
+        raise AssertionError("unreachable")
+
+    def _play_best(self, episodes: int) -> Evaluation:
+        assert self.best is not None
+        progress = self.progress
+        env_steps = int(progress.best["env_steps"]) if progress.best else progress.env_steps
+        pending = Pending(progress.iteration, self.best.version, env_steps, progress.evaluations)
+        self._ask(pending, (self.execution.put(self.best),), episodes)
+        return self._result(pending.number)
+
+    def _keep_best(self, weights: Weights) -> None:
+        self.best = weights
+        self._write_best()
+
+    def _write_best(self) -> None:
+        best = self.best
+        assert best is not None
+        score = self.progress.best or {"env_steps": self.progress.env_steps}
+        about = self.about | {"version": best.version, "env_steps": int(score["env_steps"]), "selected_by": score}
+        if self.final is not None:
+            about["evaluation"] = {"mean": self.final.mean, "std": self.final.std, "episodes": len(self.final.returns)}
+        write_directory(
+            self.run_dir / "best", lambda directory: write_model(directory, self.policy, best.vector, about)
+        )

@@ -1,0 +1,95 @@
+"""The learner's side of the loop: fragments in, versions of the weights out, and what the learner says of them later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distrl.execution import Execution, Future, Worker
+from distrl.execution.resources import Resources
+from distrl.settings import Config
+from distrl.training.checkpoint import RunState
+from distrl.training.feed import Feed, make_feed
+from distrl.training.progress import Ledger
+from distrl.training.recovery import Recovery
+from distrl.types import Arrays, Policy, Weights
+from distrl.workers.learner import Learner
+from distrl.workers.versions import Versions, are_sparse
+
+
+class Updates:
+    """Hands iterations to a learner, which may be behind; keeps the rows that it has still to complete."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        execution: Execution,
+        resources: Resources,
+        recovery: Recovery,
+        ledger: Ledger,
+    ) -> None:
+        self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
+        self.recovery, self.ledger = recovery, ledger
+        self.learner: Worker = None
+        self.feed: Feed | None = None
+        self.unsettled: list[tuple[Future, dict[str, float]]] = []  # metrics to come, and the row they complete
+
+    def load(self, state: RunState) -> None:
+        """A fresh learner (and replays) that goes on from here."""
+        self.unsettled.clear()
+        size = len(next(iter(state.weights.values())))
+        self.versions = Versions(are_sparse(self.config, size), self.execution.get)
+        self.learner = self.execution.spawn(
+            Learner,
+            self.config,
+            self.policy,
+            state.learner or None,
+            name="learner",
+            cpus=self.resources.learner_cpus,
+            gpus=self.resources.learner_gpus,
+        )
+        self.feed = make_feed(self.config, self.execution, self.learner, state.replay)
+        # Runners need not wait for the learner to start: it begins with the same weights.
+        for version, vector in state.weights.items():
+            self.versions.keep_whole(version, self.execution.put(Weights(version, vector)))
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Of which none can be lost without going back to a checkpoint."""
+        return [] if self.feed is None else self.feed.workers
+
+    @property
+    def oldest(self) -> list[Future]:
+        """What the learner says of the oldest update that it has not answered for."""
+        return [metrics for metrics, _ in self.unsettled[:1]]
+
+    def submit(self, k: int, row: dict[str, float], fragments: Sequence[Future]) -> None:
+        """Have the learner make version k + 1 of iteration k."""
+        assert self.feed is not None
+        weights, metrics = self.feed(k, int(row["env_steps"]) - self.config.rollout.env_steps, fragments)
+        self.versions.keep(k + 1, weights)
+        self.unsettled.append((metrics, row))
+
+    def settle(self, keep: int) -> None:
+        """Record the rows of all but the `keep` newest updates, waiting for them."""
+        while len(self.unsettled) > keep:
+            future, row = self.unsettled[0]
+            while not self.recovery.wait([future], 0.5):
+                pass
+            metrics: dict[str, float] = self.execution.get(future)
+            del self.unsettled[0]
+            self.ledger.close(row, metrics)
+
+    def state(self) -> Arrays:
+        """Of the learner, after its newest update; waits for it."""
+        state: Arrays = self.execution.get(self.execution.submit(self.learner, "state"))
+        return state
+
+    def replay_state(self) -> dict[str, Arrays]:
+        """Of the replays, by number."""
+        assert self.feed is not None
+        return self.feed.state()
+
+    def kill(self) -> None:
+        for worker in self.workers:
+            self.execution.kill(worker)
