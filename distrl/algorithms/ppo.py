@@ -178,13 +178,14 @@ class PPO:
         fragments = [unstacked(fragment) for fragment in fragments]
         value, advantage = self.advantages(fragments)
         target = advantage + value
+        old_value = self.scale.apply(value)  # what the critic gives out, which its change is measured from
         if s.normalize_value:
             self.scale.update(target)
         obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
         action = self.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten() - self.first_action
         old_log_prob = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
-        scaled = (self.scale.apply(value), self.scale.apply(target), advantage)
-        columns = (obs, action[:, None], old_log_prob, *(self.tensor(x).flatten() for x in scaled))
+        per_step = (old_value, self.scale.apply(target), advantage)
+        columns = (obs, action[:, None], old_log_prob, *(self.tensor(x).flatten() for x in per_step))
 
         batch, size = len(obs), s.minibatch_size
         totals = torch.zeros(6, device=self.device)
@@ -193,13 +194,13 @@ class PPO:
             order = self.tensor(stream(self.seed, "minibatch", iteration, epoch).permutation(batch))
             epoch_kl = torch.zeros((), device=self.device)
             shuffled = (torch.split(column[order], size) for column in columns)
-            for obs_, action_, old_log_prob_, old_value, target_, adv in zip(*shuffled, strict=True):
+            for obs_, action_, old_log_prob_, old_value_, target_, adv in zip(*shuffled, strict=True):
                 log_probs, new_value = self.forward(obs_)
                 log_ratio = log_probs.gather(1, action_).squeeze(1) - old_log_prob_
                 if s.normalize_advantage:
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
                 policy_loss = clipped_surrogate(log_ratio, adv, clip)
-                v_loss = value_loss(new_value, target_, old_value, s.value_clip)
+                v_loss = value_loss(new_value, target_, old_value_, s.value_clip)
                 entropy = -(log_probs.exp() * log_probs).sum(1).mean()
                 loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
                 norm = self.step(loss, rates)

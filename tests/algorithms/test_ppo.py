@@ -346,6 +346,19 @@ def test_the_epochs_stop_beyond_the_target_kl() -> None:
     assert 2 < minibatches(0.01) < 20
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_value_is_clipped_from_where_the_critic_began(normalize: bool) -> None:
+    """A single step starts where nothing has changed yet: however narrow the clip range, it is the step without one."""
+
+    def critic(clip: float | None) -> Array:
+        ppo = make_ppo(value_clip=clip, normalize_value=normalize, minibatch_size=32, epochs=1, lr=1e-2)
+        for k in range(3):
+            ppo.update([roll(ppo, lambda obs, action: 50 + 20 * obs[..., 0], seed=k)], k, 0.0)
+        return ppo.state()["critic.parameters"]
+
+    np.testing.assert_allclose(critic(1e-3), critic(None), atol=1e-6)
+
+
 def test_an_adaptive_learning_rate_answers_to_the_kl() -> None:
     def rates(lr: float, wanted: float) -> list[float]:
         ppo = make_ppo(adaptive_kl=wanted, lr=lr)
