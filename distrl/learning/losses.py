@@ -74,7 +74,7 @@ def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | N
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """KL(pi_behaviour || pi) from samples of pi_behaviour: E[(r - 1) - log r] >= 0 (Schulman 2020, "k3"); a scalar."""
+    """KL(pi_old || pi) from samples of pi_old, r = pi / pi_old: E[(r - 1) - log r] >= 0 (Schulman 2020, "k3"); a scalar."""
     return (log_ratio.exp() - 1 - log_ratio).mean()
 
 
