@@ -400,7 +400,7 @@ BOX, IMAGE = gym.spaces.Box(0, 1, (2,), np.float32), gym.spaces.Box(0, 255, (4, 
 @pytest.mark.parametrize(
     ("obs", "action", "changes", "parts"),
     [
-        (BOX, BOX, {}, ["Some-v0", "Use PPO or A2C for continuous actions"]),
+        (BOX, BOX, {}, ["Some-v0", "Choose an env with Discrete actions"]),
         (gym.spaces.Discrete(4), gym.spaces.Discrete(2), {}, ["Box observations", "one-hot"]),
         (
             BOX,
