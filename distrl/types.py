@@ -97,7 +97,7 @@ class Report:
     episodes: Episodes
     snapshot: Snapshot
     started: float  # unix time of the first env step
-    seconds: dict[str, float] = field(default_factory=dict)  # act, step, other
+    seconds: dict[str, float] = field(default_factory=dict)  # act, step, snapshot
     unfaithful: bool = False  # the shard could not be rebuilt exactly: fresh episodes were started
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +120,21 @@ def test_a_heavy_library_is_imported_only_where_it_belongs(library: str) -> None
     users = {module for module in FILES if any(name.partition(".")[0] == library for name in imports(module))}
     assert users, "nobody imports it: the table is out of date"
     assert {module for module in users if not matches(module, OWNERS[library])} == set()
+
+
+def test_every_library_that_is_imported_is_declared_and_pinned() -> None:
+    """Else an installation has it only as long as another library happens to need it."""
+    used = {name.partition(".")[0] for module in FILES for name in imports(module)}
+    modules = used - {"distrl", *sys.stdlib_module_names}
+    packages = importlib.metadata.packages_distributions()
+    declared = {
+        re.match(r"[\w-]+", line)[0].lower()
+        for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    pinned = {line.partition("==")[0] for line in (ROOT / "scripts" / "constraints.txt").read_text().splitlines()}
+    assert len(modules) > 10
+    undeclared = {m for m in modules if not {p.lower() for p in packages[m]} & declared & pinned}
+    assert undeclared == set()
 
 
 def test_runners_evaluators_and_drivers_load_neither_torch_nor_ray_nor_mlflow() -> None:

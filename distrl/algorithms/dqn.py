@@ -111,7 +111,7 @@ class Settings(AlgorithmSettings):
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
     exploration = settings.exploration
-    probs, remedy = exploration.action_probs or (), "Use PPO or A2C for continuous actions."
+    probs, remedy = exploration.action_probs or (), "Choose an env with Discrete actions."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.exploration.action_probs")
     spec = network_spec(
         info,

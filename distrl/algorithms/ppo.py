@@ -6,7 +6,9 @@
             minimise  L_clip + value_coef L_value - entropy_coef H
 
 The ratio is taken against the log-probabilities that the runners acted with, so a batch that is one version old
-(schedule.lag: 1) is corrected for like any other off-policy step inside the trust region.
+(schedule.lag: 1) is corrected for like any other off-policy step inside the trust region. How far an update has gone
+(approx_kl, target_kl, adaptive_kl) is measured from the policy that it began with; how far that already was from the
+policy that acted is staleness_kl.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NEEDS_TORCH = True
+AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Schedule = Literal["constant", "linear"]
 
@@ -58,7 +61,7 @@ class Settings(AlgorithmSettings):
     target_kl: float | None = Field(
         default=None, gt=0, description="stop the epochs of an update beyond 1.5 times this KL"
     )
-    adaptive_kl: float | None = Field(default=None, gt=0, description="halve or double the lr to keep the KL near this")
+    adaptive_kl: float | None = Field(default=None, gt=0, description="move the lr to keep an update's KL near this")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
     body: Body = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
@@ -145,10 +148,18 @@ class PPO:
         body = self.actor if self.settings.shared_body else self.critic
         with self.torch.no_grad():
             slices = [
-                self.critic.head(body.features(self.tensor(flat[i : i + 8192]))) for i in range(0, len(flat), 8192)
+                self.critic.head(body.features(self.tensor(flat[i : i + AT_ONCE])))
+                for i in range(0, len(flat), AT_ONCE)
             ]
             value: Array = self.scale.undo(self.torch.cat(slices).cpu().numpy())
         return value.reshape(obs.shape[: obs.ndim - len(spec.obs_shape)])
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """log pi(a|s) [B] with the weights of now, for obs [B, ...] and action [B]; in slices, as `values`."""
+        with self.torch.no_grad():
+            slices = (self.torch.split(x, AT_ONCE) for x in (obs, action[:, None]))
+            found = [self.actor(o).log_softmax(1).gather(1, a).squeeze(1) for o, a in zip(*slices, strict=True)]
+            return self.torch.cat(found)
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""
@@ -178,13 +189,15 @@ class PPO:
         fragments = [unstacked(fragment) for fragment in fragments]
         value, advantage = self.advantages(fragments)
         target = advantage + value
+        old_value = self.scale.apply(value)  # what the critic gives out, which its change is measured from
         if s.normalize_value:
             self.scale.update(target)
         obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
         action = self.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten() - self.first_action
-        old_log_prob = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
-        scaled = (self.scale.apply(value), self.scale.apply(target), advantage)
-        columns = (obs, action[:, None], old_log_prob, *(self.tensor(x).flatten() for x in scaled))
+        acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
+        began = self.log_prob(obs, action)  # by the policy that this update begins with
+        per_step = (old_value, self.scale.apply(target), advantage)
+        columns = (obs, action[:, None], acted, began, *(self.tensor(x).flatten() for x in per_step))
 
         batch, size = len(obs), s.minibatch_size
         totals = torch.zeros(6, device=self.device)
@@ -193,18 +206,19 @@ class PPO:
             order = self.tensor(stream(self.seed, "minibatch", iteration, epoch).permutation(batch))
             epoch_kl = torch.zeros((), device=self.device)
             shuffled = (torch.split(column[order], size) for column in columns)
-            for obs_, action_, old_log_prob_, old_value, target_, adv in zip(*shuffled, strict=True):
+            for obs_, action_, acted_, began_, old_value_, target_, adv in zip(*shuffled, strict=True):
                 log_probs, new_value = self.forward(obs_)
-                log_ratio = log_probs.gather(1, action_).squeeze(1) - old_log_prob_
+                log_prob = log_probs.gather(1, action_).squeeze(1)
+                log_ratio = log_prob - acted_
                 if s.normalize_advantage:
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
                 policy_loss = clipped_surrogate(log_ratio, adv, clip)
-                v_loss = value_loss(new_value, target_, old_value, s.value_clip)
+                v_loss = value_loss(new_value, target_, old_value_, s.value_clip)
                 entropy = -(log_probs.exp() * log_probs).sum(1).mean()
                 loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
                 norm = self.step(loss, rates)
                 with torch.no_grad():
-                    kl = approximate_kl(log_ratio)
+                    kl = approximate_kl(log_prob - began_)
                     clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
                     epoch_kl += kl
                     totals += torch.stack([policy_loss, v_loss, entropy, kl, clipped, norm])
@@ -216,6 +230,7 @@ class PPO:
         if s.adaptive_kl is not None:
             self.adapt(metrics["approx_kl"], s.adaptive_kl)
         return metrics | {
+            "staleness_kl": approximate_kl(began - acted).item(),
             "explained_variance": explained_variance(value, target),
             "learning_rate": lr,
             "clip_range": clip,

@@ -1,6 +1,7 @@
 """The maths of the algorithms: pure functions, in the papers' notation.
 
 What runs backwards in time (`gae`) is NumPy: T small steps are cheapest there. What is differentiated is torch.
+Every function of several arrays raises ValueError where their shapes differ: [B] against [B, 1] would become [B, B].
 """
 
 from __future__ import annotations
@@ -13,6 +14,13 @@ from distrl.types import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def _check_alike(*arrays: Array | Tensor) -> None:
+    """Raise ValueError where shapes differ."""
+    shapes = [tuple(array.shape) for array in arrays]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"shapes differ: {', '.join(map(str, shapes))}")
 
 
 def gae(reward: Array, value: Array, next_value: Array, ended: Array, gamma: float, gae_lambda: float) -> Array:
@@ -31,8 +39,7 @@ def gae(reward: Array, value: Array, next_value: Array, ended: Array, gamma: flo
     Returns:
         advantages [T, ...] float32
     """
-    if not reward.shape == value.shape == next_value.shape == ended.shape:
-        raise ValueError(f"shapes differ: {reward.shape}, {value.shape}, {next_value.shape}, {ended.shape}")
+    _check_alike(reward, value, next_value, ended)
     delta = (reward + gamma * next_value - value).astype(np.float32)
     decay = (gamma * gae_lambda * ~ended).astype(np.float32)
     advantage = np.empty_like(delta)
@@ -48,6 +55,7 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> T
 
     L = -E[ min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) ],   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
     """
+    _check_alike(log_ratio, advantage)
     ratio = log_ratio.exp()
     return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
 
@@ -57,6 +65,7 @@ def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | N
 
     The clipped form is the one of the PPO reference code: E[max((V - R)^2, (V_old + clip(V - V_old) - R)^2)] / 2.
     """
+    _check_alike(value, target, old_value)
     error = (value - target).square()
     if clip is not None:
         clipped = old_value + (value - old_value).clamp(-clip, clip)
@@ -65,12 +74,13 @@ def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | N
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """KL(pi_behaviour || pi) from samples of pi_behaviour: E[(r - 1) - log r] >= 0 (Schulman 2020, "k3"); a scalar."""
+    """KL(pi_old || pi) from samples of pi_old, r = pi / pi_old: E[(r - 1) - log r] >= 0 (Schulman 2020, "k3"); a scalar."""
     return (log_ratio.exp() - 1 - log_ratio).mean()
 
 
 def explained_variance(prediction: Array, target: Array) -> float:
     """1 - Var(target - prediction) / Var(target): 1 is perfect, 0 is no better than a constant; NaN where Var is 0."""
+    _check_alike(prediction, target)
     variance = float(np.var(target))
     return float("nan") if variance == 0 else 1 - float(np.var(target - prediction)) / variance
 
@@ -81,8 +91,7 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     `reward` is the sum of the m <= n rewards, `discount` gamma^m, or 0 where the episode terminated on the way. Where
     it was truncated s_m is its true last state, of which the value counts.
     """
-    if not reward.shape == discount.shape == next_value.shape:
-        raise ValueError(f"shapes differ: {reward.shape}, {discount.shape}, {next_value.shape}")
+    _check_alike(reward, discount, next_value)
     return reward + discount * next_value
 
 
@@ -92,6 +101,7 @@ def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:
     The target network as its own chooser is DQN (Mnih et al. 2015); the online network as chooser is double DQN (van
     Hasselt et al. 2016, arXiv:1509.06461).
     """
+    _check_alike(target_q, chooser_q)
     return target_q.gather(1, chooser_q.argmax(1, keepdim=True)).squeeze(1)
 
 
@@ -108,5 +118,6 @@ def munchausen_bonus(target_q: Tensor, action: Tensor, alpha: float, temperature
 
     With n-step returns it is added for the first step alone, the one whose action is learnt.
     """
+    _check_alike(target_q[:, 0], action)
     log_prob = (target_q / temperature).log_softmax(1).gather(1, action[:, None]).squeeze(1)
     return alpha * (temperature * log_prob).clamp(floor, 0.0)

@@ -35,11 +35,37 @@ class FlatParameters:
         return self.vector.grad
 
 
-class Adam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1) on flat vectors, each with a learning rate of its own.
+def plain_adam_step(
+    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: float, betas: tuple[float, float], eps: float
+) -> None:
+    """Step t (1, 2, ...) of Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), in place; [P] each, t a scalar.
 
-        m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
-        theta = theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+    m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
+    theta = theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+    """
+    beta1, beta2 = betas
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    denominator = v.sqrt().div_((1 - beta2 ** t.item()) ** 0.5).add_(eps)
+    theta.addcdiv_(m, denominator, value=-lr / (1 - beta1 ** t.item()))
+
+
+def fused_adam_step(
+    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: float, betas: tuple[float, float], eps: float
+) -> None:
+    """As `plain_adam_step`, in one pass over memory: a third of the time. It rounds differently."""
+    torch._fused_adam_(
+        [theta], [g], [m], [v], [], [t],
+        lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, weight_decay=0.0, amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+# The fused step is no public part of torch and may go; which one a torch has is part of the arithmetic.
+adam_step = fused_adam_step if hasattr(torch, "_fused_adam_") else plain_adam_step
+
+
+class Adam:
+    """Adam on flat vectors, each with a learning rate of its own; `adam_step` is the one that runs.
 
     The same steps as `torch.optim.Adam`, which takes longer to call than to compute on vectors of this size, and
     whose first use imports a compiler for two seconds.
@@ -49,25 +75,21 @@ class Adam:
         self, parameters: dict[str, FlatParameters], eps: float, betas: tuple[float, float] = (0.9, 0.999)
     ) -> None:
         self.parameters, self.eps, self.betas = parameters, eps, betas
-        self.t = 0
         self.m = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
         self.v = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
+        self.t = torch.zeros((), device=next(iter(self.m.values())).device)  # float32, as the fused step wants it
 
     @torch.no_grad()
     def step(self, lr: dict[str, float]) -> None:
         """One step along the gradients that lie in the parameters; `lr` by name."""
         self.t += 1
-        beta1, beta2 = self.betas
         for name, parameters in self.parameters.items():
-            g, m, v = parameters.grad, self.m[name], self.v[name]
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            denominator = v.sqrt().div_((1 - beta2**self.t) ** 0.5).add_(self.eps)
-            parameters.vector.addcdiv_(m, denominator, value=-lr[name] / (1 - beta1**self.t))
+            theta, g, m, v = parameters.vector, parameters.grad, self.m[name], self.v[name]
+            adam_step(theta, g, m, v, self.t, lr[name], self.betas, self.eps)
 
     def state(self) -> Arrays:
         """Parameters and moments."""
-        arrays = {"t": np.array(self.t)}
+        arrays = {"t": np.array(int(self.t))}
         for name, parameters in self.parameters.items():
             for kind, tensor in (("parameters", parameters.vector), ("m", self.m[name]), ("v", self.v[name])):
                 arrays[f"{name}.{kind}"] = tensor.detach().cpu().numpy().copy()
@@ -75,7 +97,7 @@ class Adam:
 
     @torch.no_grad()
     def load_state(self, state: Arrays) -> None:
-        self.t = int(state["t"])
+        self.t.fill_(int(state["t"]))
         for name, parameters in self.parameters.items():
             for kind, tensor in (("parameters", parameters.vector), ("m", self.m[name]), ("v", self.v[name])):
                 tensor.copy_(torch.tensor(state[f"{name}.{kind}"]))

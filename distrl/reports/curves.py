@@ -33,8 +33,8 @@ LINES = ("-", "-.", ":")  # for more curves than colours; dashes are the thresho
 GREY = "#666666"
 # In this order in losses.png; metrics that are not named here come after them, if they ever change.
 PANELS = (
-    *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"),
-    *("td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
+    *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "staleness_kl", "clip_fraction"),
+    *("explained_variance", "td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
 )
 NO_PANELS = ("return_mean", "length_mean", "episodes")  # not losses
 

@@ -29,6 +29,7 @@ def examine(out: Console) -> bool:
         ("versions", lambda _: ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("cores, memory", lambda _: f"{cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.1f} GiB"),
         ("shared memory", _shared_memory),
+        ("torch", _torch),
         ("GPU", _gpu),
         ("environments", _environments),
         ("Ray", _ray),
@@ -51,6 +52,14 @@ def _shared_memory(config: Config) -> str:
     return f"{free:.1f} GiB free in /dev/shm" + (
         "" if free > 1 else ": little; give a container more with --shm-size=2g"
     )
+
+
+def _torch(config: Config) -> str:
+    import torch
+
+    from distrl.learning.optimizer import adam_step
+
+    return f"{torch.__version__}; the optimiser takes {adam_step.__name__}"
 
 
 def _gpu(config: Config) -> str:

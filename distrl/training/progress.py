@@ -39,7 +39,7 @@ class Progress:
     steps_to_streak: int | None = None
     evaluations: int = 0
     pending: list[Pending] = field(default_factory=list)
-    best: dict[str, float] | None = None  # mean, version, env_steps
+    best: dict[str, float] | None = None  # mean, std, env_steps
     steps_to_threshold: int | None = None
     time_to_threshold_s: float | None = None
     train_s: float = 0.0

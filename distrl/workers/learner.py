@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, cast
 
@@ -59,12 +60,31 @@ def _set_up_torch(settings: LearnerSettings) -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Within, floating-point numbers too small to be normal (float32: below 1e-38) are 0, in torch as in NumPy.
+
+    Adam's moments of a unit that has died become so small, and a processor takes many times as long for them. It holds
+    for this thread and for those that torch starts within, which inherit it. Outside all is as it was: in one process the
+    runners act in this thread too, and must compute what they compute in processes of their own.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 class Learner:
     def __init__(self, config: Config, policy: Policy, state: Arrays | None) -> None:
         """`state`: of the checkpoint to go on from; None: the beginning."""
         module = algorithm_module(config.algorithm.name)
         device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
-        self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
+        self.arithmetic = _denormals_flushed if module.NEEDS_TORCH else contextlib.nullcontext
+        with self.arithmetic():  # torch may start its threads here
+            self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay
         self.sender = Sender(config)
@@ -85,14 +105,17 @@ class Learner:
         """
         start = time.perf_counter()
         algorithm = cast(OnPolicy, self.algorithm)
-        return self._updated(algorithm.update(list(fragments), iteration, self._progress(env_steps)), env_steps, start)
+        with self.arithmetic():
+            metrics = algorithm.update(list(fragments), iteration, self._progress(env_steps))
+        return self._updated(metrics, env_steps, start)
 
     def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Message, dict[str, float]]:
         """Learn from what each replay drew for an iteration; else as `update`."""
         start = time.perf_counter()
         batch = join(batches)
         algorithm, counted = cast(OffPolicy, self.algorithm), env_steps + self.config.rollout.env_steps
-        metrics, errors = algorithm.learn(batch, counted, self._progress(env_steps))
+        with self.arithmetic():
+            metrics, errors = algorithm.learn(batch, counted, self._progress(env_steps))
         parts = np.split(errors, len(batches), axis=1)
         self.new_priorities = [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]
         return self._updated(metrics, env_steps, start)

@@ -331,9 +331,19 @@ def test_epsilon_at_its_ends() -> None:
 
 
 def test_a_ladder_gives_every_copy_its_own_rate() -> None:
-    policy = policy_with(0.4, ladder=7.0)
-    assert policy.epsilon(8) == pytest.approx([0.4 ** (1 + 7 * n / 7) for n in range(8)])
+    """From epsilon to epsilon^(1 + ladder) in equal steps of the exponent."""
+    policy = policy_with(2.0**-4, ladder=3.0)
+    assert policy.epsilon(5) == pytest.approx([2.0**-4, 2.0**-7, 2.0**-10, 2.0**-13, 2.0**-16])
+    assert policy.epsilon(3) == pytest.approx([2.0**-4, 2.0**-10, 2.0**-16])
+    assert policy.epsilon(1) == pytest.approx([2.0**-4])
     assert policy_with(0.4).epsilon(8) == pytest.approx([0.4] * 8)
+
+
+def test_copies_explore_by_their_rung() -> None:
+    policy = policy_with(0.5, ladder=2.0, action_probs=(1.0, 0.0, 0.0))
+    noise = policy.draw(np.random.default_rng(0), 20_000, 3)
+    explored = np.mean([policy.act(np.zeros((3, 1), np.float32), row)[0] == 0 for row in noise], axis=0)
+    assert explored == pytest.approx([0.5, 0.25, 0.125], abs=0.012)
 
 
 SPECS = {
@@ -400,7 +410,7 @@ BOX, IMAGE = gym.spaces.Box(0, 1, (2,), np.float32), gym.spaces.Box(0, 255, (4, 
 @pytest.mark.parametrize(
     ("obs", "action", "changes", "parts"),
     [
-        (BOX, BOX, {}, ["Some-v0", "Use PPO or A2C for continuous actions"]),
+        (BOX, BOX, {}, ["Some-v0", "Choose an env with Discrete actions"]),
         (gym.spaces.Discrete(4), gym.spaces.Discrete(2), {}, ["Box observations", "one-hot"]),
         (
             BOX,

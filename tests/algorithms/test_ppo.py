@@ -207,7 +207,8 @@ def test_old_fragments_are_weighed_against_the_policy_that_acted() -> None:
     fragment.extras["log_prob"] = fragment.extras["log_prob"] + np.float32(math.log(2))  # it was twice as sure
     metrics = ppo.update([fragment], 0, 0.0)
     assert metrics["clip_fraction"] == 1
-    assert metrics["approx_kl"] == pytest.approx(0.5 - 1 + math.log(2), abs=1e-5)
+    assert metrics["staleness_kl"] == pytest.approx(0.5 - 1 + math.log(2), abs=1e-5)
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)  # the update itself changed nothing
 
 
 def test_all_metrics_are_plain_finite_numbers() -> None:
@@ -346,6 +347,31 @@ def test_the_epochs_stop_beyond_the_target_kl() -> None:
     assert 2 < minibatches(0.01) < 20
 
 
+def stale(ppo: PPO, seed: int = 0) -> Fragment:
+    """Rolled by a policy that was far from the learner's of now."""
+    return roll(make_ppo(seed=99, action_probs=(8, 1, 1, 1)), random_reward, seed=seed)
+
+
+def test_only_the_update_counts_towards_the_target_kl_not_how_stale_the_batch_is() -> None:
+    ppo = make_ppo(epochs=10, lr=1e-20, target_kl=1e-6)
+    metrics = ppo.update([stale(ppo)], 0, 0.0)
+    assert metrics["staleness_kl"] > 0.1
+    assert metrics["minibatches"] == 20
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_value_is_clipped_from_where_the_critic_began(normalize: bool) -> None:
+    """A single step starts where nothing has changed yet: however narrow the clip range, it is the step without one."""
+
+    def critic(clip: float | None) -> Array:
+        ppo = make_ppo(value_clip=clip, normalize_value=normalize, minibatch_size=32, epochs=1, lr=1e-2)
+        for k in range(3):
+            ppo.update([roll(ppo, lambda obs, action: 50 + 20 * obs[..., 0], seed=k)], k, 0.0)
+        return ppo.state()["critic.parameters"]
+
+    np.testing.assert_allclose(critic(1e-3), critic(None), atol=1e-6)
+
+
 def test_an_adaptive_learning_rate_answers_to_the_kl() -> None:
     def rates(lr: float, wanted: float) -> list[float]:
         ppo = make_ppo(adaptive_kl=wanted, lr=lr)
@@ -356,6 +382,13 @@ def test_an_adaptive_learning_rate_answers_to_the_kl() -> None:
     assert rising == sorted(rising)
     assert falling[-1] < 0.5 * falling[0]
     assert rising[-1] > 2 * rising[0]
+
+
+def test_a_stale_batch_does_not_lower_an_adaptive_learning_rate() -> None:
+    ppo = make_ppo(adaptive_kl=0.01, lr=1e-6)
+    rates = [ppo.update([stale(ppo, k)], k, 0.0)["learning_rate"] for k in range(4)]
+    assert rates == sorted(rates)
+    assert rates[-1] > 2 * rates[0]
 
 
 @pytest.mark.parametrize(("progress", "left"), [(0.0, 1.0), (0.25, 0.75), (1.0, 0.0), (1.5, 0.0)])

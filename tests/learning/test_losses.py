@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
+from distrl.learning.losses import (
+    approximate_kl,
+    clipped_surrogate,
+    explained_variance,
+    gae,
+    greedy_value,
+    munchausen_bonus,
+    td_target,
+    value_loss,
+)
 from distrl.types import Array
 
 # --- gae --------------------------------------------------------------------------------------------------------
@@ -101,12 +111,6 @@ def test_nothing_flows_back_over_an_end() -> None:
     assert changed[:, 1].tolist() == [True] * 7 + [False] * 2
 
 
-def test_gae_refuses_arrays_of_different_shapes() -> None:
-    good, bad = np.zeros((4, 2)), np.zeros((4, 1))
-    with pytest.raises(ValueError, match=r"shapes differ.*\(4, 1\)"):
-        gae(good, good, bad, good.astype(bool), 0.9, 0.9)
-
-
 # --- the clipped surrogate --------------------------------------------------------------------------------------
 
 
@@ -192,3 +196,33 @@ def test_explained_variance() -> None:
     assert explained_variance(-target, target) == pytest.approx(-3)  # the error is twice the target
     assert explained_variance(target / 2, target) == pytest.approx(0.75)
     assert math.isnan(explained_variance(target, np.ones_like(target)))
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------
+
+B, COLUMN = torch.zeros(4), torch.zeros(4, 1)
+Q = torch.zeros(4, 3)
+TN, T1 = np.zeros((4, 2)), np.zeros((4, 1))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: gae(TN, TN, T1, TN.astype(bool), 0.9, 0.9),
+        lambda: gae(TN, TN, TN, T1.astype(bool), 0.9, 0.9),
+        lambda: clipped_surrogate(B, COLUMN, 0.2),
+        lambda: clipped_surrogate(COLUMN, B, 0.2),
+        lambda: value_loss(COLUMN, B, B, None),
+        lambda: value_loss(B, COLUMN, B, None),
+        lambda: value_loss(B, B, COLUMN, 0.2),
+        lambda: explained_variance(TN, T1),
+        lambda: td_target(B, B, COLUMN),
+        lambda: td_target(B, COLUMN, B),
+        lambda: greedy_value(Q, Q[:3]),
+        lambda: munchausen_bonus(Q, torch.zeros(3, dtype=torch.int64), 0.9, 0.2, -1.0),
+        lambda: munchausen_bonus(Q, torch.zeros(4, 1, dtype=torch.int64), 0.9, 0.2, -1.0),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        call()

@@ -14,7 +14,7 @@ from distrl.acting.network import Network as NumpyNetwork
 from distrl.acting.network import NetworkSpec, flatten, single_threaded, unflatten
 from distrl.acting.policies import CategoricalPolicy, from_description
 from distrl.learning.networks import Network
-from distrl.learning.optimizer import Adam, FlatParameters
+from distrl.learning.optimizer import FlatParameters
 from distrl.types import Array
 
 SPECS = {
@@ -166,42 +166,6 @@ def test_flat_parameters_keep_the_numbers_and_the_order_of_several_modules() -> 
     first, second = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
     wanted = torch.cat([p.detach().flatten() for m in (first, second) for p in m.parameters()])
     assert torch.equal(FlatParameters([first, second], torch.device("cpu")).vector, wanted)
-
-
-def linear(seed: int) -> tuple[torch.nn.Linear, FlatParameters]:
-    torch.manual_seed(seed)
-    layer = torch.nn.Linear(4, 3)
-    return layer, FlatParameters([layer], torch.device("cpu"))
-
-
-def test_adam_takes_the_steps_of_torch_and_goes_on_bit_for_bit_from_its_state() -> None:
-    (_, slow), (_, fast) = linear(1), linear(2)
-    ours = Adam({"slow": slow, "fast": fast}, eps=1e-5)
-    theirs = [torch.nn.Parameter(p.vector.detach().clone()) for p in (slow, fast)]
-    torch_adam = torch.optim.Adam([{"params": [p]} for p in theirs], eps=1e-5)
-    again_parameters = {"slow": linear(3)[1], "fast": linear(4)[1]}
-    again = Adam(again_parameters, eps=1e-5)
-    generator = torch.Generator().manual_seed(0)
-    for t in range(30):
-        rates = {"slow": 1e-3 * (30 - t), "fast": 0.1}
-        if t == 20:
-            again.load_state(ours.state())
-        for name, flat, plain in zip(rates, (slow, fast), theirs, strict=True):
-            gradient = torch.randn(15, generator=generator) * 10 ** (t % 5 - 3)
-            gradient[0] = 0
-            plain.grad = gradient.clone()
-            flat.grad.copy_(gradient)
-            again_parameters[name].grad.copy_(gradient)
-        for group, lr in zip(torch_adam.param_groups, rates.values(), strict=True):
-            group["lr"] = lr
-        ours.step(rates)
-        torch_adam.step()
-        if t >= 20:
-            again.step(rates)
-            assert torch.equal(again_parameters["slow"].vector, slow.vector)
-            assert torch.equal(again_parameters["fast"].vector, fast.vector)
-    for flat, plain in zip((slow, fast), theirs, strict=True):
-        torch.testing.assert_close(flat.vector.detach(), plain.detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 12), (12, 5)])

@@ -1,0 +1,70 @@
+"""The optimiser against torch's own, and one form of its step against the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from distrl.learning import optimizer
+from distrl.learning.optimizer import Adam, FlatParameters, adam_step, fused_adam_step, plain_adam_step
+
+
+def linear(seed: int) -> tuple[torch.nn.Linear, FlatParameters]:
+    torch.manual_seed(seed)
+    layer = torch.nn.Linear(4, 3)
+    return layer, FlatParameters([layer], torch.device("cpu"))
+
+
+@pytest.mark.parametrize("step", [plain_adam_step, fused_adam_step])
+def test_adam_takes_the_steps_of_torch_and_goes_on_bit_for_bit_from_its_state(
+    step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizer, "adam_step", step)
+    (_, slow), (_, fast) = linear(1), linear(2)
+    ours = Adam({"slow": slow, "fast": fast}, eps=1e-5)
+    theirs = [torch.nn.Parameter(p.vector.detach().clone()) for p in (slow, fast)]
+    torch_adam = torch.optim.Adam([{"params": [p]} for p in theirs], eps=1e-5)
+    again_parameters = {"slow": linear(3)[1], "fast": linear(4)[1]}
+    again = Adam(again_parameters, eps=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(30):
+        rates = {"slow": 1e-3 * (30 - t), "fast": 0.1}
+        if t == 20:
+            again.load_state(ours.state())
+        for name, flat, plain in zip(rates, (slow, fast), theirs, strict=True):
+            gradient = torch.randn(15, generator=generator) * 10 ** (t % 5 - 3)
+            gradient[0] = 0
+            plain.grad = gradient.clone()
+            flat.grad.copy_(gradient)
+            again_parameters[name].grad.copy_(gradient)
+        for group, lr in zip(torch_adam.param_groups, rates.values(), strict=True):
+            group["lr"] = lr
+        ours.step(rates)
+        torch_adam.step()
+        if t >= 20:
+            again.step(rates)
+            assert torch.equal(again_parameters["slow"].vector, slow.vector)
+            assert torch.equal(again_parameters["fast"].vector, fast.vector)
+    for flat, plain in zip((slow, fast), theirs, strict=True):
+        torch.testing.assert_close(flat.vector.detach(), plain.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_both_forms_of_the_step_are_the_same_but_for_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(1003, generator=generator)  # no multiple of what a processor computes at once
+    runs = []
+    for step in (plain_adam_step, fused_adam_step):
+        gradients = torch.Generator().manual_seed(1)
+        theta, m, v = start.clone(), torch.zeros(1003), torch.zeros(1003)
+        for t in range(1, 200):
+            step(theta, torch.randn(1003, generator=gradients), m, v, torch.tensor(float(t)), 1e-2, (0.8, 0.99), 1e-8)
+        runs.append((theta, m, v))
+    for plain, fused in zip(*runs, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+    assert (runs[0][0] - start).abs().mean() > 0.1
+
+
+def test_the_fused_step_is_taken_where_torch_has_it() -> None:
+    assert adam_step is fused_adam_step
