@@ -135,7 +135,10 @@ def run_trainer(
     module = algorithm_module(config.algorithm.name)
     policy = module.make_policy(config.algorithm, info)
     observer = observer or Recorder()
-    about = {"env": config.env.model_dump(mode="json"), "observation": {"shape": list(info.observation_space.shape)}}
+    about = {
+        "env": config.env.model_dump(mode="json"),
+        "observation": {"shape": list(info.observation_space.shape), "dtype": str(info.observation_space.dtype)},
+    }
     trainer = Trainer(
         config,
         policy,
