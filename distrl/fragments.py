@@ -10,7 +10,23 @@ from dataclasses import replace
 
 import numpy as np
 
+from distrl.errors import UserError
 from distrl.types import Array, Fragment
+
+
+def check_first_stacks(env_id: str, obs: Array, stack: int) -> None:
+    """Raise `UserError` where first observations of episodes [N, ...] are not stacks as said above."""
+    if obs.shape[1:2] != (stack,):
+        found = f"observations have the shape {list(obs.shape[1:])}, and [{stack}, ...] is due"
+    elif (obs != obs[:, -1:]).any():
+        found = "an episode begins with frames that differ; the first frame so many times is due"
+    else:
+        return
+    raise UserError(
+        f"{env_id} says metadata['frame_stack'] = {stack}, but {found}: learners put stacks together from single frames. "
+        "Fill the stack at reset as gymnasium.wrappers.FrameStackObservation(env, stack_size, padding_type='reset') does, "
+        "or take 'frame_stack' out of the metadata: whole stacks then travel."
+    )
 
 
 def ages(first: Array, ended: Array, stack: int) -> Array:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from distrl.acting.network import Network, NetworkSpec, unflatten
 from distrl.types import Array, Arrays, Policy
@@ -23,6 +24,19 @@ from distrl.types import Array, Arrays, Policy
 POLICIES = {
     "table": "distrl.acting.tables:TablePolicy",
 }
+
+
+def policy_input(obs: Any, dtype: DTypeLike | None = None) -> Array:
+    """What a policy is given for observations, wherever it acts: float64 becomes float32, all else stays what it is.
+
+    Fragments travel so, and a policy must act in evaluations, in play and where it is served by the numbers that it was
+    trained on: of a table, float32 and float64 may be two tiles.
+
+    Args:
+        dtype: of the env's observation space, where `obs` may come in another one
+    """
+    array = np.asarray(obs, dtype)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 class CategoricalPolicy:

@@ -18,6 +18,8 @@ from distrl.errors import UserError, did_you_mean
 from distrl.settings import EnvSettings
 from distrl.types import EnvInfo
 
+flappy.register()
+
 # Ids that begin so are registered by importing this module, found in this package.
 PLUGINS = {
     "ALE/": ("ale_py", "ale-py"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from distrl.envs.make import make_env
 from distrl.errors import EnvError
+from distrl.fragments import check_first_stacks
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays
@@ -39,6 +40,8 @@ class SingleShard:
         self.obs = np.zeros((copies, *(space.shape or ())), space.dtype)
         for copy in range(copies):
             self._guard(copy, self._start_episode, copy)
+        if self.frame_stack:
+            check_first_stacks(settings.id, self.obs, self.frame_stack)
         self._journal = [self._no_actions() for _ in range(copies)]
 
     def step(self, action: Array) -> Step:

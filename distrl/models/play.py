@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
+from distrl.acting.policies import policy_input
 from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
 from distrl.seeding import derive, stream
@@ -68,7 +68,7 @@ def play_episodes(
         step, ended = 0, False
         yield step, 0.0, ended
         while not ended:
-            batch = np.asarray(obs, space.dtype)[None]
+            batch = policy_input(obs, space.dtype)[None]
             action = policy.greedy(batch) if greedy else policy.act(batch, policy.draw(rng, 1, 1)[0])[0]
             obs, reward, terminated, truncated, _ = game.step(action[0].item() if discrete else action[0])
             step, ended = step + 1, bool(terminated or truncated)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from distrl.acting.policies import policy_input
 from distrl.models.store import find_model, read_model
 from distrl.seeding import stream
-from distrl.types import Array, Policy
+from distrl.types import Policy
 
 
 class Player:
@@ -17,7 +16,7 @@ class Player:
 
     def __init__(self, policy: Policy, about: dict[str, Any], seed: int = 0) -> None:
         self.policy, self.about = policy, about
-        self.obs_shape = tuple(about["observation"]["shape"])
+        self.obs_shape, self.obs_dtype = tuple(about["observation"]["shape"]), about["observation"]["dtype"]
         self._rng = stream(seed, "play")
 
     def act(self, obs: Any, greedy: bool = True) -> Any:
@@ -26,7 +25,7 @@ class Player:
         Raises:
             ValueError: the observation has another shape
         """
-        batch: Array = np.asarray(obs)
+        batch = policy_input(obs, self.obs_dtype)
         single = batch.shape == self.obs_shape
         if single:
             batch = batch[None]

@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 
+from distrl.acting.policies import policy_input
 from distrl.models.store import read_model
 from distrl.types import Array
 
@@ -23,7 +24,7 @@ class GreedyPolicy(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
 
     # MLflow warns about every annotation of the input but this very one.
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Array:
-        return np.asarray(self._policy.greedy(model_input), np.int64)
+        return np.asarray(self._policy.greedy(policy_input(model_input)), np.int64)
 
 
 mlflow.models.set_model(GreedyPolicy())

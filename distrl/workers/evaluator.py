@@ -7,6 +7,7 @@ import copy
 import numpy as np
 
 from distrl.acting.network import single_threaded
+from distrl.acting.policies import policy_input
 from distrl.envs.shard import make_shard
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
@@ -48,10 +49,11 @@ class Evaluator:
         rng = stream(seed, "action")
         try:
             while (played < wanted).any():
+                obs = policy_input(shard.obs)
                 if greedy:
-                    action = self.policy.greedy(shard.obs)
+                    action = self.policy.greedy(obs)
                 else:
-                    action, _ = self.policy.act(shard.obs, self.policy.draw(rng, 1, copies)[0])
+                    action, _ = self.policy.act(obs, self.policy.draw(rng, 1, copies)[0])
                 step = shard.step(action)
                 current += step.reward
                 lengths += 1

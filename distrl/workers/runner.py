@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from distrl.acting.network import single_threaded
+from distrl.acting.policies import policy_input
 from distrl.envs.shard import Shard, make_shard
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
@@ -98,9 +99,9 @@ class Runner:
     def _roll(self, live: Shard, state: Snapshot, version: int) -> tuple[Report, Fragment]:
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
-        obs_dtype = np.float32 if live.obs.dtype == np.float64 else live.obs.dtype
         stack = live.frame_stack
-        seen = live.obs.astype(obs_dtype)  # what the policy sees: a whole stack where `obs` holds single frames
+        seen = policy_input(live.obs)  # a whole stack where `obs` holds single frames
+        obs_dtype = seen.dtype
         if stack:
             obs = np.empty((stack + t_max, n, *live.obs.shape[2:]), obs_dtype)
             obs[:stack] = live.obs.swapaxes(0, 1)
@@ -127,7 +128,8 @@ class Runner:
             actions.append(action)
             extras.append(extra)
             if stack:
-                seen, newest[t] = result.obs, result.obs[:, -1]
+                seen = policy_input(result.obs)
+                newest[t] = seen[:, -1]
             else:
                 newest[t] = result.obs
                 seen = newest[t]

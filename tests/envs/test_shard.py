@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Iterator
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import toys
 from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.wrappers import FrameStackObservation
 from toys import SCRIPT, same, settings
 
 from distrl.envs.make import make_env
@@ -284,6 +287,42 @@ def test_an_error_of_a_native_env_names_shard_and_cause() -> None:
     with pytest.raises(EnvError, match="AssertionError") as caught:
         shard.step(np.full(4, 2))
     assert (caught.value.env_id, caught.value.shard) == ("CartPole-v1", 3)
+
+
+# --- stacks of frames -------------------------------------------------------------------------------------------
+
+
+def stacked(padding: str, last: bool = False) -> gym.Env[Any, Any]:
+    """CartPole seen as its newest three observations, on the first axis or the last, with what it says of that."""
+    env: gym.Env[Any, Any] = FrameStackObservation(CartPoleEnv(), 3, padding_type=padding)
+    if last:
+        space = gym.spaces.Box(-np.inf, np.inf, (4, 3), np.float32)
+        env = gym.wrappers.TransformObservation(env, np.transpose, space)
+    env.metadata = {**env.metadata, "frame_stack": 3}
+    return env
+
+
+@pytest.fixture
+def stacks() -> Iterator[EnvSettings]:
+    gym.register("Stacks-v0", stacked)
+    yield EnvSettings(id="Stacks-v0")
+    del gym.registry["Stacks-v0"]
+
+
+def test_stacks_that_begin_with_their_first_frame_are_taken(stacks: EnvSettings) -> None:
+    shard = make_shard(stacks.model_copy(update={"kwargs": {"padding": "reset"}}), 0, 0, 2)
+    assert shard.frame_stack == 3
+    assert same(shard.obs[:, 0], shard.obs[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "found"),
+    [({"padding": "zero"}, "frames that differ"), ({"padding": "reset", "last": True}, r"\[4, 3\], and \[3, ...\]")],
+)
+def test_stacks_of_another_kind_are_refused(stacks: EnvSettings, kwargs: dict[str, Any], found: str) -> None:
+    """The learner would see others than the policy saw."""
+    with pytest.raises(UserError, match=rf"Stacks-v0 .*frame_stack.* = 3.*{found}.*padding_type='reset'"):
+        make_shard(stacks.model_copy(update={"kwargs": kwargs}), 0, 0, 2)
 
 
 # --- native vector envs -----------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""A policy acts by the same numbers in training, evaluation, play, videos and MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from toys import settings
+
+from distrl.acting.codings import Bins
+from distrl.acting.policies import policy_input
+from distrl.acting.tables import TablePolicy
+from distrl.models.player import load_policy
+from distrl.models.store import write_model
+from distrl.models.video import record_video
+from distrl.settings import RolloutSettings
+from distrl.tracking.mlflow_model import GreedyPolicy
+from distrl.types import Array, Weights
+from distrl.workers.evaluator import Evaluator
+from distrl.workers.runner import Runner
+
+BELOW = 0.5 - 1e-12  # as float64 in the first of two bins, as float32 in the second
+
+
+class Edge(gym.Env[Array, int]):
+    """Stays on the edge of two bins for 3 steps; the reward is the action."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float64)
+    action_space: gym.Space[Any] = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode, self.steps = render_mode, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        self.steps = 0
+        return np.array([BELOW]), {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return np.array([BELOW]), float(action), self.steps == 3, False, {}
+
+    def render(self) -> Any:
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+if "toys/Edge-v0" not in gym.registry:
+    gym.register("toys/Edge-v0", Edge)
+EDGE = settings("toys/Edge-v0")
+
+
+@pytest.fixture
+def policy() -> TablePolicy:
+    """Takes action b in bin b."""
+    policy = TablePolicy(Bins((2,), (0.0,), (1.0,), ("0",)), actions=2)
+    policy.load(np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
+    return policy
+
+
+def test_a_table_sees_the_same_tile_everywhere(policy: TablePolicy, tmp_path: Path) -> None:
+    weights = Weights(0, policy.vector)
+    _, fragment = Runner(EDGE, RolloutSettings(envs_per_shard=2, steps=6), 1, policy).rollout(0, 0, weights, None)
+    assert fragment.obs.dtype == np.float32
+    assert fragment.action.tolist() == [[1, 1]] * 6  # the bin that the learner finds in the fragment
+
+    for greedy in (True, False):
+        assert Evaluator(EDGE, 1, policy).evaluate(weights, 0, 2, greedy, 0).returns == (3.0, 3.0)
+        assert record_video(policy, EDGE, tmp_path / "v.gif", seed=1, greedy=greedy).returns == (3.0,)
+    write_model(tmp_path, policy, {"observation": {"shape": [1], "dtype": "float64"}})
+    player, served = load_policy(tmp_path), GreedyPolicy()
+    served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
+    assert player.act([BELOW]) == player.act(np.array([BELOW]), greedy=False) == 1
+    assert player.act([[BELOW], [0.2]]).tolist() == [1, 0]
+    assert served.predict(None, np.array([[BELOW], [0.2]])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_what_is_not_float64_stays_what_it_is(dtype: str) -> None:
+    obs = np.arange(6).reshape(2, 3).astype(dtype)
+    assert policy_input(obs) is obs
+    assert policy_input(obs.tolist(), dtype).dtype == dtype
