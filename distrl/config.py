@@ -1,7 +1,7 @@
 """What a run is: typed, validated, YAML in and out, `key=value` overrides. Knows no torch and no Ray.
 
-`load_config` is the one way in. An algorithm's own settings are a model in the algorithm's file; the
-registry below names the file, and it is imported when a config asks for it.
+`load_config` is the one way in. An algorithm's own settings are a model in the algorithm's file, which is imported when
+a config asks for it (distrl.registry).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     settings = data["algorithm"]
     name = settings.get("name") if isinstance(settings, Mapping) else None
     if name is None:
-        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS)}.")
+        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
     model = algorithm_module(name).Settings
     try:
         data["algorithm"] = _validated(model, settings, ("algorithm",), origin)
