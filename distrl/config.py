@@ -71,6 +71,11 @@ def _check_replay(config: Config) -> None:
             raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
         return
     assert replay is not None
+    if replay.prioritized and replay.first_priority == "acting" and use.values is None:
+        raise UserError(
+            f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what it does. "
+            "Set replay.first_priority=max."
+        )
     if use.batch_size > replay.start:
         raise UserError(
             f"algorithm.batch_size is {use.batch_size}, more than the {replay.start} steps of replay.start that are there "
