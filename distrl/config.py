@@ -1,7 +1,7 @@
 """What a run is: typed, validated, YAML in and out, `key=value` overrides. Knows no torch and no Ray.
 
-`load_config` is the one way in. An algorithm's own settings are a model in the algorithm's file; the
-registry below names the file, and it is imported when a config asks for it.
+`load_config` is the one way in. An algorithm's own settings are a model in the algorithm's file, which is imported when
+a config asks for it (distrl.registry).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     settings = data["algorithm"]
     name = settings.get("name") if isinstance(settings, Mapping) else None
     if name is None:
-        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS)}.")
+        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
     model = algorithm_module(name).Settings
     try:
         data["algorithm"] = _validated(model, settings, ("algorithm",), origin)
@@ -71,6 +71,11 @@ def _check_replay(config: Config) -> None:
             raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
         return
     assert replay is not None
+    if replay.prioritized and replay.first_priority == "acting" and use.values is None:
+        raise UserError(
+            f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what it does. "
+            "Set replay.first_priority=max."
+        )
     if use.batch_size > replay.start:
         raise UserError(
             f"algorithm.batch_size is {use.batch_size}, more than the {replay.start} steps of replay.start that are there "

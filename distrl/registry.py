@@ -1,24 +1,141 @@
-"""Names of algorithms, and the modules that hold them, imported when a config asks for one."""
+"""Names of what can be exchanged: algorithms and policies, built in or of anybody's package.
+
+A name is looked up among the built-in ones, then among the entry points of installed packages:
+
+    [project.entry-points."distrl.algorithms"]        # in a package's pyproject.toml
+    reinforce = "my_package.reinforce"
+
+What a user names may instead say where it is: `my_package.reinforce`, or `my_package.algorithms:Reinforce`. What a file
+names may not, since files come from anywhere: reading a model runs no code but that of distrl and installed packages.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast
 
 from distrl.errors import UserError, did_you_mean
-
-# The registry: an algorithm's name and the module that holds its `Settings`, `make_policy` and `make`.
-ALGORITHMS = {
-    "ppo": "distrl.algorithms.ppo",
-    "dqn": "distrl.algorithms.dqn",
-    "q": "distrl.algorithms.tabular_q",
-}
+from distrl.settings import AlgorithmSettings
+from distrl.types import Algorithm, Array, EnvInfo, Policy
 
 
-def algorithm_module(name: str) -> Any:
-    """The module of an algorithm, imported. Raises `UserError` for a name that is not in the registry."""
-    if not isinstance(name, str) or name not in ALGORITHMS:
-        raise UserError(
-            f"algorithm.name is {name!r}; it must be one of {', '.join(ALGORITHMS)}.{did_you_mean(name, ALGORITHMS) if isinstance(name, str) else ''}"
+@dataclass(frozen=True)
+class Registry:
+    """Where things of one kind are found by name. A place is `module`, or `module:Name` for what is in one."""
+
+    key: str  # what holds the name, for messages
+    group: str  # of entry points
+    built_in: Mapping[str, str]  # name: place
+    places: bool  # whether a name may itself be a place
+
+    def names(self) -> dict[str, str]:
+        """Every registered name, and its place. No package can replace what is built in."""
+        return dict(self.built_in) | {
+            point.name: point.value for point in entry_points(group=self.group) if point.name not in self.built_in
+        }
+
+    def find(self, name: object) -> Any:
+        """What is called so, imported. Raises `UserError` where nothing is, or where it cannot be imported."""
+        if isinstance(name, str) and name in self.built_in:  # looking for entry points takes some 30 ms
+            return _import(self.built_in[name])
+        names = self.names()
+        place = names.get(name) if isinstance(name, str) else None
+        if place is None and self.places and isinstance(name, str) and _is_place(name):
+            place = name
+        if place is None:
+            raise UserError(self._unknown(name, names))
+        try:
+            return _import(place)
+        except ImportError as error:
+            itself = place == name and f"{place.partition(':')[0]}.".startswith(f"{error.name}.")
+            if itself and isinstance(error, ModuleNotFoundError):
+                raise UserError(self._unknown(name, names, f" ({error})")) from None
+            raise UserError(f"{self.key} is {name!r}, and {place} cannot be imported: {error}.") from error
+
+    def _unknown(self, name: object, names: Mapping[str, str], why: str = "") -> str:
+        other = (
+            "a module that can be imported, such as my_package.my_module"
+            if self.places
+            else f"what an installed package brings as an entry point of {self.group}"
         )
-    return importlib.import_module(ALGORITHMS[name])
+        near = did_you_mean(name, names) if isinstance(name, str) else ""
+        return f"{self.key} is {name!r}; it must be one of {', '.join(names)}, or {other}{why}.{near}"
+
+
+def _is_place(name: str) -> bool:
+    return all(part.isidentifier() for part in name.replace(":", ".", 1).split("."))
+
+
+def _import(place: str) -> Any:
+    module, _, inside = place.partition(":")
+    found = importlib.import_module(module)
+    try:
+        return operator.attrgetter(inside)(found) if inside else found
+    except AttributeError as error:
+        raise ImportError(str(error)) from None
+
+
+ALGORITHMS = Registry(
+    "algorithm.name",
+    "distrl.algorithms",
+    {
+        "ppo": "distrl.algorithms.ppo",
+        "dqn": "distrl.algorithms.dqn",
+        "q": "distrl.algorithms.tabular_q",
+    },
+    places=True,
+)
+POLICIES = Registry(
+    "the type of its policy",
+    "distrl.policies",
+    {
+        "categorical": "distrl.acting.policies:CategoricalPolicy",
+        "epsilon_greedy": "distrl.acting.policies:EpsilonGreedyPolicy",
+        "table": "distrl.acting.tables:TablePolicy",
+    },
+    places=False,
+)
+
+
+class AlgorithmModule(Protocol):
+    """What an algorithm's module (or whatever `module:Name` is) offers.
+
+    It is imported without torch, so that a config is checked and runners start without it; `make` may import it.
+    """
+
+    NEEDS_TORCH: (
+        bool  # whether it learns with torch; where none does, nothing in a run imports it, and `device` is None
+    )
+    Settings: type[AlgorithmSettings]  # its part of a config, with a default for all but the name
+
+    def make_policy(self, settings: Any, info: EnvInfo) -> Policy:
+        """What acts, in NumPy, without weights yet. Raises `UserError` for spaces that the algorithm cannot take."""
+
+    def initial_weights(self, settings: Any, policy: Any, seed: int) -> Array:
+        """The weights of version 0, [P]: those that what `make` makes begins with."""
+
+    def make(self, settings: Any, policy: Any, seed: int, device: Any) -> Algorithm:
+        """What learns: `distrl.types.OnPolicy`, or `OffPolicy` where `Settings.replayed` says from which batches."""
+
+
+OFFERED = [part for part in (*AlgorithmModule.__annotations__, *vars(AlgorithmModule)) if not part.startswith("_")]
+
+
+def algorithm_module(name: object) -> AlgorithmModule:
+    """The algorithm that `algorithm.name` means. Raises `UserError` where there is none, or it is not whole."""
+    found = ALGORITHMS.find(name)
+    missing = [part for part in OFFERED if not hasattr(found, part)]
+    if missing:
+        raise UserError(
+            f"algorithm.name is {name!r}, which is no algorithm: it has no {', '.join(missing)}. An algorithm offers "
+            f"{', '.join(OFFERED)}; see distrl.registry.AlgorithmModule."
+        )
+    if not (isinstance(found.Settings, type) and issubclass(found.Settings, AlgorithmSettings)):
+        raise UserError(
+            f"algorithm.name is {name!r}, whose Settings are no subclass of distrl.settings.AlgorithmSettings. Derive them from it."
+        )
+    return cast(AlgorithmModule, found)

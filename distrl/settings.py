@@ -39,6 +39,7 @@ class Replayed:
     batch_size: int
     n_step: int
     gamma: float
+    values: tuple[str, str] | None = None  # the acting policy's extras that are Q(s, a) of what it did and V(s), if any
 
 
 class EnvSettings(Settings):

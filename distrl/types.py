@@ -5,9 +5,9 @@ T: steps of a fragment. N: env copies of a shard. S: shards. B: samples in a bat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -143,7 +143,11 @@ class Policy(Protocol):
         """The weights by name."""
 
     def describe(self) -> dict[str, Any]:
-        """What `distrl.acting.policies.from_description` needs to make this policy again, as plain JSON."""
+        """What `from_description` needs to make this policy again, as plain JSON; `type` is its name in distrl.registry."""
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Self:
+        """The policy that `describe` told of, without weights yet."""
 
 
 class Algorithm(Protocol):

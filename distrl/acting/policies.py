@@ -9,21 +9,17 @@ thread (`single_threaded`), so the whole shard is always acted for at once.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from distrl.acting.network import Network, NetworkSpec, unflatten
+from distrl.errors import UserError
+from distrl.registry import POLICIES
 from distrl.types import Array, Arrays, Policy
-
-# The registry of policies that have a file of their own, with a `from_description`; imported when one is read.
-POLICIES = {
-    "table": "distrl.acting.tables:TablePolicy",
-}
 
 
 def policy_input(obs: Any, dtype: DTypeLike | None = None) -> Array:
@@ -76,6 +72,10 @@ class CategoricalPolicy:
 
     def describe(self) -> dict[str, Any]:
         return {"type": "categorical", "network": asdict(self.network.spec), "first_action": self.first_action}
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Self:
+        return cls(NetworkSpec.from_description(data["network"]), data["first_action"])
 
 
 class EpsilonGreedyPolicy:
@@ -139,16 +139,17 @@ class EpsilonGreedyPolicy:
             "ladder": self.ladder,
         }
 
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Self:
+        spec = NetworkSpec.from_description(data["network"])
+        return cls(spec, data["first_action"], tuple(data["action_probs"]), data["ladder"])
+
 
 def from_description(data: Mapping[str, Any]) -> Policy:
-    """The policy that `describe` told of, without weights yet."""
-    if data["type"] == "categorical":
-        return CategoricalPolicy(NetworkSpec.from_description(data["network"]), data["first_action"])
-    if data["type"] == "epsilon_greedy":
-        spec = NetworkSpec.from_description(data["network"])
-        return EpsilonGreedyPolicy(spec, data["first_action"], tuple(data["action_probs"]), data["ladder"])
-    if data["type"] in POLICIES:
-        module, _, name = POLICIES[data["type"]].partition(":")
-        policy: Policy = getattr(importlib.import_module(module), name).from_description(data)
-        return policy
-    raise ValueError(f"unknown policy type {data['type']!r}")
+    """The policy that `describe` told of, without weights yet. Raises `ValueError` for a type that is not registered."""
+    try:
+        kind = POLICIES.find(data["type"])
+    except UserError as error:
+        raise ValueError(str(error).removesuffix(".")) from None  # whoever read the description says from where
+    policy: Policy = kind.from_description(data)
+    return policy

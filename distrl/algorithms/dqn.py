@@ -97,7 +97,7 @@ class Settings(AlgorithmSettings):
 
     @property
     def replayed(self) -> Replayed:
-        return Replayed(self.batch_size, self.n_step, self.gamma)
+        return Replayed(self.batch_size, self.n_step, self.gamma, values=("q", "value"))
 
     def check(self, config: Config) -> None:
         if self.lr_schedule == "linear" and config.stop.env_steps is None:

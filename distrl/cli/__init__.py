@@ -22,6 +22,7 @@ def main() -> None:
     """Run the command line. User's mistakes exit with 2, what failed in training with 1."""
     from dotenv import load_dotenv
 
+    sys.path.append(os.getcwd())  # an env or algorithm of the user's own may be a file there
     load_dotenv(Path.cwd() / ".env")
     try:
         app(standalone_mode=True)

@@ -92,7 +92,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
         info_keys=tuple(sorted(map(str, played.info_keys))),
         single_steps_per_s=_single_speed(settings, seed, info, seconds),
         shard_steps_per_s=shard_steps_per_s,
-        algorithms={name: _misfit(name, info) for name in ALGORITHMS},
+        algorithms={name: _misfit(name, info) for name in ALGORITHMS.names()},
         warnings=tuple(warnings),
     )
 
@@ -217,8 +217,8 @@ def _rate(call: Callable[[], object], seconds: float) -> float:
 
 def _misfit(name: str, info: EnvInfo) -> str | None:
     """Why an algorithm does not fit an env, or None."""
-    module = algorithm_module(name)
     try:
+        module = algorithm_module(name)
         module.make_policy(module.Settings(name=name), info)
     except UserError as error:
         return str(error)

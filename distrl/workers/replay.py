@@ -36,6 +36,8 @@ class Replay:
         assert config.replay is not None and config.algorithm.replayed is not None
         self.settings: ReplaySettings = config.replay
         self.learning = config.algorithm.replayed
+        first = self.settings.prioritized and self.settings.first_priority == "acting"
+        self.acting_values = self.learning.values if first else None  # of which first priorities are made
         self.seed, self.number, self.total_steps = config.seed, number, config.stop.env_steps
         self.copies = config.rollout.envs_per_shard
         self.shards = config.rollout.shards // self.settings.shards
@@ -93,10 +95,10 @@ class Replay:
         last = self._slot(columns, rows + 1)[truncated]
         arrays["obs"][last] = fragment.final_obs[truncated[ended]]
         arrays["end"][last], arrays["age"][last] = NOBODY_ACTED, np.minimum(age[:-1][truncated] + 1, lead)
-        if "value" in arrays:  # that of a row on which nobody acted is taken to be that of the row before
-            arrays["q"][slot], arrays["value"][slot] = fragment.extras["q"], fragment.extras["value"]
-            arrays["value"][last] = fragment.extras["value"][truncated]
-            arrays["value"][head] = fragment.extras["value"][-1]
+        if self.acting_values:  # V of a row on which nobody acted is taken to be that of the row before
+            q, value = (fragment.extras[name] for name in self.acting_values)
+            arrays["q"][slot], arrays["value"][slot] = q, value
+            arrays["value"][last], arrays["value"][head] = value[truncated], value[-1]
         self._make_ready(columns)
 
     def _allocate(self, fragment: Fragment) -> None:
@@ -114,7 +116,7 @@ class Replay:
             "end": np.zeros(size, np.uint8),
             "age": np.zeros(size, np.uint8),
         }
-        if self.settings.prioritized and self.settings.first_priority == "acting":
+        if self.acting_values:
             self.arrays |= {"q": np.zeros(size, np.float32), "value": np.zeros(size, np.float32)}
 
     def _continue(self, fragment: Fragment, columns: Array, in_order: bool) -> None:
@@ -166,7 +168,7 @@ class Replay:
         slots, rows, columns = slots[new], rows[new], np.broadcast_to(columns[:, None], new.shape)[new]
         if not self.settings.prioritized:
             priority: Array | float = 1.0
-        elif "value" in self.arrays:
+        elif self.acting_values:
             reward, discount, after = self._walk(columns, rows)
             error = reward + discount * self.arrays["value"][self._slot(columns, after)] - self.arrays["q"][slots]
             priority = self._priority(error)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import config_of
 
+from distrl.algorithms import dqn
+from distrl.algorithms.dqn import Settings
 from distrl.errors import UserError
 from distrl.fragments import unstacked
-from distrl.settings import Config
+from distrl.settings import Config, Replayed
 from distrl.types import Array, Batch, Fragment, Priorities
 from distrl.workers import replay as replay_module
 from distrl.workers.replay import Replay
@@ -274,6 +276,46 @@ def test_first_priorities_are_the_acting_sides_own_errors(n_step: int) -> None:
 
 def leaves(replay: Replay) -> Array:
     return replay.tree.get(np.arange(replay.columns * replay.rows))
+
+
+class Renamed(Settings):
+    """An algorithm whose policy calls its values otherwise."""
+
+    @property
+    def replayed(self) -> Replayed:
+        return replace(super().replayed, values=("of_action", "of_state"))
+
+
+class Silent(Settings):
+    """An algorithm whose policy tells no values."""
+
+    @property
+    def replayed(self) -> Replayed:
+        return replace(super().replayed, values=None)
+
+
+def test_which_extras_first_priorities_are_made_of_is_the_algorithms_word() -> None:
+    settings = config("replay.prioritized=true")
+    renamed = settings.model_copy(update={"algorithm": Renamed(**settings.algorithm.model_dump())})
+    one, other = Replay(settings, 0, None), Replay(renamed, 0, None)
+    for fragment in (fragment for world in [World(2, 3, 5)] for _ in range(4) for fragment in world.fragments()):
+        one.add(fragment)
+        other.add(replace(fragment, extras={"of_action": fragment.extras["q"], "of_state": fragment.extras["value"]}))
+    assert len(set(leaves(one).tolist())) > 20
+    assert same_state(one, other)
+
+
+def test_without_values_there_are_no_first_priorities_of_acting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dqn, "Settings", Silent)
+    assert config().replay is not None
+    with pytest.raises(
+        UserError, match=r"tells no values of what it does\. Set replay\.first_priority=max\."
+    ) as caught:
+        config("replay.prioritized=true")
+    offered = str(caught.value).rpartition("Set ")[2].rstrip(".")
+    replay, world = Replay(config("replay.prioritized=true", offered), 0, None), World(2, 3, 5)
+    replay.add(*(replace(fragment, extras={}) for fragment in world.fragments()))
+    assert set(leaves(replay).tolist()) == {0.0, 1.0}
 
 
 def test_new_steps_get_the_largest_priority_so_far() -> None:
