@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from distrl.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]  # a state in named arrays: what checkpoints hold and workers hand over
