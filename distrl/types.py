@@ -6,12 +6,16 @@ T: steps of a fragment. N: env copies of a shard. S: shards. B: samples in a bat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+
+from distrl.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]  # a state in named arrays: what checkpoints hold and workers hand over
@@ -102,22 +106,88 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Episodes played by one version of the weights in envs of their own."""
+class Spread:
+    """How one number is spread over some episodes."""
 
-    version: int
-    env_steps: int  # of training behind the weights
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-    infos: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)  # by the names of `env.report`
+    mean: float
+    std: float  # of the episodes, not of their mean
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
+        return cls(float(np.mean(values)), float(np.std(values)), float(min(values)), float(max(values)))
+
+    def __format__(self, spec: str) -> str:
+        """'MEAN ± STD (min MIN, max MAX)', every number in the format `spec`."""
+        mean, std, low, high = (format(value, spec) for value in (self.mean, self.std, self.min, self.max))
+        return f"{mean} ± {std} (min {low}, max {high})"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well one version of the weights plays. The evaluator makes this record; whoever tells a score reads it."""
+
+    version: int  # of the weights
+    env_steps: int  # of training behind them
+    greedy: bool  # the best actions were taken; else sampled ones
+    episodes: int
+    returns: Spread
+    lengths: Spread  # in steps
+    scores: dict[str, Spread] = field(default_factory=dict, hash=False)  # by the names of `env.report`
 
     @property
     def mean(self) -> float:
-        return float(np.mean(self.returns))
+        """The mean return: what the best model is chosen by."""
+        return self.returns.mean
 
     @property
-    def std(self) -> float:
-        return float(np.std(self.returns))
+    def played(self) -> str:
+        """Such as '100 greedy episodes'."""
+        return f"{self.episodes:,} {'greedy' if self.greedy else 'sampled'} episode{'s' * (self.episodes != 1)}"
+
+    def metrics(self, group: str) -> dict[str, float]:
+        """The numbers of the record as metrics: 'GROUP/return_mean' and so on."""
+        numbers = {
+            "return_mean": self.returns.mean,
+            "return_std": self.returns.std,
+            "length_mean": self.lengths.mean,
+            **{f"scores/{name}_mean": score.mean for name, score in self.scores.items()},
+            "episodes": self.episodes,
+            "env_steps": self.env_steps,
+            "version": self.version,
+        }
+        return {f"{group}/{name}": float(value) for name, value in numbers.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON, as result.json holds it: the returns' spread lies at the top."""
+        return asdict(self.returns) | {
+            "episodes": self.episodes,
+            "env_steps": self.env_steps,
+            "version": self.version,
+            "greedy": self.greedy,
+            "length": asdict(self.lengths),
+            "scores": {name: asdict(score) for name, score in self.scores.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        """The record that `to_json` wrote. Raises `UserError` where it is none."""
+        try:
+            return cls(
+                version=data["version"],
+                env_steps=data["env_steps"],
+                greedy=data["greedy"],
+                episodes=data["episodes"],
+                returns=Spread(data["mean"], data["std"], data["min"], data["max"]),
+                lengths=Spread(**data["length"]),
+                scores={name: Spread(**score) for name, score in data["scores"].items()},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"This is no evaluation as this distrl writes it: {type(error).__name__} {error}."
+            ) from None
 
 
 @runtime_checkable

@@ -49,7 +49,8 @@ def main() -> None:
             config = load_config(arguments.config, [*arguments.overrides, *overrides, *quiet])
             result = train(config, local=True, quiet=True)
             rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-            best.append(result.data["evaluation"]["mean"])
+            assert result.evaluation is not None
+            best.append(result.evaluation.mean)
             way.append(np.mean([row["evaluation/return_mean"] for row in rows if "evaluation/return_mean" in row]))
         returns = ", ".join(f"{value:.0f}" for value in best)
         print(

@@ -17,6 +17,10 @@ import pytest
 import yaml
 from conftest import CARTPOLE
 
+from distrl.cli.train import summarize
+from distrl.runs.result import Result
+from distrl.types import Evaluation, Spread
+
 SMALL: dict[str, Any] = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
 
 
@@ -47,6 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finished")
     done = distrl("train", write(directory, SMALL), "run_dir=run", "--local", cwd=directory)
     assert done.returncode == 0, done.stderr
+    (directory / "told.txt").write_text(done.stdout)
     return directory
 
 
@@ -55,7 +60,6 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert result["status"] == "finished"
     assert result["stopped_by"] == "env_steps"
     assert result["env_steps"] == 256 * 12
-    assert result["evaluation"]["episodes"] == 6
     assert len(result["weights_sha256"]) == 64
     assert 0 < result["startup_s"] < 60
     assert {"restarts", "versions", "episodes", "return_mean", "train_s", "env_steps_per_s"} <= result.keys()
@@ -66,6 +70,48 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     again = distrl("train", str(run_dir / "config.yaml"), "run_dir=again", "--local", "-q", cwd=finished)
     assert again.returncode == 0, again.stderr
     assert result_of(finished / "again")["weights_sha256"] == result["weights_sha256"]
+
+
+def test_one_evaluation_is_told_everywhere(finished: Path) -> None:
+    """In result.json, on the terminal, on the model's card and in the model itself."""
+    best = finished / "run" / "best"
+    evaluation = Evaluation.from_json(result_of(finished / "run")["evaluation"])
+    assert (evaluation.episodes, evaluation.greedy) == (6, True)
+    assert f"{evaluation.returns:.2f} over 6 greedy episodes" in (finished / "told.txt").read_text()
+    assert f"{evaluation.returns:,.6g}** over 6 greedy episodes" in (best / "README.md").read_text()
+    about = json.loads((best / "policy.json").read_text())
+    assert Evaluation.from_json(about["evaluation"]) == evaluation
+    chosen = Evaluation.from_json(about["selected_by"])
+    assert (chosen.version, chosen.env_steps) == (evaluation.version, evaluation.env_steps)
+    assert (chosen.version, chosen.env_steps) == (about["version"], about["env_steps"])
+
+
+def test_scores_are_told_on_lines_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {"pipes": Spread(3, 1, 2, 4), "[red]": Spread(5, 0, 5, 5)}
+    evaluation = Evaluation(1, 100, False, 10, Spread(7.5, 0.5, 7, 8), Spread(20, 0, 20, 20), scores)
+    facts = {"status": "finished", "stopped_by": "env_steps", "env_steps": 100, "train_s": 1.0}
+    summarize(Result(tmp_path, facts | {"evaluation": evaluation.to_json()}))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [
+        "return",
+        "7.50",
+        "±",
+        "0.50",
+        "(min",
+        "7.00,",
+        "max",
+        "8.00)",
+        "over",
+        "10",
+        "sampled",
+        "episodes",
+        "of",
+        "the",
+        "best",
+        "model",
+    ] in lines
+    assert ["pipes", "3.00", "±", "1.00", "(min", "2.00,", "max", "4.00)"] in lines
+    assert ["[red]", "5.00", "±", "0.00", "(min", "5.00,", "max", "5.00)"] in lines
 
 
 def test_a_trained_model_is_used(finished: Path) -> None:
@@ -87,7 +133,6 @@ def test_a_trained_model_is_used(finished: Path) -> None:
 def test_dry_run_makes_nothing(tmp_path: Path) -> None:
     shown = distrl("train", write(tmp_path, SMALL), "run_dir=run", "--dry-run", cwd=tmp_path)
     assert shown.returncode == 0
-    assert "3,072" not in shown.stdout or "256 env steps; 12 of them" in shown.stdout
     assert "256 env steps; 12 of them" in shown.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml"]
 

@@ -27,7 +27,7 @@ from distrl.settings import EnvSettings, StreakSettings
 from distrl.tools.benchmark import measure_replay, while_learning
 from distrl.training.checkpoint import read_checkpoint
 from distrl.training.progress import Progress
-from distrl.types import Array, Arrays, Weights
+from distrl.types import Array, Arrays, Spread, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
@@ -105,8 +105,8 @@ def test_pixels_give_the_same_bits_whatever_is_lost(base: dict[str, Any], tmp_pa
     assert len(execution.lost) > 0
     assert disturbed.facts == reference.facts
     assert reference.trainer.evaluations.final is not None
-    assert set(reference.trainer.evaluations.final.infos) == {"score"}
-    assert "train/score_mean" in reference.observer.rows[-2]
+    assert set(reference.trainer.evaluations.final.scores) == {"score"}
+    assert "train/scores/score_mean" in reference.observer.rows[-2]
 
 
 def test_what_the_replay_draws_of_pixels_is_what_the_policy_saw() -> None:
@@ -146,13 +146,13 @@ def test_the_score_is_a_metric_of_its_own() -> None:
     idle = np.zeros(26, np.float32)
     idle[24] = 1.0
     result = Evaluator(settings, 1, policy).evaluate(Weights(0, idle), 0, 3, True, 0)
-    assert result.infos == {"score": (0.0, 0.0, 0.0)}
+    assert result.scores == {"score": Spread(0, 0, 0, 0)}
     # Flapping whenever the bird is below the gap's middle passes pipes; feature numbers are the package's.
     careful = np.zeros(26, np.float32)
     careful[12 + 9], careful[12 + 5], careful[12 + 4] = 1.0, -0.5, -0.5
     careful[24] = 0.05
     result = Evaluator(settings, 1, policy).evaluate(Weights(0, careful), 0, 8, True, 0)
-    assert max(result.infos["score"]) >= 1
+    assert result.scores["score"].max >= 1
     shard = SingleShard(settings, 1, 0, 2)
     while not (step := shard.step(np.zeros(2, np.int64))).infos:
         pass

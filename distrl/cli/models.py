@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from distrl.cli.app import Run, Sampled, Seed, app, out
@@ -31,19 +32,15 @@ def evaluate(
             raise UserError("--exact is of greedy actions: leave out --sampled.")
         _evaluate_exactly(run)
         return
-    import numpy as np
-
     from distrl.models.evaluate import play_episodes
 
-    result, env, about = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps)
-    way = "sampled" if sampled else "greedy"
+    result, env = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps)
     out.print(
-        f"{env.id}: [bold]{result.mean:.2f} ± {result.std:.2f}[/] (min {min(result.returns):.2f}, max {max(result.returns):.2f}) "
-        f"over {episodes} {way} episodes of {np.mean(result.lengths):.0f} steps; weights of {about['env_steps']:,} env steps"
+        f"{env.id}: [bold]{result.returns:.2f}[/] over {result.played} of {result.lengths.mean:,.0f} steps; "
+        f"weights of {result.env_steps:,} env steps"
     )
-    for name, values in result.infos.items():
-        spread = f"{np.mean(values):.2f} ± {np.std(values):.2f} (min {min(values):.2f}, max {max(values):.2f})"
-        out.print(f"{name}: [bold]{spread}[/]")
+    for name, score in result.scores.items():
+        out.print(f"{escape(name)}: [bold]{score:.2f}[/]")
 
 
 def _evaluate_exactly(run: Path) -> None:

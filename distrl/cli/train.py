@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +12,11 @@ from rich.table import Table
 
 from distrl.cli.app import app, err, out
 from distrl.errors import UserError
+
+if TYPE_CHECKING:
+    from distrl.runs.plan import Plan
+    from distrl.runs.result import Result
+    from distrl.types import Evaluation
 
 
 @app.command()
@@ -28,13 +34,13 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")] = False,
 ) -> None:
     """Train an agent, e.g. `distrl train configs/ppo_cartpole.yaml seed=3 cluster.runners=2`."""
-    from distrl.runs import plan
-    from distrl.runs import run as runs
+    from distrl.runs.plan import load_resumed_config, plan_run
+    from distrl.runs.run import train as train_run
 
     words = list(arguments or [])
     source = Path(words.pop(0)) if words and "=" not in words[0] else None
     if resume is not None:
-        config = plan.load_resumed_config(resume, words, source)
+        config = load_resumed_config(resume, words, source)
     elif source is not None:
         from distrl.config import load_config
 
@@ -42,15 +48,15 @@ def train(
     else:
         raise UserError("Which config? Give a file, such as configs/ppo_cartpole.yaml, or --resume RUN.")
     if dry_run:
-        _dry_run(plan.plan_run(config, resume))
+        _dry_run(plan_run(config, resume))
         return
-    result = runs.train(config, local=local, resume=resume, quiet=quiet)
-    _summarize(result.run_dir, result.data)
+    result = train_run(config, local=local, resume=resume, quiet=quiet)
+    summarize(result)
     if result.status == "interrupted":
         raise typer.Exit(130)
 
 
-def _dry_run(plan: Any) -> None:
+def _dry_run(plan: Plan) -> None:
     from distrl.acting.tables import TablePolicy
     from distrl.execution.resources import cpu_count, share_out
     from distrl.runs.plan import replay_note
@@ -85,13 +91,10 @@ def _dry_run(plan: Any) -> None:
         err.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
-def _summarize(run_dir: Path, data: dict[str, Any]) -> None:
-    """What was reached, where it is, and what to type next."""
-    from distrl.tracking.where import mlflow_location
-
-    evaluation = data["evaluation"]
-    steps, seconds = data["env_steps"], data["train_s"]
-    if data["status"] == "interrupted":
+def summarize(result: Result) -> None:
+    """Print what was reached, where it lies, and what to type next."""
+    run_dir, steps = result.run_dir, result.data["env_steps"]
+    if result.status == "interrupted":
         out.print(f"[bold]Interrupted[/] after {steps:,} env steps; a checkpoint is in {run_dir}/checkpoints.")
         out.print(f"Go on with:  distrl train --resume {run_dir}", markup=False)
         return
@@ -99,25 +102,31 @@ def _summarize(run_dir: Path, data: dict[str, Any]) -> None:
         "return_mean": "solved: the training return reached its mark",
         "env_steps": "all env steps done",
         "seconds": "time is up",
-    }
-    out.print(f"[bold green]Finished[/] after {steps:,} env steps in {seconds:.1f} s ({how[data['stopped_by']]}).")
-    rows: list[tuple[str, str]] = []
+    }[result.data["stopped_by"]]
+    out.print(f"[bold green]Finished[/] after {steps:,} env steps in {result.data['train_s']:.1f} s ({how}).")
+    for name, text in [*_scores(result.evaluation), *_places(run_dir)]:
+        out.print(f" {escape(name):<7} {text}")  # in no table: what is to be copied must stay on one line
+    out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl plot {run_dir}", markup=False)
+
+
+def _scores(evaluation: Evaluation | None) -> Iterator[tuple[str, str]]:
     if evaluation is not None:
-        spread = f"{evaluation['mean']:.2f} ± {evaluation['std']:.2f} (min {evaluation['min']:.2f}, max {evaluation['max']:.2f})"
-        way = "greedy" if evaluation["greedy"] else "sampled"
-        rows.append(("return", f"[bold]{spread}[/] over {evaluation['episodes']} {way} episodes of the best model"))
-        for name, value in evaluation.items():
-            if isinstance(value, dict):
-                numbers = f"{value['mean']:.2f} ± {value['std']:.2f} (min {value['min']:.2f}, max {value['max']:.2f})"
-                rows.append((name, f"[bold]{numbers}[/]"))
+        yield "return", f"[bold]{evaluation.returns:.2f}[/] over {evaluation.played} of the best model"
+        for name, score in evaluation.scores.items():
+            yield name, f"[bold]{score:.2f}[/]"
+
+
+def _places(run_dir: Path) -> Iterator[tuple[str, str]]:
+    """Where the model, the pictures and the page in MLflow are, as far as there are any."""
+    from distrl.tracking.where import mlflow_location
+
     places = {
         "model": "best",
         "curve": "plots/learning_curve.png",
         "map": "plots/policy.png",
         "video": "videos/best.webm",
     }
-    rows += [(name, escape(str(run_dir / place))) for name, place in places.items() if (run_dir / place).exists()]
-    rows += zip(("MLflow", ""), map(escape, mlflow_location(run_dir)), strict=False)
-    for name, text in rows:  # no table: what is to be copied must stay on one line
-        out.print(f" {name:<7} {text}")
-    out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl plot {run_dir}", markup=False)
+    for name, place in places.items():
+        if (run_dir / place).exists():
+            yield name, escape(str(run_dir / place))
+    yield from zip(("MLflow", ""), map(escape, mlflow_location(run_dir)), strict=False)

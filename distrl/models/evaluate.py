@@ -24,13 +24,13 @@ def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:
 
 def play_episodes(
     path: Path, episodes: int, *, greedy: bool, seed: int, max_steps: int | None = None
-) -> tuple[Evaluation, EnvSettings, dict[str, Any]]:
+) -> tuple[Evaluation, EnvSettings]:
     """Play episodes in fresh envs. `max_steps`: time limit of an episode; None: as in training."""
     policy, env, about = load_model(path)
     if max_steps is not None:
         env = env.model_copy(update={"max_episode_steps": max_steps})
     weights = Weights(about["version"], flatten(policy.arrays(), policy.shapes()))
-    return Evaluator(env, seed, policy).evaluate(weights, about["env_steps"], episodes, greedy, 0), env, about
+    return Evaluator(env, seed, policy).evaluate(weights, about["env_steps"], episodes, greedy, 0), env
 
 
 def evaluate_exactly(path: Path) -> tuple[Exact, Table, EnvSettings, dict[str, Any]]:

@@ -1,46 +1,58 @@
-"""The card of a model: what it is, how it was made, how well it does."""
+"""The card of a model: what it is, how well it plays, how it was made, how to use it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from distrl.errors import UserError
-from distrl.reports.runs import read_config, read_file
+from distrl.reports.runs import NOT_LEARNT, read_config, read_file
+from distrl.types import Evaluation
 
 
 def model_card(run_dir: Path) -> str:
-    """Markdown that tells what the best model of a run is, how good, how it came about and how to use it."""
-    run_dir = Path(run_dir)
-    config = read_config(run_dir)
+    """Markdown about the best model of a run. Raises `UserError` where the run's files cannot be read."""
+    config, result = read_config(run_dir), _read_result(run_dir)
+    data = result.get("evaluation")
+    evaluation = None if data is None else Evaluation.from_json(data)
+    lines = [f"# {config['algorithm']['name']} on {config['env']['id']}", ""]
+    if evaluation is not None:
+        lines += _score(evaluation)
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in _facts(config, result, evaluation).items() if value]
+    lines += ["", "## Use", "", *_use(run_dir / "best"), "", "## Hyperparameters", "", *_hyperparameters(config)]
+    return "\n".join(lines) + "\n"
+
+
+def _read_result(run_dir: Path) -> dict[str, Any]:
+    file = run_dir / "result.json"
     try:
-        result = json.loads(read_file(run_dir / "result.json"))
-    except ValueError:
-        raise UserError(f"{run_dir / 'result.json'} is not valid JSON.") from None
-    algorithm, env_id = config["algorithm"]["name"], config["env"]["id"]
-    evaluation = result.get("evaluation") or {}
-    lines = [f"# {algorithm} on {env_id}", ""]
-    if evaluation:
-        how = "greedy actions" if evaluation.get("greedy", True) else "sampled actions"
-        lines += [
-            f"**Return {_number(evaluation.get('mean'))} ± {_number(evaluation.get('std'))}** "
-            f"(mean and standard deviation of {_number(evaluation.get('episodes'))} episodes, {how}; "
-            f"{_number(evaluation.get('min'))} to {_number(evaluation.get('max'))})",
-            "",
-        ]
-        lines += [
-            f"**{name.capitalize()} {_number(value.get('mean'))} ± {_number(value.get('std'))}** "
-            f"({_number(value.get('min'))} to {_number(value.get('max'))})\n"
-            for name, value in evaluation.items()
-            if isinstance(value, dict)
-        ]
-    facts = {
-        "algorithm": algorithm,
-        "environment": env_id,
-        "seed": config.get("seed"),
-        "env steps behind these weights": _number(evaluation.get("env_steps")),
+        return dict(json.loads(read_file(file)))
+    except (ValueError, TypeError):
+        raise UserError(f"{file} is not the result of a run.") from None
+
+
+def _score(evaluation: Evaluation) -> list[str]:
+    """A line about the return and one about each score."""
+    lines = [f"**Return {evaluation.returns:,.6g}** over {evaluation.played}; ± is their standard deviation", ""]
+    for name, score in evaluation.scores.items():
+        lines += [f"**{name.capitalize()} {score:,.6g}**", ""]
+    return lines
+
+
+def _facts(
+    config: Mapping[str, Any], result: Mapping[str, Any], evaluation: Evaluation | None
+) -> dict[str, str | None]:
+    """What is known of the run, by name; None for what is not."""
+    return {
+        "algorithm": config["algorithm"]["name"],
+        "environment": config["env"]["id"],
+        "seed": str(config["seed"]),
+        "env steps behind these weights": None if evaluation is None else f"{evaluation.env_steps:,}",
         "env steps of the run": _number(result.get("env_steps")),
         "episodes of the run": _number(result.get("episodes")),
         "return of the last 100 training episodes": _number(result.get("return_mean")),
@@ -52,33 +64,28 @@ def model_card(run_dir: Path) -> str:
         "workers restarted": _number(result.get("restarts")),
         "ended by": result.get("stopped_by") or result.get("status"),
         "sha256 of the run's last weights": result.get("weights_sha256"),
-        "versions": ", ".join(f"{name} {version}" for name, version in (result.get("versions") or {}).items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
     }
-    lines += ["| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in facts.items() if value not in (None, "")]
-    learnt = {key: value for key, value in config.items() if key not in ("run_dir", "cluster", "track")}
-    lines += [
-        "",
-        "## Use",
-        "",
+
+
+def _number(value: float | None, unit: str = "") -> str | None:
+    """A number as people write it, with its unit; None stays None."""
+    if value is None:
+        return None
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.6g}") + unit
+
+
+def _use(model: Path) -> list[str]:
+    return [
         "```python",
         "from distrl import load_policy",
         "",
-        f"policy = load_policy({str(run_dir / 'best')!r})",
+        f"policy = load_policy({str(model)!r})",
         "action = policy.act(obs)",
         "```",
-        "",
-        "## Hyperparameters",
-        "",
-        "```yaml",
-        yaml.safe_dump(learnt, sort_keys=False).rstrip(),
-        "```",
     ]
-    return "\n".join(lines) + "\n"
 
 
-def _number(value: object, unit: str = "") -> str | None:
-    """A number as people write it, with its unit; None for what is not there."""
-    if not isinstance(value, int | float):
-        return None
-    return (f"{value:,}" if isinstance(value, int) else f"{value:,.6g}") + unit
+def _hyperparameters(config: Mapping[str, Any]) -> list[str]:
+    learnt = {key: value for key, value in config.items() if key not in NOT_LEARNT}
+    return ["```yaml", yaml.safe_dump(learnt, sort_keys=False).rstrip(), "```"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from distrl.errors import UserError
@@ -15,6 +14,7 @@ from distrl.files import write_text
 from distrl.models.store import newest_checkpoint, read_model, versions, weights_sha256
 from distrl.runs.plan import Plan
 from distrl.training.trainer import Trainer
+from distrl.types import Evaluation
 
 
 @dataclass
@@ -27,6 +27,12 @@ class Result:
     @property
     def status(self) -> str:
         return str(self.data["status"])
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """Of the best model, at the end; None where there was none."""
+        data = self.data["evaluation"]
+        return None if data is None else Evaluation.from_json(data)
 
 
 def write_result(trainer: Trainer, status: str, error: str | None) -> Result:
@@ -41,21 +47,7 @@ def write_result(trainer: Trainer, status: str, error: str | None) -> Result:
         "env_steps": progress.env_steps,
         "episodes": progress.episodes,
         "return_mean": progress.return_mean,
-        "evaluation": None
-        if final is None
-        else {
-            "mean": final.mean,
-            "std": final.std,
-            "min": min(final.returns),
-            "max": max(final.returns),
-            "episodes": len(final.returns),
-            "env_steps": final.env_steps,
-            "greedy": trainer.config.evaluation.greedy,
-            **{
-                name: {"mean": float(np.mean(v)), "std": float(np.std(v)), "min": min(v), "max": max(v)}
-                for name, v in final.infos.items()
-            },
-        },
+        "evaluation": None if final is None else final.to_json(),
         "weights_sha256": sha256,
         "startup_s": None
         if trainer.ledger.first_step is None

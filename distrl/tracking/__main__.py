@@ -20,3 +20,6 @@ def main() -> None:
         sync(run_dir)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+main()

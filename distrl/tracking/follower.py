@@ -28,6 +28,7 @@ from distrl.tracking.where import (
     without_credentials,
     write_json,
 )
+from distrl.types import Evaluation
 
 if TYPE_CHECKING:
     import psutil
@@ -207,14 +208,9 @@ class _Follower:
             for name in ("config.yaml", "result.json", "plots", "videos"):
                 self._upload(name)
             result = self.run_dir / "result.json"
-            if final := read_json(result).get("evaluation"):
-                names = {"mean": "final/return_mean", "std": "final/return_std", "episodes": "final/episodes"}
-                metrics = {name: final[key] for key, name in names.items()}
-                metrics |= {
-                    f"final/{key}_mean": value["mean"] for key, value in final.items() if isinstance(value, dict)
-                }
-                # At the time of the file, not now: sent twice, it is still the same point.
-                self._log(metrics, result.stat().st_mtime)
+            if (final := read_json(result).get("evaluation")) is not None:
+                # The time is that of the file, not now: sent twice, it is still the same point.
+                self._log(Evaluation.from_json(final).metrics("final"), result.stat().st_mtime)
             self._model()
         finally:  # whatever MLflow did not take, it learns how the run ended
             self.client.set_terminated(self.run_id, status)

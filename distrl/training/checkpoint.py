@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def write_checkpoint(path: Path, state: RunState, policy: Policy, about: Mapping
         _write_arrays(directory / "driver.npz", driver)
         if state.replay:
             _write_arrays(directory / "replay.npz", state.replay)
-        (directory / "run.json").write_text(json.dumps(asdict(state.progress)), encoding="utf-8")
+        (directory / "run.json").write_text(json.dumps(state.progress.to_json()), encoding="utf-8")
         (directory / "config.yaml").write_text(config, encoding="utf-8")
         files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
         manifest = {"format": FORMAT, "versions": versions(), "sha256": files}
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path, shards: int) -> RunState:
         _verify(path)
         policy, _ = read_model(path)
         driver: Any = _read_arrays(path / "driver.npz")
-        progress = Progress.from_dict(read_json(path / "run.json"))
+        progress = Progress.from_json(read_json(path / "run.json"))
         weights = {int(version): vector for version, vector in driver.get("weights", {}).items()}
         best = driver.get("best")
         found = driver.get("shard", {})

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distrl.errors import WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.files import write_directory
@@ -124,14 +122,11 @@ class Evaluations:
             weights = self.updates.versions.fetch(self.asked[pending.number].messages)
             result = self._result(pending.number)
             self.progress.pending.remove(pending)
-            metrics["evaluation/return_mean"], metrics["evaluation/return_std"] = result.mean, result.std
-            metrics |= {f"evaluation/{name}_mean": float(np.mean(v)) for name, v in result.infos.items()}
-            metrics["evaluation/env_steps"] = float(result.env_steps)
-            metrics["evaluation/version"] = float(result.version)
+            metrics |= result.metrics("evaluation")
             # Of equals the newest: where a score cannot get better, a policy still does (CartPole's 500).
             best = self.progress.best
-            if self.best is None or best is None or result.mean >= best["mean"]:
-                self.progress.best = {"mean": result.mean, "std": result.std, "env_steps": result.env_steps}
+            if self.best is None or best is None or result.mean >= best.mean:
+                self.progress.best = result
                 self._keep_best(weights)
         return metrics
 
@@ -156,8 +151,7 @@ class Evaluations:
     def _play_best(self, episodes: int) -> Evaluation:
         assert self.best is not None
         progress = self.progress
-        env_steps = int(progress.best["env_steps"]) if progress.best else progress.env_steps
-        pending = Pending(progress.iteration, self.best.version, env_steps, progress.evaluations)
+        pending = Pending(progress.iteration, self.best.version, progress.best_env_steps, progress.evaluations)
         self._ask(pending, (self.execution.put(self.best),), episodes)
         return self._result(pending.number)
 
@@ -166,12 +160,11 @@ class Evaluations:
         self._write_best()
 
     def _write_best(self) -> None:
-        best = self.best
+        best, chosen = self.best, self.progress.best
         assert best is not None
-        score = self.progress.best or {"env_steps": self.progress.env_steps}
-        about = self.about | {"version": best.version, "env_steps": int(score["env_steps"]), "selected_by": score}
-        if self.final is not None:
-            about["evaluation"] = {"mean": self.final.mean, "std": self.final.std, "episodes": len(self.final.returns)}
+        about = self.about | {"version": best.version, "env_steps": self.progress.best_env_steps}
+        about["selected_by"] = None if chosen is None else chosen.to_json()
+        about["evaluation"] = None if self.final is None else self.final.to_json()
         write_directory(
             self.run_dir / "best", lambda directory: write_model(directory, self.policy, best.vector, about)
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from distrl.settings import Config, StreakSettings
 from distrl.training.recovery import Observer, Recovery
-from distrl.types import Report
+from distrl.types import Evaluation, Report
 
 RECENT = 100  # training episodes in return_mean
 
@@ -39,7 +39,7 @@ class Progress:
     steps_to_streak: int | None = None
     evaluations: int = 0
     pending: list[Pending] = field(default_factory=list)
-    best: dict[str, float] | None = None  # mean, std, env_steps
+    best: Evaluation | None = None  # that chose the best model
     steps_to_threshold: int | None = None
     time_to_threshold_s: float | None = None
     train_s: float = 0.0
@@ -74,9 +74,20 @@ class Progress:
                 self.steps_to_streak, reached = self.env_steps, True
         return reached
 
+    @property
+    def best_env_steps(self) -> int:
+        """Env steps of training behind the best model; without evaluations that is the newest one."""
+        return self.env_steps if self.best is None else self.best.env_steps
+
+    def to_json(self) -> dict[str, Any]:
+        """All counters as plain JSON."""
+        return asdict(self) | {"best": None if self.best is None else self.best.to_json()}
+
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Progress:
-        return cls(**{**data, "pending": [Pending(**p) for p in data["pending"]]})
+    def from_json(cls, data: dict[str, Any]) -> Progress:
+        """The counters that `to_json` wrote."""
+        best = None if data["best"] is None else Evaluation.from_json(data["best"])
+        return cls(**{**data, "best": best, "pending": [Pending(**p) for p in data["pending"]]})
 
 
 class Ledger:
@@ -123,7 +134,7 @@ class Ledger:
         if (mean := progress.return_mean) is not None:
             row["train/return_mean"] = mean
             row["train/length_mean"] = float(np.mean(progress.recent_lengths))
-            row |= {f"train/{name}_mean": float(np.mean(v)) for name, v in progress.recent_infos.items()}
+            row |= {f"train/scores/{name}_mean": float(np.mean(v)) for name, v in progress.recent_infos.items()}
         for phase in reports[0].seconds:
             row[f"time/{phase}_s"] = sum(report.seconds[phase] for report in reports)
         return row | self._rates()

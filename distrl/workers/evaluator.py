@@ -11,7 +11,7 @@ from distrl.acting.policies import policy_input
 from distrl.envs.shard import make_shard
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
-from distrl.types import Evaluation, Policy, Weights
+from distrl.types import Evaluation, Policy, Spread, Weights
 from distrl.workers.versions import Message, whole
 
 COPIES = 32  # at most so many env copies play side by side
@@ -67,5 +67,12 @@ class Evaluator:
         finally:
             shard.close()
         done.sort(key=lambda d: d[:2])
-        infos_ = {name: tuple(d[4][name] for d in done) for name in self.env.report}
-        return Evaluation(message.version, env_steps, tuple(d[2] for d in done), tuple(d[3] for d in done), infos_)
+        return Evaluation(
+            message.version,
+            env_steps,
+            greedy,
+            len(done),
+            Spread.of([d[2] for d in done]),
+            Spread.of([d[3] for d in done]),
+            {name: Spread.of([d[4][name] for d in done]) for name in self.env.report},
+        )

@@ -18,6 +18,7 @@ from distrl.errors import UserError
 from distrl.reports.card import model_card
 from distrl.reports.curves import band, plot_runs, plot_training
 from distrl.reports.runs import group_runs, read_run
+from distrl.types import Evaluation, Spread
 
 # --- learning curves ----------------------------------------------------------------------------------------------
 
@@ -183,6 +184,16 @@ def test_training_without_losses_gives_the_curve_alone(tmp_path: Path) -> None:
 
 # --- the model card -----------------------------------------------------------------------------------------------
 
+EVALUATION = Evaluation(
+    version=11,
+    env_steps=180_224,
+    greedy=True,
+    episodes=100,
+    returns=Spread(499.5, 1.25, 490, 500),
+    lengths=Spread(499.5, 1.25, 490, 500),
+    scores={"score": Spread(110, 2, 100, 120)},
+)
+
 
 def test_model_card_tells_score_origin_and_use(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", [1.0], seed=7)
@@ -191,15 +202,7 @@ def test_model_card_tells_score_origin_and_use(tmp_path: Path) -> None:
         "env_steps": 200_000,
         "episodes": 900,
         "return_mean": 480.0,
-        "evaluation": {
-            "mean": 499.5,
-            "std": 1.25,
-            "min": 490.0,
-            "max": 500.0,
-            "episodes": 100,
-            "env_steps": 180_224,
-            "greedy": True,
-        },
+        "evaluation": EVALUATION.to_json(),
         "weights_sha256": "abc123",
         "steps_to_threshold": None,
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
@@ -208,9 +211,9 @@ def test_model_card_tells_score_origin_and_use(tmp_path: Path) -> None:
     card = model_card(run)
     assert card.startswith("# ppo on CartPole-v1\n")
     for fact in (
-        "499.5 ± 1.25",
-        "100 episodes",
-        "greedy",
+        "Return 499.5 ± 1.25 (min 490, max 500)",
+        "100 greedy episodes",
+        "Score 110 ± 2 (min 100, max 120)",
         "180,224",
         "200,000",
         "abc123",
@@ -230,6 +233,9 @@ def test_model_card_without_evaluation_or_result(tmp_path: Path) -> None:
         model_card(run)
     (run / "result.json").write_text(json.dumps({"status": "interrupted", "evaluation": None, "env_steps": 10}))
     assert "| ended by | interrupted |" in model_card(run)
+    (run / "result.json").write_text(json.dumps({"status": "finished", "evaluation": {"mean": 7.0}}))
+    with pytest.raises(UserError, match="no evaluation"):
+        model_card(run)
 
 
 def test_importing_is_cheap() -> None:

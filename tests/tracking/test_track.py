@@ -35,6 +35,7 @@ from distrl.tracking.console import Console
 from distrl.tracking.metrics import MetricsLog, read_metrics
 from distrl.tracking.mlflow import MlflowTracker, sync
 from distrl.tracking.where import check_tracking, collect_tags, mlflow_location, tracking_uri
+from distrl.types import Evaluation, Spread
 
 Row = dict[str, float | int | str]
 
@@ -305,7 +306,9 @@ def complete(run_dir: Path) -> CategoricalPolicy:
     write_directory(run_dir / "best", lambda directory: write_model(directory, policy, policy.network.vector, about))
     (run_dir / "plots").mkdir()
     (run_dir / "plots" / "return.png").write_bytes(b"picture")
-    result = {"status": "finished", "evaluation": {"mean": 7.5, "std": 0.5, "episodes": 100}}
+    scores = {"score": Spread(3, 1, 2, 4)}
+    evaluation = Evaluation(9, 25_000, True, 100, Spread(7.5, 0.5, 7, 8), Spread(20, 0, 20, 20), scores)
+    result = {"status": "finished", "evaluation": evaluation.to_json()}
     (run_dir / "result.json").write_text(json.dumps(result))
     return policy
 
@@ -401,6 +404,7 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
         3.0,
     )  # where its weights were, not when it counted
     assert store.points(me, "final/episodes")[0][:2] == (40_000, 100)
+    assert store.points(me, "final/scores/score_mean")[0][:2] == (40_000, 3)
     assert len(store.points(me, "bad _name_")) == 300
     artifacts = home / "mlartifacts" / me / "artifacts"
     assert {str(p.relative_to(artifacts)) for p in artifacts.rglob("*.*")} == {

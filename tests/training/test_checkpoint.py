@@ -27,7 +27,7 @@ from distrl.files import write_directory
 from distrl.models.store import find_model, list_checkpoints, read_model, versions, weights_sha256, write_model
 from distrl.training.checkpoint import RunState, read_checkpoint, read_checkpoint_config, write_checkpoint
 from distrl.training.progress import Pending, Progress
-from distrl.types import Array, Arrays, Snapshot, Weights
+from distrl.types import Array, Arrays, Evaluation, Snapshot, Spread, Weights
 
 RNG = np.random.default_rng(0)
 LEARNER: Arrays = {
@@ -50,6 +50,7 @@ PROGRESS = Progress(
     env_steps=448,
     recent_returns=[0.1, 1 / 3, -2e300],
     pending=[Pending(due=8, version=6, env_steps=400, number=2)],
+    best=Evaluation(5, 320, True, 2, Spread(1 / 3, 0.1, 0, 1), Spread(9, 0, 9, 9), {"score": Spread(2, 1, 0, 3)}),
 )
 REPLAY = {"0": {"counters": np.arange(4)}, "1": {"counters": np.arange(2), "ring.obs": RNG.normal(size=(2, 3))}}
 FILES = [
