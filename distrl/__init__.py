@@ -7,30 +7,39 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from distrl.config import load_config
-from distrl.errors import Diverged, EnvError, UserError
-from distrl.settings import Config
-
 if TYPE_CHECKING:
+    from distrl.config import load_config
+    from distrl.errors import Diverged, EnvError, UserError
     from distrl.models.player import Player, load_policy
     from distrl.runs.result import Result
     from distrl.runs.run import train
+    from distrl.settings import Config
 
-__version__ = version("distrl")
+    __version__: str
+
 __all__ = ["Config", "Diverged", "EnvError", "Player", "Result", "UserError", "load_config", "load_policy", "train"]
+
+_HOMES = {
+    "Config": "settings",
+    "Diverged": "errors",
+    "EnvError": "errors",
+    "Player": "models.player",
+    "Result": "runs.result",
+    "UserError": "errors",
+    "load_config": "config",
+    "load_policy": "models.player",
+    "train": "runs.run",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`train` and `load_policy` are imported when they are first used, so that `import distrl` is quick."""
-    if name in ("train", "Result"):
-        from distrl.runs import run
+    """What is asked for is imported then, so that `import distrl` is quick."""
+    import importlib.metadata
 
-        return getattr(run, name)
-    if name in ("load_policy", "Player"):
-        from distrl.models import player
-
-        return getattr(player, name)
+    if name == "__version__":
+        return importlib.metadata.version("distrl")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"distrl.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'distrl' has no attribute {name!r}")

@@ -1,3 +1,23 @@
-from distrl.cli import main
+"""`python -m distrl`, and the `distrl` command. Listens to signals before it imports what takes a while."""
 
-main()
+from __future__ import annotations
+
+import sys
+
+from distrl import signals
+
+
+def main() -> None:
+    """Run the command line; whatever asks it to end, a command's end is clean and its exit code 130."""
+    with signals.handled(signals.leave):
+        from distrl.cli import main as run
+
+        try:
+            with signals.handled(signals.interrupt):
+                run()
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

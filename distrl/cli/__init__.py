@@ -32,7 +32,5 @@ def main() -> None:
     except (EnvError, Diverged) as error:
         err.print(f"[bold red]failed:[/] {escape(str(error))}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         os._exit(1)

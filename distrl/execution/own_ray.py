@@ -11,12 +11,16 @@ import importlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
+from distrl import signals
 from distrl.errors import UserError
 
 # Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
@@ -64,15 +68,22 @@ class RayConnection:
             )
         self._directory: str | None = None
         self._janitor: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+        self._connected, self._leave = threading.Event(), threading.Event()
+        self._failure: Exception | None = None
         self._environment = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", _MARK)}
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
         # A history of calls that grows for hours: none.
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-        if address == "local":
-            self._start(object_store_bytes)
-        else:
-            self._join(address)
+        try:
+            if address == "local":
+                self._start(object_store_bytes)
+            else:
+                self._join(address)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, object_store_bytes: int) -> None:
         # Ray reads both when it is first imported.
@@ -80,8 +91,6 @@ class RayConnection:
         _reread_token()
         # Workers import what the driver can: the user's own environments, beside the script or the notebook.
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in sys.path))
-        import ray
-
         self._directory = os.environ[_MARK] = tempfile.mkdtemp(prefix="distrl-")
         self._janitor = subprocess.Popen(
             [sys.executable, "-S", "-E", "-c", _JANITOR, self._directory, str(os.getpid())],
@@ -89,23 +98,17 @@ class RayConnection:
             start_new_session=True,
         )
         try:
-            ray.init(
+            self._connect(
                 address="local",
                 include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
                 object_store_memory=object_store_bytes,
                 _temp_dir=self._directory,
             )
         except Exception as error:
-            self.close()
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"Ray could not be started on this machine: {first} See 'distrl doctor', or train without it: --local."
             ) from error
-        except BaseException:
-            self.close()
-            raise
 
     def _join(self, address: str) -> None:
         token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
@@ -119,22 +122,43 @@ class RayConnection:
                 socket.create_connection((host, int(port)), timeout=3).close()
             except (OSError, ValueError) as error:
                 raise UserError(f"cluster.address {address!r} does not answer ({error}). {remedy}") from None
-        import ray
-
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            self._connect(address=address)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            self._restore_environment()
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"No Ray cluster could be joined at cluster.address {address!r}: {first} {remedy}"
             ) from None
 
-    def close(self) -> None:
-        """Leave the Ray, and end it where it is the run's own; once is enough, and twice does no harm."""
+    def _connect(self, **settings: Any) -> None:
+        """`ray.init` in a thread of its own, so that it can be interrupted, and leaves the handlers of signals alone."""
         import ray
 
-        ray.shutdown()
+        def live() -> None:
+            # Ray's processes inherit this. A closed terminal tells all that began there; it is the driver who ends them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            try:
+                ray.init(log_to_driver=False, logging_level="ERROR", **settings)
+            except Exception as error:
+                self._failure = error
+            self._connected.set()
+            self._leave.wait()  # they end with the thread that began them
+            ray.shutdown()
+
+        put_back = signals.keep()
+        self._keeper = threading.Thread(target=live, name="ray", daemon=True)
+        self._keeper.start()
+        while not self._connected.wait(0.02):
+            put_back()  # the C++ half of Ray takes SIGTERM for itself
+        put_back()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Leave the Ray, and end it where it is the run's own; once is enough, and twice does no harm."""
+        self._leave.set()
+        if self._keeper is not None and self._connected.is_set():
+            self._keeper.join()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         if self._janitor is not None:

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
-import threading
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from distrl import signals
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
@@ -28,35 +22,6 @@ from distrl.tracking.where import collect_tags, tracking_uri
 from distrl.training.trainer import Job, make_trainer
 
 
-class _Signals:
-    """Ctrl-C and SIGTERM ask the run to end; the second Ctrl-C leaves at once (a janitor ends Ray's processes)."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-
-    def __call__(self) -> str | None:
-        return self.reason
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: Any) -> None:
-            if self.reason is not None:
-                os._exit(130)
-            self.reason = "interrupted"
-            print("\nEnding the run with a checkpoint; once more to leave at once.", file=sys.stderr, flush=True)
-
-        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-
 def train(config: Config, *, local: bool = False, resume: str | Path | None = None, quiet: bool = False) -> Result:
     """Train as the config says, and leave everything in the run directory.
 
@@ -67,15 +32,16 @@ def train(config: Config, *, local: bool = False, resume: str | Path | None = No
     Raises:
         UserError: the config cannot be run; nothing was made
         EnvError, Diverged: training failed; the run directory holds all up to there
+        KeyboardInterrupt: it was to end before it began; later on the wish ends it with a checkpoint
     """
     plan = plan_run(config, None if resume is None else Path(resume))
-    signals = _Signals()
-    with signals.handled():
-        execution, resources = _start_execution(plan, local)
-        try:
-            return _train(plan, execution, resources, signals, quiet)
-        finally:
-            execution.close()
+    request = signals.Request()
+    execution, resources = _start_execution(plan, local)
+    try:
+        with signals.handled(request):
+            return _train(plan, execution, resources, request, quiet)
+    finally:
+        execution.close()
 
 
 def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
@@ -99,7 +65,7 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
         raise
 
 
-def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Signals, quiet: bool) -> Result:
+def _train(plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool) -> Result:
     config, run_dir = plan.config, plan.run_dir
     with locked(run_dir):
         write_text(run_dir / "config.yaml", config.to_yaml())
@@ -119,7 +85,7 @@ def _train(plan: Plan, execution: Execution, resources: Resources, signals: _Sig
             },
         }
         job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, run_dir, plan.start)
-        trainer = make_trainer(job, execution, resources, observer, signals)
+        trainer = make_trainer(job, execution, resources, observer, lambda: request.reason)
         status, error = "failed", None
         try:
             write_result(trainer, "running", None)

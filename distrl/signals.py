@@ -1,0 +1,106 @@
+"""Signals that ask a process to end: Ctrl-C, what schedulers and spot machines send, a terminal that is closed.
+
+Imports next to nothing: the command line listens before it imports what takes a while.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler = Callable[[int, Any], object]
+
+_interrupted = False
+
+
+@contextmanager
+def handled(handler: Handler) -> Iterator[None]:
+    """Give these signals to `handler` until the block ends. Only the main thread can: in another one nothing changes.
+
+    Raises:
+        KeyboardInterrupt: `interrupt` was called before
+    """
+    if _interrupted:
+        raise KeyboardInterrupt
+    put_back = keep()
+    if _in_main_thread():
+        for number in ENDING:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def keep() -> Callable[[], None]:
+    """What puts the handlers of now back in their places, whoever has replaced them since."""
+    handlers = {number: signal.getsignal(number) for number in ENDING} if _in_main_thread() else {}
+
+    def put_back() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    return put_back
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def leave(number: int, frame: Any) -> NoReturn:
+    """A handler for where there is nothing yet to clean up."""
+    os._exit(130)
+
+
+def interrupt(number: int, frame: Any) -> NoReturn:
+    """A handler that ends everything as Ctrl-C does.
+
+    Python drops an exception that is raised in a destructor, and while it imports there are many; so it is remembered.
+    """
+    global _interrupted
+    _interrupted = True
+    _leave_closed_terminal(number)
+    raise KeyboardInterrupt
+
+
+class Request:
+    """A handler that notes the wish to end, for a loop to read; a second Ctrl-C leaves at once.
+
+    Schedulers and closed terminals may send more than one signal of theirs, which all mean the same.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        _leave_closed_terminal(number)
+        if self.reason is None:
+            self.reason = "interrupted"
+            _tell("\nEnding the run with a checkpoint; Ctrl-C once more to leave at once.\n")
+        elif number == signal.SIGINT:
+            os._exit(130)
+
+
+def _tell(message: str) -> None:
+    """On stderr, past Python's buffers: the signal may have come while one of them was being written."""
+    with suppress(OSError):
+        os.write(2, message.encode())
+
+
+def _leave_closed_terminal(number: int) -> None:
+    """After SIGHUP whoever writes to the terminal gets an error; what is still said goes nowhere instead."""
+    if number != signal.SIGHUP:
+        return
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for output in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode):
+                os.dup2(nowhere, output)
+    os.close(nowhere)
