@@ -116,6 +116,8 @@ class Tiles:
         tile = (x[..., None, :] + shift).astype(np.int64)  # [..., K, D], 0 to n: what is not negative is rounded down
         number: Array = tile @ strides
         number += first
+        if self.tilings == 1:
+            number = number[..., 0]
         return number if self.memory is None else _scatter(number, self.memory)
 
 

@@ -212,7 +212,7 @@ class TabularQ:
         coins = stream(self.seed, "double", iteration).random((steps, copies)) < 0.5 if len(self.tables) == 2 else None
         errors, later = 0.0, None
         for t in reversed(range(steps)):
-            follow = None if t + 1 == steps else (batch.row[t + 1], batch.action[t + 1], batch.ended[t], later)
+            follow = None if t + 1 == steps else (batch.action[t + 1], batch.ended[t], later)
             later, error = self.learn(
                 batch.row[t],
                 batch.action[t],
@@ -284,20 +284,20 @@ class TabularQ:
         reward: Array,
         next_row: Array,
         discount: Array,
-        follow: tuple[Array, Array, Array, Array | None] | None = None,
+        follow: tuple[Array, Array, Array | None] | None = None,
         coin: Array | None = None,
     ) -> tuple[Array, float]:
         """One update by B transitions; returns their targets [B] and the mean absolute TD error.
 
         Args:
-            follow: of the next step: row, action, whether the episode ended before it, target; None: not known
+            follow: of the next step: action, whether the episode ended before it, target; None: not known
             coin: [B] which transitions are for the second table of double_q
         """
         entry = self.entries(row, action)
         if coin is not None:
             target = np.empty(len(reward))
             for table, mine in enumerate((~coin, coin)):
-                best = self.values(table, next_row[mine]).argmax(axis=-1)
+                best = self.masked(self.values(table, next_row[mine]), next_row[mine]).argmax(axis=-1)
                 others = self.values(1 - table, next_row[mine])[np.arange(len(best)), best]
                 target[mine] = reward[mine] + discount[mine] * others
             parts: list[tuple[int, Any]] = [(0, ~coin), (1, coin)]
@@ -313,32 +313,26 @@ class TabularQ:
             error += float(np.abs(td).sum())
         return target, error / len(reward)
 
-    def next_value(self, next_row: Array, follow: tuple[Array, Array, Array, Array | None] | None) -> Array:
+    def next_value(self, next_row: Array, follow: tuple[Array, Array, Array | None] | None) -> Array:
         """v(s') [B] of all methods but double_q."""
         method = self.settings.method
-        best: Array
-        if method in ("q", "q_lambda") and self.tilings == 1 and len(self.tables[0]) <= len(next_row):
-            best = self.values(0, None).max(axis=1)[next_row]  # of every row once
-        else:
-            q = self.values(0, next_row)
-            best = q.max(axis=-1)
+        # Of every row once, where that is less work than of every transition.
+        whole = self.tilings == 1 and len(self.tables[0]) <= len(next_row)
+        row, at = (slice(None), next_row) if whole else (next_row, np.arange(len(next_row)))
+        q = self.values(0, row)
+        best: Array = self.masked(q, row).max(axis=-1)[at]
         if method == "q":
             return best
         if method in ("sarsa", "expected_sarsa"):
             epsilon = self.epsilon
-            mean = (
-                q.mean(axis=-1)
-                if self.share is None
-                else (self.tables[0][next_row] * self.share[next_row]).sum(axis=-1)
-            )
-            best = (1 - epsilon) * best + epsilon * mean
+            mean = q.mean(axis=-1) if self.share is None else (q * self.share[row]).sum(axis=-1)
+            best = (1 - epsilon) * best + epsilon * mean[at]
             if method == "expected_sarsa":
                 return best
         if follow is None:
             return best
-        row, action, ended, later = follow
-        done = self.tables[0].reshape(-1)[self.entries(row, action)]
-        done = done if self.tilings == 1 else done.sum(axis=-1)
+        action, ended, later = follow
+        done = q[at, action]  # where the episode went on, s' is where it was done; of the same sums as the best
         value: Array
         if method == "sarsa":
             value = np.where(ended, best, done)
@@ -353,14 +347,14 @@ class TabularQ:
         entry: Array = row * self.actions + (action if self.tilings == 1 else action[:, None])
         return entry
 
-    def values(self, table: int, row: Array | None) -> Array:
-        """Q(s, .) [B, A] by one of the tables, -inf for what is not allowed; None: of all rows."""
-        q: Array = self.tables[table] if row is None else self.tables[table][row]
-        if self.tilings > 1:
-            q = q.sum(axis=-2)
-        if self.penalty is not None:
-            q = q + (self.penalty if row is None else self.penalty[row])
-        return q
+    def values(self, table: int, row: Array | slice) -> Array:
+        """Q(s, .) [B, A] by one of the tables."""
+        q: Array = self.tables[table][row]
+        return q if self.tilings == 1 else q.sum(axis=-2)
+
+    def masked(self, q: Array, row: Array | slice) -> Array:
+        """Q(s, .) [B, A], -inf for what is not allowed."""
+        return q if self.penalty is None else q + self.penalty[row]
 
     def apply(self, table: int, entry: Array, td: Array) -> None:
         """Move the entries of B transitions along their TD errors [B]."""

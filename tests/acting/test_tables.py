@@ -50,6 +50,18 @@ def test_tiles_share_rows_with_their_neighbourhood_alone() -> None:
     assert changes.max() <= 2 and changes.sum() == 8 * 5
 
 
+@pytest.mark.parametrize("memory", [None, 10**6])
+def test_one_tiling_has_a_row_for_each_state(memory: int | None) -> None:
+    tiles = Tiles((5, 4), (0.0, 0.0), (1.0, 1.0), ("0", "1"), tilings=1, memory=memory)
+    obs = np.random.default_rng(0).random((3, 200, 2))
+    rows, bins = tiles(obs), Bins((5, 4), (0.0, 0.0), (1.0, 1.0), ("0", "1"))(obs)
+    assert rows.shape == (3, 200)
+    pairs = set(zip(rows.ravel().tolist(), bins.ravel().tolist(), strict=True))
+    assert len(pairs) == len(np.unique(rows)) == len(np.unique(bins)) == 20
+    policy = TablePolicy(tiles, 2)
+    assert policy.greedy(obs[0]).shape == (200,)
+
+
 def test_hashed_tiles_spread_evenly_over_their_memory() -> None:
     coding = Tiles((20, 20, 20), (0.0,) * 3, (1.0,) * 3, ("0", "1", "2"), tilings=4, memory=1000)
     rows = coding(np.random.default_rng(0).random((20_000, 3)))

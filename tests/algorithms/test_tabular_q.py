@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from distrl.acting.codings import Bins, Discrete, Product, Tiles
+from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
 from distrl.acting.tables import TablePolicy
 from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, initial_weights, make, make_policy, mean_by_entry
 from distrl.config import load_config
@@ -21,6 +24,7 @@ from distrl.seeding import stream
 from distrl.types import EnvInfo, Fragment
 
 STATES, ACTIONS = 6, 3
+WIDTH = 2  # states in a tile
 METHODS = ["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"]
 
 
@@ -52,15 +56,33 @@ def fragments_of(seed: int, steps: int, copies: int, shards: int = 1, states: in
     return fragments
 
 
-def learner_of(settings: Settings, allowed: np.ndarray | None = None, seed: int = 7) -> TabularQ:
-    agent = TabularQ(settings, TablePolicy(Discrete(STATES), ACTIONS, allowed=allowed), seed)
+def learner_of(settings: Settings, allowed: np.ndarray | None = None, coding: Coding | None = None) -> TabularQ:
+    agent = TabularQ(settings, TablePolicy(coding or Discrete(STATES), ACTIONS, allowed=allowed), 7)
     agent.tables[:] = np.random.default_rng(1).normal(size=agent.tables.shape)
     return agent
 
 
+def overlapping(tilings: int) -> Tiles:
+    """States as points on a line, `WIDTH` to a tile, so that neighbours share some tiles and others none."""
+    return Tiles((STATES // WIDTH,), (0.0,), (float(STATES),), ("0",), tilings)
+
+
+def on_the_line(fragment: Fragment) -> Fragment:
+    return replace(fragment, obs=fragment.obs[..., None], final_obs=fragment.final_obs[..., None])
+
+
+def tiles_of(z: int, tilings: int) -> list[int]:
+    """The rows that state z is the sum of: tiling k is shifted by k / K tiles, and begins where the one before ends."""
+    return [k * (STATES // WIDTH + 1) + math.floor(Fraction(z, WIDTH) + Fraction(k, tilings)) for k in range(tilings)]
+
+
 def oracle(agent: TabularQ, fragments: list[Fragment], iteration: int) -> np.ndarray:
-    """The tables after an update, by loops: last step first; in a step, targets first, then the updates one by one."""
-    s, q = agent.settings, agent.tables.copy()
+    """The tables after an update, by loops: last step first; in a step, targets first, then the updates one by one.
+
+    Of a state with K tiles each takes the K-th part of every error, where it is met in several states of their mean.
+    """
+    s, tables, tilings = agent.settings, agent.tables.copy(), agent.tilings
+    rows = [[z] if tilings == 1 else tiles_of(z, tilings) for z in range(STATES)]
     visits = agent.visits.copy()
     epsilon, lr = s.epsilon.start, s.lr.start
     allowed = np.ones((STATES, ACTIONS), bool) if agent.penalty is None else agent.penalty == 0
@@ -72,16 +94,19 @@ def oracle(agent: TabularQ, fragments: list[Fragment], iteration: int) -> np.nda
             finals[i, t, n] = obs
     later: dict[tuple[int, int], float] = {}
 
-    def best(table: np.ndarray, z: int) -> int:
-        return max((a for a in range(ACTIONS) if allowed[z, a]), key=lambda a: table[z, a])
+    def q(table: int, z: int, a: int) -> float:
+        return float(sum(tables[table, row, a] for row in rows[z]))
 
-    def expected(table: np.ndarray, z: int) -> float:
+    def best(table: int, z: int) -> int:
+        return max((a for a in range(ACTIONS) if allowed[z, a]), key=lambda a: q(table, z, a))
+
+    def expected(z: int) -> float:
         choices = [a for a in range(ACTIONS) if allowed[z, a]]
-        mean = sum(table[z, a] for a in choices) / len(choices)
-        return float((1 - epsilon) * table[z, best(table, z)] + epsilon * mean)
+        mean = sum(q(0, z, a) for a in choices) / len(choices)
+        return (1 - epsilon) * q(0, z, best(0, z)) + epsilon * mean
 
     for t in reversed(range(steps)):
-        targets: dict[tuple[int, int, int], list[float]] = {}
+        errors: dict[tuple[int, int, int], list[float]] = {}
         for i, f in enumerate(fragments):
             for n in range(copies):
                 z, a = int(f.obs[t, n]), int(f.action[t, n])
@@ -90,28 +115,29 @@ def oracle(agent: TabularQ, fragments: list[Fragment], iteration: int) -> np.nda
                 table = 0
                 if s.method == "double_q":
                     table = int(coins[t, i * copies + n] < 0.5)
-                    value = q[1 - table][after, best(q[table], after)]
+                    value = q(1 - table, after, best(table, after))
                 elif s.method == "expected_sarsa":
-                    value = expected(q[0], after)
+                    value = expected(after)
                 elif s.method == "sarsa":
-                    value = q[0][after, int(f.action[t + 1, n])] if known else expected(q[0], after)
+                    value = q(0, after, int(f.action[t + 1, n])) if known else expected(after)
                 else:
-                    value = q[0][after, best(q[0], after)]
-                    if s.method == "q_lambda" and known and q[0][after, int(f.action[t + 1, n])] == value:
+                    value = q(0, after, best(0, after))
+                    if s.method == "q_lambda" and known and int(f.action[t + 1, n]) == best(0, after):
                         value = (1 - s.trace) * value + s.trace * later[i, n]
                 target = f.reward[t, n] + (0.0 if f.terminated[t, n] else s.gamma * value)
                 later[i, n] = target
-                targets.setdefault((table, z, a), []).append(target)
-        for (table, z, a), of_copies in targets.items():
-            mean, once = sum(of_copies) / len(of_copies), q[table][z, a]
-            by_lr = by_visits = once
+                for row in rows[z]:
+                    errors.setdefault((table, row, a), []).append(target - q(table, z, a))
+        for (table, row, a), of_copies in errors.items():
+            mean = sum(of_copies) / len(of_copies)
+            by_lr = by_visits = 0.0  # how much of the mean error is made good
             for _ in of_copies:
-                visits[table][z, a] += 1
+                visits[table][row, a] += 1
                 by_lr += lr * (mean - by_lr)
                 if s.visit_power is not None:
-                    by_visits += (1 - (1 - 1 / visits[table][z, a]) ** s.visit_power) * (mean - by_visits)
-            q[table][z, a] = by_lr if abs(by_lr - once) > abs(by_visits - once) else by_visits
-    return q
+                    by_visits += (1 - (1 - 1 / visits[table][row, a]) ** s.visit_power) * (mean - by_visits)
+            tables[table, row, a] += max(by_lr, by_visits, key=abs) / tilings
+    return tables
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -129,6 +155,41 @@ def test_an_update_is_that_of_the_plain_loop(method: str, visit_power: float | N
         agent.update(fragments, iteration, 0.0)
         np.testing.assert_allclose(agent.tables, expected, rtol=1e-12, atol=1e-12)
         assert (before != agent.tables).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("visit_power", [None, 5])
+@pytest.mark.parametrize("tilings", [2, 5, 16])
+def test_an_update_of_tilings_is_that_of_the_plain_loop(method: str, visit_power: float | None, tilings: int) -> None:
+    agent = learner_of(settings_of(method=method, visit_power=visit_power), coding=overlapping(tilings))
+    for iteration in range(3):
+        fragments = fragments_of(iteration, steps=12, copies=5, shards=3)
+        expected = oracle(agent, fragments, iteration)
+        agent.update([on_the_line(f) for f in fragments], iteration, 0.0)
+        np.testing.assert_allclose(agent.tables, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tilings", [3, 16])
+def test_a_greedy_action_never_cuts_the_trace(tilings: int) -> None:
+    """With lambda 1 what is learnt of the first of greedy steps is their whole return, and nothing of the values between.
+
+    Every state is met once and shares no tile; rewards are so high that what was greedy stays so when it is learnt.
+    """
+    steps, copies, lr = 10, 40, 0.5
+    n = 2 * (steps + 1) * copies
+    agent = learner_of(
+        settings_of(method="q_lambda", trace=1, gamma=1, lr=lr),
+        coding=Tiles((n,), (0.0,), (float(n),), ("0",), tilings),
+    )
+    obs = np.arange(0.0, n, 2).reshape(steps + 1, copies, 1)
+    values = np.stack([agent.values(0, agent.coding(x)) for x in obs])
+    action = values[:-1].argmax(axis=-1)
+    reward = np.random.default_rng(3).uniform(50, 60, size=action.shape)
+    nothing = np.zeros(action.shape, bool)
+    agent.update([Fragment(0, 0, 0, obs, action, reward, nothing, nothing, np.zeros((0, 1)), {})], 0, 0.0)
+    learnt = agent.values(0, agent.coding(obs[0]))[np.arange(copies), action[0]]
+    expected = (1 - lr) * values[0].max(axis=-1) + lr * (reward.sum(axis=0) + values[-1].max(axis=-1))
+    np.testing.assert_allclose(learnt, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
