@@ -10,13 +10,39 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from processes import SMALL, distrl, family, gone, result_of, start, wait_for_rows, write
+import yaml
+from conftest import CARTPOLE
 
 from distrl.cli.train import summarize
 from distrl.runs.result import Result
 from distrl.types import Evaluation, Spread
+
+SMALL: dict[str, Any] = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
+
+
+def distrl(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "distrl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
+
+
+def write(directory: Path, config: dict[str, Any], name: str = "config.yaml") -> str:
+    (directory / name).write_text(yaml.safe_dump(config))
+    return name
+
+
+def result_of(run_dir: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
+    return data
+
+
+def remains(run_dir: Path) -> list[str]:
+    """Processes and temporary directories of runs that are still there."""
+    lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if str(run_dir) in line]
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +91,10 @@ def test_scores_are_told_on_lines_of_their_own(tmp_path: Path, capsys: pytest.Ca
     evaluation = Evaluation(1, 100, False, 10, Spread(7.5, 0.5, 7, 8), Spread(20, 0, 20, 20), scores)
     facts = {"status": "finished", "stopped_by": "env_steps", "env_steps": 100, "train_s": 1.0}
     summarize(Result(tmp_path, facts | {"evaluation": evaluation.to_json()}))
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [
-        "return",
-        "7.50",
-        "±",
-        "0.50",
-        "(min",
-        "7.00,",
-        "max",
-        "8.00)",
-        "over",
-        "10",
-        "sampled",
-        "episodes",
-        "of",
-        "the",
-        "best",
-        "model",
-    ] in lines
-    assert ["pipes", "3.00", "±", "1.00", "(min", "2.00,", "max", "4.00)"] in lines
-    assert ["[red]", "5.00", "±", "0.00", "(min", "5.00,", "max", "5.00)"] in lines
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "return 7.50 ± 0.50 (min 7.00, max 8.00) over 10 sampled episodes of the best model" in lines
+    assert "pipes 3.00 ± 1.00 (min 2.00, max 4.00)" in lines
+    assert "[red] 5.00 ± 0.00 (min 5.00, max 5.00)" in lines
 
 
 def test_a_trained_model_is_used(finished: Path) -> None:
@@ -147,18 +156,44 @@ def test_a_resumed_run_cannot_become_another(finished: Path) -> None:
     assert "algorithm.lr" in refused.stderr
 
 
-@pytest.mark.parametrize("how", ["kill", "terminate"])
+def start(directory: Path, *arguments: str) -> psutil.Popen:
+    command = [sys.executable, "-m", "distrl", "train", *arguments, "-q"]
+    return psutil.Popen(command, cwd=directory, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def wait_for_rows(run_dir: Path, rows: int, process: psutil.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        file = run_dir / "metrics.jsonl"
+        if file.exists() and file.read_text().count("\n") >= rows:
+            return
+        time.sleep(0.05)
+    raise AssertionError(
+        f"no {rows} rows: {process.stderr.read().decode() if process.poll() is not None else 'too slow'}"
+    )
+
+
+def family(process: psutil.Popen) -> list[psutil.Process]:
+    members: list[psutil.Process] = process.children(recursive=True)
+    return members
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
 def test_a_driver_that_ends_early_leaves_nothing_and_resumes_to_the_same_bits(
     how: str, finished: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL at an arbitrary moment, and what schedulers and spot machines send, of a run on Ray."""
+    """SIGKILL at an arbitrary moment, and Ctrl-C, of a run on Ray."""
     before = {p.name for p in Path("/tmp").glob("distrl-*")}
     run_dir = tmp_path / "run"
     process = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}")
     wait_for_rows(run_dir, 5, process)
     members = family(process)
     assert any("raylet" in " ".join(p.cmdline()) for p in members)
-    process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
+    process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGINT)
     assert process.wait(60) == (-signal.SIGKILL if how == "kill" else 130)
     assert gone(members, 30)
     assert {p.name for p in Path("/tmp").glob("distrl-*")} <= before
@@ -178,7 +213,7 @@ def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     first = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}", "stop.env_steps=10000000", "--local")
     wait_for_rows(run_dir, 1, first)
     second = distrl("train", "--resume", str(run_dir), "--local", cwd=tmp_path)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(signal.SIGTERM)
     assert first.wait(60) == 130
     assert second.returncode == 2
     assert "another process" in second.stderr

@@ -59,7 +59,6 @@ def train(
 def _dry_run(plan: Plan) -> None:
     from distrl.acting.tables import TablePolicy
     from distrl.execution.resources import cpu_count, share_out
-    from distrl.runs.plan import replay_note
 
     config, rollout = plan.config, plan.config.rollout
     out.print(config.to_yaml().rstrip(), markup=False)
@@ -80,7 +79,7 @@ def _dry_run(plan: Plan) -> None:
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": runners,
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
-        **({"replay": replay_note(plan)} if plan.replay_bytes else {}),
+        **({} if plan.replay_note is None else {"replay": plan.replay_note}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",
         "run directory": plan.run_dir,
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),

@@ -1,14 +1,16 @@
-"""What a run will be made of, checked before anything is started."""
+"""What a run will be made of: checked before anything is started or written."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
+import yaml
 
 from distrl.acting.network import single_threaded
 from distrl.config import load_config
@@ -30,68 +32,40 @@ CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir")  # on resume:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will be made of, known before anything is started."""
+    """What a run will be made of."""
 
     config: Config
     info: EnvInfo
     policy: Policy
     initial_weights: Array
     run_dir: Path
-    start: Path | None  # the checkpoint to go on from
+    start: Path | None  # the checkpoint to go on from; None: the beginning
     resuming: bool
     object_store_bytes: int
     replay_bytes: int  # of all replays together
     warnings: tuple[str, ...]
+
+    @property
+    def replay_note(self) -> str | None:
+        """What the replay takes, in memory and in checkpoints; None without a replay."""
+        replay, checkpoint = self.config.replay, self.config.checkpoint
+        if replay is None:
+            return None
+        kept = f", and up to as much in each of {checkpoint.keep} checkpoints" if checkpoint.replay else ""
+        return f"the replay of {replay.capacity:,} steps takes {self.replay_bytes / 2**20:,.0f} MiB of memory{kept}"
 
 
 def plan_run(config: Config, resume: Path | None = None) -> Plan:
     """Check everything that can be checked without starting anything. Raises `UserError`; makes no file."""
     single_threaded()
     info = describe_env(config.env)
-    if config.env.vectorize == "table":
-        read_table(config.env)
-    if config.env.vectorize == "native" and not NativeShard.fits(config.env, config.rollout.envs_per_shard):
-        raise UserError(
-            f"env.vectorize is 'native', but {info.id} has no vector form that can be used. Set it to 'auto'."
-        )
+    _check_env(config, info)
     module = algorithm_module(config.algorithm.name)
     policy: Policy = module.make_policy(config.algorithm, info)
-    if config.stop.return_mean == "auto" and info.reward_threshold is None:
-        raise UserError(f"stop.return_mean is 'auto', but {info.id} has no reward threshold. Give a number instead.")
-    if config.cluster.address == "local" and config.cluster.runners != "auto":
-        share_out(config, float(cpu_count()), gpus=None)
-    warnings = []
-    if info.max_episode_steps is None:
-        warnings.append(
-            f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
-        )
-    if config.schedule.kind == "async":
-        warnings.append(
-            "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated bit for bit."
-        )
-    start = None
-    if resume is not None:
-        run_dir, start = resume_point(resume)
-        if start is not None:
-            _same_config(read_checkpoint_config(start), config, start)
-    else:
-        name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}"
-        run_dir = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise UserError(
-                f"run_dir {str(run_dir)!r} exists. Choose another one, or go on with it: --resume {run_dir}"
-            )
+    _check_runners(config)
+    run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
     if config.track.mlflow:
         check_tracking(tracking_uri(config, run_dir))
-    obs = info.observation_space
-    obs_bytes = 8 if obs.shape is None or obs.dtype is None else int(obs.dtype.itemsize * max(1, _size(obs.shape)))
-    in_flight = (3 + config.schedule.ahead) * config.rollout.env_steps * (obs_bytes + 64)
-    replay_bytes = 0
-    if config.replay is not None:
-        replay_bytes = _replay_bytes(
-            config, obs_bytes // max(1, info.frame_stack) // (2 if obs.dtype == np.float64 else 1)
-        )
-        in_flight += int(3 * config.replay.samples_per_insert * config.rollout.env_steps * (2 * obs_bytes + 32))
     return Plan(
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
@@ -100,35 +74,94 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         run_dir=run_dir,
         start=start,
         resuming=resume is not None,
-        object_store_bytes=256 * 2**20 + in_flight,
-        replay_bytes=replay_bytes,
-        warnings=tuple(warnings),
+        object_store_bytes=_object_store_bytes(config, info),
+        replay_bytes=_replay_bytes(config, info),
+        warnings=tuple(_warnings(config, info)),
     )
 
 
-def _replay_bytes(config: Config, frame_bytes: int) -> int:
-    """What the replays will take. Raises `UserError` where that is more than this machine has free."""
-    assert config.replay is not None
-    size = config.replay.capacity * replay_row_bytes(frame_bytes, action=8)
+def _check_env(config: Config, info: EnvInfo) -> None:
+    """The env has what the config asks of it."""
+    if config.env.vectorize == "table":
+        read_table(config.env)
+    if config.env.vectorize == "native" and not NativeShard.fits(config.env, config.rollout.envs_per_shard):
+        raise UserError(
+            f"env.vectorize is 'native', but {info.id} has no vector form that can be used. Set it to 'auto'."
+        )
+    if config.stop.return_mean == "auto" and info.reward_threshold is None:
+        raise UserError(f"stop.return_mean is 'auto', but {info.id} has no reward threshold. Give a number instead.")
+
+
+def _check_runners(config: Config) -> None:
+    """This machine can run as many runners as are asked for; what a cluster can is known when it is joined."""
+    if config.cluster.address == "local" and config.cluster.runners != "auto":
+        share_out(config, float(cpu_count()), gpus=None)
+
+
+def _new_directory(config: Config, info: EnvInfo) -> Path:
+    """Where a new run goes; nothing is there yet."""
+    name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}"
+    run_dir = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UserError(f"run_dir {str(run_dir)!r} exists. Choose another one, or go on with it: --resume {run_dir}")
+    return run_dir
+
+
+def _resumed_run(config: Config, resume: Path) -> tuple[Path, Path | None]:
+    """The directory of a run that goes on, and its checkpoint, which is of the same config."""
+    run_dir, start = resume_point(resume)
+    if start is not None:
+        _same_config(read_checkpoint_config(start), config, start)
+    return run_dir, start
+
+
+def _warnings(config: Config, info: EnvInfo) -> Iterator[str]:
+    if info.max_episode_steps is None:
+        yield f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
+    if config.schedule.kind == "async":
+        yield (
+            "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated "
+            "bit for bit."
+        )
+
+
+def _object_store_bytes(config: Config, info: EnvInfo) -> int:
+    """What Ray's object store must hold at once, at most: fragments on their way, and batches of a replay."""
+    obs, env_steps = _observation_bytes(info), config.rollout.env_steps
+    fragments = (3 + config.schedule.ahead) * env_steps * (obs + 64)
+    drawn = 0.0 if config.replay is None else 3 * config.replay.samples_per_insert * env_steps
+    return 256 * 2**20 + fragments + int(drawn * (2 * obs + 32))
+
+
+def _replay_bytes(config: Config, info: EnvInfo) -> int:
+    """What all replays take together. Raises `UserError` where that is more than this machine has free."""
+    if config.replay is None:
+        return 0
+    frame = _observation_bytes(info) // max(1, info.frame_stack)
+    if info.observation_space.dtype == np.float64:
+        frame //= 2  # kept as float32
+    size = config.replay.capacity * replay_row_bytes(frame, action=8)
     free = psutil.virtual_memory().available
     if config.cluster.address == "local" and size > free:
         raise UserError(too_large(config.replay.capacity, size, free))
     return size
 
 
+def _observation_bytes(info: EnvInfo) -> int:
+    space = info.observation_space
+    if space.shape is None or space.dtype is None:
+        return 8
+    return int(space.dtype.itemsize * max(1, math.prod(space.shape)))
+
+
 def resume_point(path: Path) -> tuple[Path, Path | None]:
-    """The run directory and the checkpoint meant by --resume: a run (its newest checkpoint) or a checkpoint."""
+    """The run directory and the checkpoint that --resume means: `path` is a checkpoint, or a run with a newest one."""
     path = path.absolute()
-    run_dir: Path
-    start: Path | None
-    if (path / "manifest.json").exists() or path.parent.name == "checkpoints":
-        run_dir, start = path.parent.parent, path
-    else:
-        run_dir = path
-        start = newest_checkpoint(path)
+    checkpoint = (path / "manifest.json").exists() or path.parent.name == "checkpoints"
+    run_dir = path.parent.parent if checkpoint else path
     if not (run_dir / "config.yaml").exists():
         raise UserError(f"There is no run to resume at {str(path)!r}: it has no config.yaml.")
-    return run_dir, start
+    return run_dir, path if checkpoint else newest_checkpoint(run_dir)
 
 
 def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | None = None) -> Config:
@@ -142,8 +175,6 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
 
 
 def _same_config(text: str, config: Config, where: Path) -> None:
-    import yaml
-
     old, new = ({k: v for k, v in dotted(yaml.safe_load(t)).items() if v != {}} for t in (text, config.to_yaml()))
     different = [k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in CHANGEABLE]
     if different:
@@ -152,22 +183,3 @@ def _same_config(text: str, config: Config, where: Path) -> None:
             f"{where} is of another config: {changes}. A resumed run may change only {', '.join(CHANGEABLE)}; "
             "start a new run for the rest."
         )
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
-
-
-def replay_note(plan: Plan) -> str:
-    """What the replay takes, in memory and in checkpoints."""
-    assert plan.config.replay is not None
-    size = f"{plan.replay_bytes / 2**20:,.0f} MiB"
-    kept = (
-        f", and up to as much in each of {plan.config.checkpoint.keep} checkpoints"
-        if plan.config.checkpoint.replay
-        else ""
-    )
-    return f"the replay of {plan.config.replay.capacity:,} steps takes {size} of memory{kept}"

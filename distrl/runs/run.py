@@ -12,7 +12,7 @@ from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Resources, cpu_count, share_out
 from distrl.files import locked, write_text
 from distrl.registry import algorithm_module
-from distrl.runs.plan import Plan, plan_run, replay_note
+from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
 from distrl.tracking.console import Console, RunObserver
@@ -74,8 +74,8 @@ def _train(plan: Plan, execution: Execution, resources: Resources, request: sign
         observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), console, tracker)
         for message in plan.warnings:
             observer.warn(message)
-        if plan.replay_bytes:
-            observer.note(replay_note(plan))
+        if plan.replay_note is not None:
+            observer.note(plan.replay_note)
         about = {
             "algorithm": config.algorithm.name,
             "env": config.env.model_dump(mode="json"),
