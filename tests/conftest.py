@@ -50,7 +50,7 @@ DQN: dict[str, Any] = {
 TAXI: dict[str, Any] = {
     **CARTPOLE,
     "env": {"id": "Taxi-v4", "max_episode_steps": 50},
-    "algorithm": {"name": "q", "method": "double_q", "replay": {"updates": 2, "batch": 100}, "visit_power": 3},
+    "algorithm": {"name": "q", "method": "double_q", "rehearsal": {"updates": 2, "batch": 100}, "visit_power": 3},
 }
 HASHED: dict[str, Any] = {
     **CARTPOLE,

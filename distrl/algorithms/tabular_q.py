@@ -81,7 +81,7 @@ class Schedule(Base):
         return float(self.start * (self.end / self.start) ** part)
 
 
-class ReplaySettings(Base):
+class RehearsalSettings(Base):
     """Past transitions, learnt from again after every iteration."""
 
     capacity: int = Field(default=100_000, ge=1)
@@ -107,17 +107,17 @@ class Settings(AlgorithmSettings):
         default=None, ge=1, description="states of a hashed table, filled as they are met; null: a dense table"
     )
     mask: bool = Field(default=True, description="never do what the env says does nothing, where it says so (Taxi)")
-    replay: ReplaySettings | None = None
+    rehearsal: RehearsalSettings | None = None
 
     def check(self, config: Config) -> None:
-        if self.replay is not None and self.method in ("sarsa", "q_lambda"):
+        if self.rehearsal is not None and self.method in ("sarsa", "q_lambda"):
             raise UserError(
-                f"algorithm.replay needs a method that can learn from single old steps; {self.method} cannot. "
-                "Set algorithm.method to q, double_q or expected_sarsa, or algorithm.replay=null."
+                f"algorithm.rehearsal needs a method that can learn from single old steps; {self.method} cannot. "
+                "Set algorithm.method to q, double_q or expected_sarsa, or algorithm.rehearsal=null."
             )
-        if self.replay is not None and self.replay.capacity < config.rollout.env_steps:
+        if self.rehearsal is not None and self.rehearsal.capacity < config.rollout.env_steps:
             raise UserError(
-                f"algorithm.replay.capacity is {self.replay.capacity}, less than the {config.rollout.env_steps} steps of an "
+                f"algorithm.rehearsal.capacity is {self.rehearsal.capacity}, less than the {config.rollout.env_steps} steps of an "
                 "iteration (rollout.shards x envs_per_shard x steps). Raise it."
             )
         if self.capacity is not None and self.coding.kind == "tiles":
@@ -164,7 +164,49 @@ class Transitions:
     ended: Array  # [T, M]
 
 
-PARTS = ("row", "action", "reward", "next_row", "discount")  # what replay keeps of them
+class Rehearsal:
+    """The newest transitions in a ring, to be learnt from again after every iteration.
+
+    It shares nothing with the replay worker (`distrl.workers.replay`), which holds observations for a learner elsewhere: here
+    are rows of the table, beside the table, so a batch needs neither a call nor a coding, and single steps need neither
+    priorities nor stacks nor returns of several steps.
+    """
+
+    PARTS = ("row", "action", "reward", "next_row", "discount")  # of `Transitions`
+
+    def __init__(self, settings: RehearsalSettings) -> None:
+        self.settings = settings
+        self.arrays: Arrays = {}  # [capacity, ...] each, made when the first transitions show shapes and types
+        self.added = 0  # transitions, ever
+
+    def add(self, batch: Transitions) -> None:
+        """Put the transitions into the ring, first step first."""
+        capacity, size = self.settings.capacity, batch.reward.size
+        at = (self.added + np.arange(size)) % capacity
+        for name in self.PARTS:
+            values = getattr(batch, name)
+            values = values.reshape(size, *values.shape[2:])
+            if name not in self.arrays:
+                self.arrays[name] = np.zeros((capacity, *values.shape[1:]), values.dtype)
+            self.arrays[name][at] = values
+        self.added += size
+
+    def draw(self, rng: np.random.Generator, number: int) -> tuple[Array, ...]:
+        """Batch `number` of an iteration, its `PARTS`: drawn evenly, or from the newest back to older ones until none is left."""
+        held, size = min(self.settings.capacity, self.added), self.settings.batch
+        if self.settings.order == "uniform":
+            at = rng.integers(0, held, size)
+        else:
+            age = number * size + np.arange(size)
+            at = (self.added - 1 - age[age < held]) % self.settings.capacity
+        return tuple(self.arrays[name][at] for name in self.PARTS)
+
+    def state(self) -> Arrays:
+        return {"added": np.array(self.added)} | {name: values.copy() for name, values in self.arrays.items()}
+
+    def load_state(self, state: Arrays) -> None:
+        self.added = int(state["added"])
+        self.arrays = {name: state[name].copy() for name in self.PARTS if name in state}
 
 
 def mean_by_entry(entry: Array, td: Array, size: int) -> tuple[Array, Array, Array]:
@@ -193,8 +235,7 @@ class TabularQ:
         self.visits = np.zeros(self.tables.shape, np.int64)
         self.keys = np.zeros(0, np.int64)
         self.env_steps, self.episodes = 0, 0
-        self.replay: Arrays = {}
-        self.replay_at, self.replay_filled = 0, 0
+        self.rehearsal = None if settings.rehearsal is None else Rehearsal(settings.rehearsal)
 
     @property
     def epsilon(self) -> float:
@@ -223,9 +264,9 @@ class TabularQ:
                 None if coins is None else coins[t],
             )
             errors += error
-        if self.settings.replay is not None:
-            self.remember(batch)
-            self.rehearse(iteration)
+        if self.rehearsal is not None:
+            self.rehearsal.add(batch)
+            self.rehearse(self.rehearsal, iteration)
         return {
             "td_error": errors / steps,
             "q_mean": float(self.tables[0].mean() * self.tilings),
@@ -369,36 +410,14 @@ class TabularQ:
         flat[where] += rate * mean / self.tilings
         visits[where] = before + count
 
-    # --- replay -----------------------------------------------------------------------------------------------
-
-    def remember(self, batch: Transitions) -> None:
-        """Put the transitions into the ring, first step first."""
-        assert self.settings.replay is not None
-        capacity, size = self.settings.replay.capacity, batch.reward.size
-        at = (self.replay_at + np.arange(size)) % capacity
-        for name in PARTS:
-            values = getattr(batch, name)
-            values = values.reshape(size, *values.shape[2:])
-            if name not in self.replay:
-                self.replay[name] = np.zeros((capacity, *values.shape[1:]), values.dtype)
-            self.replay[name][at] = values
-        self.replay_at = (self.replay_at + size) % capacity
-        self.replay_filled = min(capacity, self.replay_filled + size)
-
-    def rehearse(self, iteration: int) -> None:
-        """Learn from the ring: from batches drawn evenly, or from the newest transitions back to older ones."""
-        assert self.settings.replay is not None
-        replay, rng = self.settings.replay, stream(self.seed, "replay", iteration)
-        for number in range(replay.updates):
-            if replay.order == "uniform":
-                at = rng.integers(0, self.replay_filled, replay.batch)
-            else:
-                age = number * replay.batch + np.arange(replay.batch)
-                at = (self.replay_at - 1 - age[age < self.replay_filled]) % replay.capacity
-                if not len(at):
-                    return
-            coin = rng.random(len(at)) < 0.5 if len(self.tables) == 2 else None
-            row, action, reward, next_row, discount = (self.replay[name][at] for name in PARTS)
+    def rehearse(self, past: Rehearsal, iteration: int) -> None:
+        """Learn again from what was seen, one batch after the other."""
+        rng = stream(self.seed, "replay", iteration)
+        for number in range(past.settings.updates):
+            row, action, reward, next_row, discount = past.draw(rng, number)
+            if not len(row):
+                return
+            coin = rng.random(len(row)) < 0.5 if len(self.tables) == 2 else None
             self.learn(row, action, reward, next_row, discount, coin=coin)
 
     # --- what travels and what is kept ------------------------------------------------------------------------
@@ -409,15 +428,17 @@ class TabularQ:
         return np.concatenate([table.ravel(), *keys, [self.epsilon]])
 
     def state(self) -> Arrays:
-        counters = np.array([self.env_steps, self.episodes, self.replay_at, self.replay_filled])
+        counters = np.array([self.env_steps, self.episodes])
         arrays = {"tables": self.tables, "visits": self.visits, "keys": self.keys, "counters": counters}
-        arrays |= {f"replay.{name}": values for name, values in self.replay.items()}
-        return {name: values.copy() for name, values in arrays.items()}
+        past = {} if self.rehearsal is None else self.rehearsal.state()
+        return {k: v.copy() for k, v in arrays.items()} | {f"rehearsal.{name}": values for name, values in past.items()}
 
     def load_state(self, state: Arrays) -> None:
         self.tables, self.visits, self.keys = (state[name].copy() for name in ("tables", "visits", "keys"))
-        self.env_steps, self.episodes, self.replay_at, self.replay_filled = state["counters"].tolist()
-        self.replay = {k.removeprefix("replay."): v.copy() for k, v in state.items() if k.startswith("replay.")}
+        self.env_steps, self.episodes = state["counters"].tolist()
+        if self.rehearsal is not None:
+            prefix = "rehearsal."
+            self.rehearsal.load_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
 
 def initial_weights(settings: Settings, policy: TablePolicy, seed: int) -> Array:

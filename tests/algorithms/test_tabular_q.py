@@ -305,9 +305,9 @@ def test_a_full_table_says_so() -> None:
 
 
 @pytest.mark.parametrize("order", ["uniform", "recent"])
-def test_replay_learns_again_from_what_was_seen(order: str) -> None:
-    replay = {"capacity": 100, "updates": 3, "batch": 20, "order": order}
-    agent, bare = learner_of(settings_of(replay=replay)), learner_of(settings_of())
+def test_a_rehearsal_learns_again_from_what_was_seen(order: str) -> None:
+    rehearsal = {"capacity": 100, "updates": 3, "batch": 20, "order": order}
+    agent, bare = learner_of(settings_of(rehearsal=rehearsal)), learner_of(settings_of())
     past: list[tuple[int, int, float, int, float]] = []
     for iteration in range(5):  # 40 transitions each: the ring of 100 turns
         (fragment,) = fragments_of(iteration, 10, 4)
@@ -339,7 +339,7 @@ def test_replay_learns_again_from_what_was_seen(order: str) -> None:
 def test_going_on_from_a_state_is_going_on(method: str) -> None:
     settings = settings_of(
         method=method,
-        replay={"capacity": 100},
+        rehearsal={"capacity": 100},
         epsilon={"start": 1, "end": 0.1, "over": 200},
         lr={"start": 1, "end": 0.1, "over": 20, "unit": "episodes"},
     )
@@ -431,8 +431,8 @@ def test_what_no_table_can_hold_is_told(
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["algorithm.method=sarsa", "algorithm.replay={}"], "replay"),
-        (["algorithm.replay.capacity=10"], "algorithm.replay.capacity is 10"),
+        (["algorithm.method=sarsa", "algorithm.rehearsal={}"], "rehearsal"),
+        (["algorithm.rehearsal.capacity=10"], "algorithm.rehearsal.capacity is 10"),
         (["algorithm.epsilon={start: 1, end: 0, shape: exponential}"], "never reaches 0"),
         (["algorithm.method=qq"], "algorithm.method"),
         (["algorithm.epsilon=1.5"], "algorithm.epsilon"),
