@@ -12,7 +12,7 @@ import numpy as np
 from distrl.settings import EnvSettings
 from distrl.types import Array
 
-SCRIPT, BANDIT, DIE, TWIN = "toys/Script-v0", "toys/Bandit-v0", "toys/Die-v0", "toys/Twin-v0"
+SCRIPT, BANDIT, DIE, TWIN, WALK = (f"toys/{_name}-v0" for _name in ("Script", "Bandit", "Die", "Twin", "Walk"))
 BREAK = 2  # the action that makes Script raise
 
 on_step: Callable[[], None] = lambda: None  # called by Script in each step
@@ -110,7 +110,43 @@ class Twin(gym.Env[Any, Any]):
         }[obs]
 
 
-_ENVS: dict[str, Any] = {SCRIPT: Script, BANDIT: Bandit, DIE: Die, TWIN: Twin}
+class Walk(gym.Env[Any, Any]):
+    """A walk between two cliffs, pushed by the action and by chance, that pays 1 for a push to the middle."""
+
+    FAR = 4
+
+    def __init__(self, obs: str = "box", first_action: int = 0) -> None:
+        self.obs, self.first_action = obs, first_action
+        self.action_space = gym.spaces.Discrete(3, start=first_action)
+        self.observation_space = {
+            "box": gym.spaces.Box(-self.FAR, self.FAR, (2,), np.float32),
+            "discrete": gym.spaces.Discrete(2 * self.FAR + 1, start=-self.FAR),
+            "image": gym.spaces.Box(0, 255, (1, 36, 36), np.uint8),
+        }[obs]
+        self.place = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.place = int(self.np_random.integers(-2, 3))
+        return self.show(), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        push = int(action) - self.first_action - 1
+        reward = float(push * self.place < 0)
+        self.place = int(np.clip(self.place + push + self.np_random.integers(-1, 2), -self.FAR, self.FAR))
+        return self.show(), reward, abs(self.place) == self.FAR, False, {}
+
+    def show(self) -> Any:
+        if self.obs == "discrete":
+            return self.place
+        if self.obs == "box":
+            return np.array([self.place, 1], np.float32)
+        image = np.zeros((1, 36, 36), np.uint8)
+        image[0, :, 4 * (self.place + self.FAR) :][:, :4] = 255
+        return image
+
+
+_ENVS: dict[str, Any] = {SCRIPT: Script, BANDIT: Bandit, DIE: Die, TWIN: Twin, WALK: Walk}
 for _id, _env in _ENVS.items():
     if _id not in gym.registry:
         gym.register(_id, entry_point=_env)
