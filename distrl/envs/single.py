@@ -6,6 +6,7 @@ seed and the actions since (the journal) are the whole state of a deterministic 
 
 from __future__ import annotations
 
+import math
 import traceback
 import zlib
 from typing import Any
@@ -71,10 +72,11 @@ class SingleShard:
 
     def restore(self, snapshot: Snapshot) -> Array:
         self.episode = snapshot.env["episode"].copy()
-        journals = np.split(snapshot.env["action"], np.cumsum(snapshot.lengths)[:-1])
-        for copy, actions in enumerate(journals):
-            self._guard(copy, self._replay, copy, actions)
-        exact: Array = self._digests() == snapshot.env["obs_digest"]
+        returns = np.zeros(self.copies)
+        for copy, actions in enumerate(np.split(snapshot.env["action"], np.cumsum(snapshot.lengths)[:-1])):
+            returns[copy] = self._guard(copy, self._replay, copy, actions)
+        same_returns = returns.view(np.int64) == snapshot.returns.view(np.int64)  # in every bit, also of a NaN
+        exact: Array = same_returns & (self._digests() == snapshot.env["obs_digest"])
         for copy in np.flatnonzero(~exact).tolist():
             self.episode[copy] += 1
             self._guard(copy, self._start_episode, copy)
@@ -97,14 +99,18 @@ class SingleShard:
         obs, _ = self.envs[copy].reset(seed=self._episode_seed(copy))
         self.obs[copy] = obs
 
-    def _replay(self, copy: int, actions: Array) -> None:
+    def _replay(self, copy: int, actions: Array) -> float:
+        """Bring an env copy to where its episode was by the actions since it began; returns its return so far."""
         self._start_episode(copy)
+        total = 0.0
         for action in self._for_env(actions):
             self._steps[copy] += 1
-            obs, _, terminated, truncated, _ = self.envs[copy].step(action)
+            obs, reward, terminated, truncated, _ = self.envs[copy].step(action)
             self.obs[copy] = obs
+            total += float(reward)
             if terminated or truncated:  # a faithful journal never reaches an end
-                break
+                return math.nan
+        return total
 
     def _for_env(self, actions: Array) -> Any:
         """Actions as the env takes them, whichever type they came or were kept in."""
@@ -116,10 +122,10 @@ class SingleShard:
     def _digests(self) -> Array:
         return np.array([zlib.crc32(np.ascontiguousarray(obs).tobytes()) for obs in self.obs], np.uint32)
 
-    def _guard(self, copy: int, call: Any, *args: Any) -> None:
+    def _guard(self, copy: int, call: Any, *args: Any) -> Any:
         self.current = copy
         try:
-            call(*args)
+            return call(*args)
         except Exception:
             raise self._error(copy) from None
 

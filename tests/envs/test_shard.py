@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toys
 from gymnasium.envs.classic_control import CartPoleEnv
-from gymnasium.wrappers import FrameStackObservation
+from gymnasium.wrappers import FrameStackObservation, NormalizeReward
 from toys import SCRIPT, Played, same, settings
 
 from distrl.envs.make import make_env
@@ -208,6 +208,49 @@ def test_an_env_that_is_not_deterministic_is_noticed_and_starts_afresh() -> None
         assert episode_seed(again, i) != episode_seed(shard, i)
     Played(again).play(np.zeros((3, 12), np.int64))
     assert again.obs[:, 0].tolist() == [10 if s else 3 for s in steady]
+
+
+class Fickle(CartPoleEnv):
+    """Shows what its seed and its actions make of it, but pays or ends by what it has been through before."""
+
+    def __init__(self, trouble: str) -> None:
+        super().__init__()
+        self.trouble, self.past, self.seen = trouble, 0, 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.past += self.seen
+        self.seen = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.seen += 1
+        if self.trouble == "pays":
+            reward += 1e-9 * self.past
+        elif self.trouble == "ends":
+            truncated = self.past == 0 and self.seen == 4
+        return obs, reward, terminated, truncated, info
+
+
+@pytest.fixture
+def fickle() -> Iterator[None]:
+    gym.register("Fickle-v0", Fickle)
+    gym.register("Normalized-v0", lambda: NormalizeReward(CartPoleEnv()))
+    yield
+    del gym.registry["Fickle-v0"], gym.registry["Normalized-v0"]
+
+
+@pytest.mark.usefixtures("fickle")
+@pytest.mark.parametrize(
+    "env", [settings("Fickle-v0", trouble="pays"), settings("Fickle-v0", trouble="ends"), settings("Normalized-v0")]
+)
+def test_rewards_and_ends_that_do_not_come_again_are_noticed(env: EnvSettings) -> None:
+    shard = SingleShard(env, 0, 0, 3)
+    live = Played(shard)
+    while (shard.episode == 0).any():
+        live.play(actions_of(NATIVE, 1, 3, seed=live.fragments))
+    live.play(np.ones((4, 3), np.int64))  # nobody falls so soon
+    assert not SingleShard(env, 0, 0, 3).restore(live.snapshot()).any()
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
