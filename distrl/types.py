@@ -89,17 +89,19 @@ class Snapshot:
     iteration: int  # the next fragment to roll
     returns: Array  # [N] float64, of the episodes under way
     lengths: Array  # [N] int64
-    env: Arrays  # what the shard needs to rebuild its env copies; see distrl.envs.shard
+    env: Arrays  # what the shard needs to rebuild its env copies: its `arrays`, and of one that replays the `action`s
+    # [sum of lengths, ...] of the episodes under way, one env copy after the other; see distrl.envs.journal
 
 
 @dataclass
 class Report:
-    """What the driver learns of a fragment: numbers, and the shard's snapshot after it."""
+    """What the driver learns of a fragment: numbers, and what its `Journal` of the shard needs."""
 
     shard: int
     iteration: int
     episodes: Episodes
-    snapshot: Snapshot
+    after: Snapshot  # the shard after it, whole but for the actions of one that replays
+    actions: Array | None  # these, [T, N, ...] of this fragment; None where `after` is whole
     started: float  # unix time of the first env step
     seconds: dict[str, float] = field(default_factory=dict)  # act, step, snapshot
     unfaithful: bool = False  # the shard could not be rebuilt exactly: fresh episodes were started

@@ -77,11 +77,10 @@ def test_a_fragment_of_pixels_is_small_and_whole() -> None:
     policy.seen = []
     runner = Runner(config.env, config.rollout, 1, policy)
     watcher = runner.policy
-    weights, before, ends = Weights(0, np.append(np.zeros(policy.network.spec.parameters, np.float32), 1.0)), None, 0
+    weights, ends = Weights(0, np.append(np.zeros(policy.network.spec.parameters, np.float32), 1.0)), 0
     for k in range(14):
         watcher.seen.clear()  # type: ignore[attr-defined]
-        report, fragment = runner.rollout(0, k, weights, before)
-        before = report.snapshot
+        report, fragment = runner.rollout(0, k, weights, "live" if k else None)
         assert fragment.obs.shape == (3 + 8 + 1, 2, 84, 84)
         assert fragment.obs.dtype == np.uint8
         whole = unstacked(fragment)
@@ -114,12 +113,10 @@ def test_what_the_replay_draws_of_pixels_is_what_the_policy_saw() -> None:
     policy = algorithm_module("dqn").make_policy(config.algorithm, describe_env(config.env))
     learner = Learner(config, policy, None)
     runner, replay = Runner(config.env, config.rollout, 1, policy), Replay(config, 0, None)
-    snapshots: list[Any] = [None, None]
     seen: set[bytes] = set()
     for k in range(12):
         for shard in range(2):
-            report, fragment = runner.rollout(shard, k, learner.weights(), snapshots[shard])
-            snapshots[shard] = report.snapshot
+            _, fragment = runner.rollout(shard, k, learner.weights(), "live" if k else None)
             replay.add(fragment)
             whole = unstacked(fragment)
             seen |= {obs.tobytes() for obs in whole.obs.reshape(-1, 4, 84, 84)}

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ import distrl.workers.versions
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 from distrl.models.store import list_checkpoints
-from distrl.types import Weights
+from distrl.types import Snapshot, Weights
 from distrl.workers.runner import Runner
 from distrl.workers.versions import Changes, Message
 
@@ -157,6 +158,25 @@ def test_threads_are_part_of_the_arithmetic_not_of_the_process(ray_execution: Ra
     local = run_trainer(config, LocalExecution(), tmp_path / "local")
     on_ray = run_trainer(config, ray_execution, tmp_path / "ray")
     assert local.facts == on_ray.facts
+
+
+def test_a_snapshot_is_sent_only_to_a_runner_that_has_not_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[Runner, int, Any]] = []
+    rollout = Runner.rollout
+
+    def spy(self: Runner, shard: int, iteration: int, weights: Weights, before: Any, base: Any = None) -> Any:
+        sent.append((self, shard, before))
+        return rollout(self, shard, iteration, weights, before, base)
+
+    monkeypatch.setattr(Runner, "rollout", spy)
+    execution = FaultyExecution(1, losses=12)
+    run_trainer(config_of(LUNARLANDER), execution, tmp_path, runners=2)
+    assert "runner" in execution.lost
+    snapshots = [(runner, shard) for runner, shard, before in sent if isinstance(before, Snapshot)]
+    assert 0 < len(snapshots) <= 4 * len(execution.lost)
+    assert sum(before == "live" for _, _, before in sent) > len(sent) / 2
 
 
 def test_of_a_large_table_only_changes_are_sent(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from distrl.envs.journal import Journal, Underway, compact
+from distrl.envs.shard import Shard
 from distrl.settings import EnvSettings
-from distrl.types import Array
+from distrl.types import Array, Snapshot
 
 SCRIPT, BANDIT, DIE, TWIN, WALK = (f"toys/{_name}-v0" for _name in ("Script", "Bandit", "Die", "Twin", "Walk"))
 BREAK = 2  # the action that makes Script raise
@@ -156,6 +159,33 @@ def settings(env_id: str, limit: int | None = None, vectorize: str = "auto", **k
     return EnvSettings.model_validate(
         {"id": env_id, "max_episode_steps": limit, "vectorize": vectorize, "kwargs": kwargs}
     )
+
+
+class Played:
+    """A shard, with what a runner and the driver keep of it: so it has snapshots."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard, self.underway, self.journal, self.fragments = shard, Underway(len(shard.obs)), Journal(None), 0
+
+    def play(self, actions: Array) -> list[list[Array]]:
+        """A fragment of the actions [T, N]. Returns a copy of all that each step says."""
+        steps = []
+        for action in actions:
+            step = self.shard.step(action)
+            self.underway.count(step)
+            steps.append([step.obs.copy(), step.reward, step.terminated, step.truncated, np.array(step.final_obs)])
+        self.fragments += 1
+        returns, lengths = self.underway.returns.copy(), self.underway.lengths.copy()
+        after = Snapshot(self.fragments, returns, lengths, self.shard.arrays())
+        self.journal.add(after, compact(actions) if self.shard.replays else None)
+        return steps
+
+    def snapshot(self) -> Snapshot:
+        """As another process gets it: pickled, read-only."""
+        again: Snapshot = pickle.loads(pickle.dumps(self.journal.before(self.fragments)))  # noqa: S301
+        for array in (again.returns, again.lengths, *again.env.values()):
+            array.flags.writeable = False
+        return again
 
 
 def same(left: Array, right: Array) -> bool:

@@ -12,7 +12,7 @@ from distrl.envs.make import find_spec
 from distrl.errors import EnvError
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
-from distrl.types import Array, Arrays
+from distrl.types import Array, Arrays, Snapshot
 from distrl.types import Step as Step
 
 
@@ -40,7 +40,7 @@ class NativeShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.current, self.frame_stack = -1, 0
+        self.current, self.frame_stack, self.replays = -1, 0, False
         self.env, self.donor = _make_native(settings, copies), _make_native(settings, copies)
         self.resets = 1  # how often the donor was asked: the number of the next seed
         self.obs = self._reset(self.env, 0)
@@ -67,11 +67,12 @@ class NativeShard:
             ) from None
         return Step(obs, reward.astype(np.float64), terminated, truncated, final_obs)
 
-    def snapshot(self) -> Arrays:
+    def arrays(self) -> Arrays:
         arrays = {f"state.{name}": getattr(self.env.unwrapped, name).copy() for name in self.names}
         return arrays | {"obs": self.obs.copy(), "resets": np.array(self.resets)}
 
-    def restore(self, arrays: Arrays) -> Array:
+    def restore(self, snapshot: Snapshot) -> Array:
+        arrays = snapshot.env
         for name in self.names:
             setattr(self.env.unwrapped, name, arrays[f"state.{name}"].copy())
         self.obs = arrays["obs"].copy()

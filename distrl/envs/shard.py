@@ -4,8 +4,8 @@ Episodes start again by themselves, in the same step: `obs` then already shows t
 observation of the old one is in `final_obs`. No step is ever a reset.
 
 `SingleShard` steps ordinary environments one by one. Every episode starts with `reset(seed=...)`, the seed being a
-function of run seed, env copy and episode number; so that seed and the actions since (the journal) are the whole
-state of a deterministic environment, and rebuilding is replaying.
+function of run seed, env copy and episode number; so that seed and the actions since (the journal, see
+`distrl.envs.journal`) are the whole state of a deterministic environment, and rebuilding is replaying.
 
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
 `distrl.envs.table.TableShard` does the same for environments whose transition table is known.
@@ -20,7 +20,7 @@ from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
 from distrl.errors import UserError
 from distrl.settings import EnvSettings
-from distrl.types import Array, Arrays
+from distrl.types import Array, Arrays, Snapshot
 from distrl.types import Step as Step
 
 
@@ -30,13 +30,17 @@ class Shard(Protocol):
     obs: Array
     frame_stack: int  # > 0: observations are stacks of so many frames; see distrl.fragments
     current: int  # the env copy being stepped, for a watchdog to read; -1: all of them at once
+    replays: (
+        bool  # rebuilding it replays the actions of its episodes under way; otherwise `arrays` is all that it takes
+    )
 
     def step(self, action: Array) -> Step: ...
 
-    def snapshot(self) -> Arrays: ...
+    def arrays(self) -> Arrays:
+        """What a `Snapshot` holds of it, apart from the actions; as small after long episodes as after short ones."""
 
-    def restore(self, arrays: Arrays) -> Array:
-        """Take up a `snapshot()`. Returns [N] bool: rebuilt exactly; elsewhere a fresh episode was started."""
+    def restore(self, snapshot: Snapshot) -> Array:
+        """Take up a whole snapshot. Returns [N] bool: rebuilt exactly; elsewhere a fresh episode was started."""
 
     def close(self) -> None: ...
 

@@ -17,7 +17,7 @@ from distrl.envs.mdp import KNOWN, read_table
 from distrl.errors import UserError
 from distrl.seeding import stream
 from distrl.settings import EnvSettings
-from distrl.types import Array, Arrays, Step
+from distrl.types import Array, Arrays, Snapshot, Step
 
 BLOCK = 64  # steps whose random numbers are drawn at once
 
@@ -54,7 +54,7 @@ class TableShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.table, self.seed, self.shard, self.copies = read_table(settings), seed, shard, copies
-        self.current, self.frame_stack = -1, 0
+        self.current, self.frame_stack, self.replays = -1, 0, False
         t = self.table
         self.actions, self.outcomes = t.probability.shape[1:]
         cumulative = np.cumsum(t.probability, axis=2).reshape(-1, self.outcomes)
@@ -100,10 +100,11 @@ class TableShard:
         self.obs = self._seen(state)
         return Step(self.obs, self.reward[at], terminated, truncated, final_obs)
 
-    def snapshot(self) -> Arrays:
+    def arrays(self) -> Arrays:
         return {"state": self.state.copy(), "elapsed": self.elapsed.copy(), "clock": np.array(self.clock)}
 
-    def restore(self, arrays: Arrays) -> Array:
+    def restore(self, snapshot: Snapshot) -> Array:
+        arrays = snapshot.env
         self.state, self.elapsed, self.clock = (
             arrays["state"].copy(),
             arrays["elapsed"].copy(),

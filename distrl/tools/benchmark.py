@@ -32,7 +32,7 @@ from distrl.seeding import stream
 from distrl.settings import Config, EnvSettings, ReplaySettings
 from distrl.tools.memory import watch_memory
 from distrl.tracking.metrics import read_metrics
-from distrl.types import Batch, Fragment, Policy, Priorities, Snapshot
+from distrl.types import Batch, Fragment, Policy, Priorities
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
 from distrl.workers.runner import Runner
@@ -117,13 +117,10 @@ def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
     learner = Learner(config, policy, None)
     runner = Runner(config.env, config.rollout, config.seed, policy)
     weights, fragments = learner.weights(), list[Fragment]()
-    before: dict[int, Snapshot | None] = dict.fromkeys(range(config.rollout.shards))
     start, iteration = time.perf_counter(), 0
     while time.perf_counter() - start < seconds or iteration < 4:
-        for shard in before:
-            report, fragment = runner.rollout(shard, iteration, weights, before[shard])
-            before[shard] = report.snapshot
-            fragments.append(fragment)
+        for shard in range(config.rollout.shards):
+            fragments.append(runner.rollout(shard, iteration, weights, "live" if iteration else None)[1])
         iteration += 1
     replay = Replay(_drawing(config, BATCH, 1.0), 0, None)
     start = time.perf_counter()

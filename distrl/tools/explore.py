@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.envs import table
+from distrl.envs.journal import Journal, Underway
 from distrl.envs.make import describe_env, make_env
 from distrl.envs.native import NativeShard
 from distrl.envs.shard import make_shard
@@ -26,7 +27,7 @@ from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.tools.env_checks import Played, play_warnings, space_warnings
-from distrl.types import Array, EnvInfo
+from distrl.types import Array, EnvInfo, Snapshot
 
 SHARD_COPIES = 16  # copies of the shard whose speed is measured: the default of rollout.envs_per_shard
 EPISODES = 5  # random episodes whose mean return is told
@@ -157,19 +158,23 @@ def _first_difference(settings: EnvSettings, seed: int, info: EnvInfo, seconds: 
 
 def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> bool:
     """Whether a used shard takes up the snapshot of another exactly, and then goes on like it."""
-    copies = 2
+    copies, taken = 2, list[Array]()
+    journal, underway = Journal(None), Underway(copies)
     deadline = time.perf_counter() + seconds
     one, two = (make_shard(settings, seed, 0, copies) for _ in range(2))
     try:
         actions = _action_batches(info, seed, copies)
-        used = 0
-        while used < MIN_STEPS or (used < CHECK_STEPS and time.perf_counter() < deadline):
-            one.step(next(actions))
+        while len(taken) < MIN_STEPS or (len(taken) < CHECK_STEPS and time.perf_counter() < deadline):
+            taken.append(next(actions))
+            underway.count(one.step(taken[-1]))
             two.step(next(actions))  # other actions: what the past leaves behind must not show
-            used += 1
-        if not two.restore(one.snapshot()).all():
+        after = Snapshot(1, underway.returns, underway.lengths, one.arrays())
+        journal.add(after, np.stack(taken) if one.replays else None)
+        snapshot = journal.before(1)
+        assert snapshot is not None
+        if not two.restore(snapshot).all():
             return False
-        for action in itertools.islice(actions, used):
+        for action in itertools.islice(actions, len(taken)):
             a, b = one.step(action), two.step(action)
             if not (_equal(a.obs, b.obs) and _equal(a.reward, b.reward)):
                 return False

@@ -1,7 +1,7 @@
 """Asking runners for fragments, and getting them whatever becomes of the runners.
 
 A fragment is known by (shard, number): the shard's first is its number 0. The driver holds futures, reports and
-snapshots, never the arrays of a rollout.
+journals, never the arrays of a rollout.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from distrl.envs.journal import Journal
 from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.execution.resources import Resources
@@ -19,7 +20,7 @@ from distrl.training.recovery import Recovery
 from distrl.training.schedule import Key, make_schedule
 from distrl.training.updates import Updates
 from distrl.types import Policy, Report, Snapshot
-from distrl.workers.runner import Runner
+from distrl.workers.runner import Before, Runner
 
 ATTEMPTS = 5  # at a fragment whose runner dies each time
 AHEAD = 2  # fragments of a shard asked for at once, so that its runner goes on without waiting for the driver
@@ -59,7 +60,8 @@ class Collector:
         first = {shard: 0 if s is None else s.iteration for shard, s in state.snapshots.items()}
         self.next = dict(first)  # number of each shard's next fragment to ask for
         self.learnt = dict(first)  # and of its first that was not handed to the learner
-        self.snapshots = {(shard, first[shard]): s for shard, s in state.snapshots.items()}  # before that fragment
+        self.journals = {shard: Journal(s) for shard, s in state.snapshots.items()}
+        self.live: dict[int, Worker] = {}  # by shard: the runner that has it, which need not be sent a snapshot
         self.fragments: dict[Key, tuple[Future, Report]] = {}  # rolled, in the order of their arrival
         self.asked: dict[Future, Asked] = {}  # by the future of their reports
         self.attempts: Counter[Key] = Counter()
@@ -74,7 +76,7 @@ class Collector:
 
     def newest_snapshots(self) -> dict[int, Snapshot | None]:
         """Of each shard, before its first fragment that the learner was not given."""
-        return {shard: self.snapshots[shard, number] for shard, number in self.learnt.items()}
+        return {shard: self.journals[shard].before(number) for shard, number in self.learnt.items()}
 
     def acting_version(self) -> int:
         """Of the weights that act in a fragment of this iteration that is asked for now."""
@@ -120,9 +122,10 @@ class Collector:
 
     def forget_old(self) -> None:
         """An iteration was handed to the learner: drop what only that one needed."""
-        for key in [key for key in self.snapshots if key[1] < self.learnt[key[0]]]:
-            del self.snapshots[key]
-            self.attempts.pop(key, None)
+        for shard, journal in self.journals.items():
+            journal.forget(self.learnt[shard])
+        for key in [key for key in self.attempts if key[1] < self.learnt[key[0]]]:
+            del self.attempts[key]
         self.updates.versions.forget_before(self._version(self.progress.iteration))
 
     def _learner_is_behind(self) -> bool:
@@ -135,8 +138,9 @@ class Collector:
         shard, number = key
         runner = self.runners[shard % len(self.runners)]
         message, *keyframe = self.updates.versions.of(self._version(number))
-        before = self.snapshots.get(key, "live")
+        before: Before = "live" if self.live.get(shard) is runner else self.journals[shard].before(number)
         report, fragment = self.execution.submit_pair(runner, "rollout", shard, number, message, before, *keyframe)
+        self.live[shard] = runner
         self.asked[report] = Asked(key, fragment, runner)
         self.next[shard] = number + 1
 
@@ -144,7 +148,6 @@ class Collector:
         if future not in self.asked:  # asked again in the meantime
             return
         asked = self.asked[future]
-        shard, number = asked.key
         try:
             report: Report = self.execution.get(future)
         except EnvError as error:
@@ -161,16 +164,18 @@ class Collector:
         report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
         if report.unfaithful:
             self.recovery.observer.warn(
-                f"{self.config.env.id} does not rebuild from its episode seed and actions, so it is not deterministic: "
-                "fresh episodes were started, and this run will not give the same weights again"
+                f"{self.config.env.id} does not rebuild from its episode seed and actions: its observations or rewards depend "
+                "on something else (a random generator of its own, a clock, statistics that a wrapper keeps over episodes). "
+                "Fresh episodes were started, and this run will not give the same weights again"
             )
         self.fragments[asked.key] = asked.fragment, report
-        self.snapshots[shard, number + 1] = report.snapshot
+        self.journals[asked.key[0]].add(report.after, report.actions)
 
     def _try_again(self, asked: Asked, error: EnvError) -> None:
         shard = asked.key[0]
         for other in [f for f, entry in self.asked.items() if entry.key[0] == shard]:
             del self.asked[other]  # it, and what was to go on from there
+        del self.live[shard]
         self.attempts[asked.key] += 1
         if self.attempts[asked.key] >= ENV_ATTEMPTS:
             raise error

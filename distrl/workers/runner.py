@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from distrl.acting.network import single_threaded
 from distrl.acting.policies import policy_input
+from distrl.envs.journal import Underway, compact
 from distrl.envs.shard import Shard, make_shard
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
@@ -17,6 +19,15 @@ from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snap
 from distrl.workers.versions import Message, whole
 
 Before = Snapshot | Literal["live"] | None
+
+
+@dataclass
+class Live:
+    """A shard that was rolled here, up to fragment `iteration`."""
+
+    shard: Shard
+    iteration: int
+    underway: Underway
 
 
 class Runner:
@@ -31,7 +42,7 @@ class Runner:
             copy.deepcopy(policy),
         )  # in one process it would be shared
         self.version: int | None = None
-        self.shards: dict[int, tuple[Shard, Snapshot]] = {}
+        self.shards: dict[int, Live] = {}
         self.steps = 0  # a heartbeat, with where it beats
         self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
 
@@ -50,9 +61,9 @@ class Runner:
         """
         self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
         try:
-            live, state, exact = self._shard(shard, iteration, before)
+            live, exact = self._live(shard, iteration, before)
             self._load(message, keyframe)
-            report, fragment = self._roll(live, state, message.version)
+            report, fragment = self._roll(live, message.version)
         except Exception as error:
             self.shards.pop(shard, None)
             error.add_note(f"while rolling step {self.step} of fragment {iteration} of shard {shard} of {self.env.id}")
@@ -60,7 +71,6 @@ class Runner:
         finally:
             self.busy = False
         report.unfaithful = not exact
-        self.shards[shard] = live, report.snapshot
         return report, fragment
 
     def progress(self) -> tuple[int, str]:
@@ -68,7 +78,7 @@ class Runner:
         if not self.busy:
             return self.steps, ""
         live = self.shards.get(self.shard)
-        copy = "" if live is None or live[0].current < 0 else f", env copy {live[0].current} of the shard"
+        copy = "" if live is None or live.shard.current < 0 else f", env copy {live.shard.current} of the shard"
         return self.steps, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}"
 
     def _load(self, message: Message, keyframe: Weights | None) -> None:
@@ -76,46 +86,44 @@ class Runner:
             self.policy.load(whole(message, keyframe).vector)
             self.version = message.version
 
-    def _shard(self, shard: int, iteration: int, before: Before) -> tuple[Shard, Snapshot, bool]:
-        cached = self.shards.get(shard)
-        if cached is not None and cached[1].iteration == iteration:
-            return *cached, True
+    def _live(self, shard: int, iteration: int, before: Before) -> tuple[Live, bool]:
+        """The shard before fragment `iteration`, and whether it is exactly what it was."""
+        live = self.shards.get(shard)
+        if live is not None and live.iteration == iteration:
+            return live, True
         if before == "live":
             raise LookupError(f"shard {shard} is not before fragment {iteration} here")
-        if cached is not None:
-            cached[0].close()
+        if live is not None:
+            live.shard.close()
         n = self.settings.envs_per_shard
-        live = make_shard(self.env, self.seed, shard, n)
-        if before is None:
-            state = Snapshot(iteration, np.zeros(n), np.zeros(n, np.int64), live.snapshot())
-            exact = True
-        else:
-            rebuilt = live.restore(before.env)
-            state = Snapshot(iteration, before.returns * rebuilt, before.lengths * rebuilt, before.env)
-            exact = bool(rebuilt.all())
-        self.shards[shard] = live, state
-        return live, state, exact
+        made = make_shard(self.env, self.seed, shard, n)
+        rebuilt, underway = np.ones(n, bool), Underway(n)
+        if before is not None:
+            rebuilt = made.restore(before)
+            underway.returns, underway.lengths = before.returns * rebuilt, before.lengths * rebuilt
+        self.shards[shard] = Live(made, iteration, underway)
+        return self.shards[shard], bool(rebuilt.all())
 
-    def _roll(self, live: Shard, state: Snapshot, version: int) -> tuple[Report, Fragment]:
+    def _roll(self, live: Live, version: int) -> tuple[Report, Fragment]:
+        envs, underway = live.shard, live.underway
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
-        stack = live.frame_stack
-        seen = policy_input(live.obs)  # a whole stack where `obs` holds single frames
+        stack = envs.frame_stack
+        seen = policy_input(envs.obs)  # a whole stack where `obs` holds single frames
         obs_dtype = seen.dtype
         if stack:
-            obs = np.empty((stack + t_max, n, *live.obs.shape[2:]), obs_dtype)
-            obs[:stack] = live.obs.swapaxes(0, 1)
+            obs = np.empty((stack + t_max, n, *envs.obs.shape[2:]), obs_dtype)
+            obs[:stack] = envs.obs.swapaxes(0, 1)
         else:
-            obs = np.empty((1 + t_max, *live.obs.shape), obs_dtype)
-            obs[0] = live.obs
+            obs = np.empty((1 + t_max, *envs.obs.shape), obs_dtype)
+            obs[0] = envs.obs
         newest = obs[stack:] if stack else obs[1:]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
         actions, extras = [], []
         final_obs: list[Array] = []
         infos: list[dict[str, float]] = []
-        returns, lengths = state.returns.copy(), state.lengths.copy()
-        ended_returns, ended_lengths = [], []
+        ended: list[tuple[Array, Array]] = []
         acting = 0.0
         started, start = time.time(), time.perf_counter()
         for t in range(t_max):
@@ -123,7 +131,7 @@ class Runner:
             before_act = time.perf_counter()
             action, extra = self.policy.act(seen, noise[t])
             acting += time.perf_counter() - before_act
-            result = live.step(action)
+            result = envs.step(action)
             self.steps += n
             actions.append(action)
             extras.append(extra)
@@ -134,16 +142,11 @@ class Runner:
                 newest[t] = result.obs
                 seen = newest[t]
             reward[t], terminated[t], truncated[t] = result.reward, result.terminated, result.truncated
-            returns += result.reward
-            lengths += 1
+            ended.append(underway.count(result))
             if len(result.final_obs):
-                ended = result.terminated | result.truncated
                 last = np.asarray(result.final_obs, obs_dtype)
                 final_obs.append(last[:, -1] if stack else last)
                 infos += result.infos
-                ended_returns.append(returns[ended])
-                ended_lengths.append(lengths[ended])
-                returns[ended], lengths[ended] = 0.0, 0
         rolling = time.perf_counter() - start
         stacked: Arrays = {key: np.stack([extra[key] for extra in extras]) for key in extras[0]}
         fragment = Fragment(
@@ -160,10 +163,12 @@ class Runner:
             stack=stack,
         )
         episodes = Episodes(
-            returns=np.concatenate([np.zeros(0), *ended_returns]),
-            lengths=np.concatenate([np.zeros(0, np.int64), *ended_lengths]),
+            returns=np.concatenate([returns for returns, _ in ended]),
+            lengths=np.concatenate([lengths for _, lengths in ended]),
             infos={name: np.array([info[name] for info in infos]) for name in self.env.report},
         )
-        snapshot = Snapshot(iteration + 1, returns, lengths, live.snapshot())
+        live.iteration = iteration + 1
+        after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays())
+        taken = compact(fragment.action) if envs.replays else None
         seconds = {"act": acting, "step": rolling - acting, "snapshot": time.perf_counter() - start - rolling}
-        return Report(shard, iteration, episodes, snapshot, started, seconds), fragment
+        return Report(shard, iteration, episodes, after, taken, started, seconds), fragment

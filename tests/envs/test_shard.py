@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import toys
 from gymnasium.envs.classic_control import CartPoleEnv
-from gymnasium.wrappers import FrameStackObservation
-from toys import SCRIPT, same, settings
+from gymnasium.wrappers import FrameStackObservation, NormalizeReward
+from toys import SCRIPT, Played, same, settings
 
 from distrl.envs.make import make_env
 from distrl.envs.native import NativeShard
-from distrl.envs.shard import Shard, Step, make_shard
+from distrl.envs.shard import make_shard
 from distrl.envs.single import SingleShard
 from distrl.errors import EnvError, UserError
 from distrl.settings import EnvSettings
-from distrl.types import Array, Arrays
+from distrl.types import Array
 
 SINGLE = {
     "lunar": settings("LunarLander-v3", 75),
@@ -50,27 +50,10 @@ def episode_seed(shard: SingleShard, copy: int) -> int:
     return seed
 
 
-def numbers(step: Step) -> list[Array]:
-    """A copy of all that a step says."""
-    return [step.obs.copy(), step.reward, step.terminated, step.truncated, np.array(step.final_obs)]
-
-
-def play(shard: Shard, actions: Array) -> list[list[Array]]:
-    return [numbers(shard.step(action)) for action in actions]
-
-
 def assert_same_play(left: list[list[Array]], right: list[list[Array]]) -> None:
     assert len(left) == len(right)
     for t, (a, b) in enumerate(zip(left, right, strict=True)):
         assert all(same(x, y) for x, y in zip(a, b, strict=True)), f"step {t}"
-
-
-def travelled(arrays: Arrays) -> Arrays:
-    """A snapshot as another process gets it: pickled, read-only."""
-    again: Arrays = pickle.loads(pickle.dumps(arrays))  # noqa: S301
-    for array in again.values():
-        array.flags.writeable = False
-    return again
 
 
 # --- the truth about episodes -----------------------------------------------------------------------------------
@@ -162,88 +145,121 @@ def test_a_shard_is_rebuilt_bit_for_bit_at_any_point(name: str) -> None:
     env, copies = REBUILT[name]
     rng = np.random.default_rng(1)
     actions = actions_of(env, 160, copies, seed=3)
-    live, used = make_shard(env, 5, 2, copies), make_shard(env, 5, 2, copies)
-    play(used, actions[::-1][:37])  # somewhere else entirely
-    start = 0
-    for stop in [0, *sorted(rng.choice(np.arange(1, 120), 3, replace=False).tolist())]:
-        play(live, actions[start:stop])
-        ahead, start = actions[stop : stop + 40], stop
-        snapshot = travelled(live.snapshot())
-        fresh = make_shard(env, 5, 2, copies)
-        for shard in (fresh, used):
-            assert shard.restore(snapshot).all()
-            assert same(shard.obs, live.obs)
-        wanted = play(live, ahead)
-        for shard in (fresh, used):
-            assert_same_play(play(shard, ahead), wanted)
-        left, right = live.snapshot(), fresh.snapshot()
+    used = Played(make_shard(env, 5, 2, copies))
+    used.play(actions[::-1][:37])  # somewhere else entirely
+    for stop in [1, *sorted(rng.choice(np.arange(2, 120), 3, replace=False).tolist())]:
+        live, fresh = Played(make_shard(env, 5, 2, copies)), Played(make_shard(env, 5, 2, copies))
+        for part in np.array_split(actions[:stop], min(stop, 3)):
+            live.play(part)
+        ahead = actions[stop : stop + 40]
+        snapshot, obs = live.snapshot(), live.shard.obs.copy()
+        for other in (fresh, used):
+            assert other.shard.restore(snapshot).all()
+            assert same(other.shard.obs, obs)
+        wanted = live.play(ahead)
+        for other in (fresh, used):
+            assert_same_play(other.play(ahead), wanted)
+        left, right = live.shard.arrays(), fresh.shard.arrays()
         assert left.keys() == right.keys()
         assert [key for key in left if not same(left[key], right[key])] == []
-        assert live.restore(snapshot).all()
+        assert live.shard.restore(snapshot).all()
+        assert same(live.shard.obs, obs)
 
 
 @pytest.mark.parametrize("name", ["flappy", "native"])
 def test_a_snapshot_stays_what_it_was(name: str) -> None:
     env, copies = REBUILT[name]
-    shard = make_shard(env, 5, 2, copies)
-    play(shard, actions_of(env, 20, copies))
-    snapshot = shard.snapshot()
-    before = {key: array.copy() for key, array in snapshot.items()}
-    play(shard, actions_of(env, 60, copies))
-    shard.snapshot()
-    assert all(same(snapshot[key], before[key]) for key in before)
-    assert not any(array.dtype.hasobject for array in snapshot.values())
-
-
-def test_a_journal_holds_the_episodes_under_way_and_no_more() -> None:
-    shard = make_shard(settings(SCRIPT, truncate_at=10), 0, 0, 4)
-    sizes = []
-    for _ in range(6):
-        play(shard, np.zeros((13, 4), np.int64))
-        sizes.append(sum(array.nbytes for array in shard.snapshot().values()))
-    assert max(sizes) < 600
+    live = Played(make_shard(env, 5, 2, copies))
+    live.play(actions_of(env, 20, copies))
+    snapshot = live.journal.before(1)
+    assert snapshot is not None
+    before = {key: array.copy() for key, array in snapshot.env.items()}
+    live.play(actions_of(env, 60, copies))
+    live.snapshot()
+    assert all(same(snapshot.env[key], before[key]) for key in before)
+    assert not any(array.dtype.hasobject for array in snapshot.env.values())
 
 
 @pytest.mark.parametrize("first_action", [0, -1, 4])
 def test_actions_that_do_not_start_at_0_are_replayed(first_action: int) -> None:
     env = settings(SCRIPT, truncate_at=9, first_action=first_action)
-    live, again = make_shard(env, 0, 0, 2), make_shard(env, 0, 0, 2)
-    play(live, np.full((14, 2), first_action + 1))
-    assert again.restore(travelled(live.snapshot())).all()
-    assert same(again.obs, live.obs)
+    live, again = Played(make_shard(env, 0, 0, 2)), make_shard(env, 0, 0, 2)
+    live.play(np.full((14, 2), first_action + 1))
+    assert again.restore(live.snapshot()).all()
+    assert same(again.obs, live.shard.obs)
 
 
 def test_an_env_that_is_not_deterministic_is_noticed_and_starts_afresh() -> None:
     env = settings(SCRIPT, truncate_at=50, unsteady=0.5)
-    live = SingleShard(env, 0, 0, 12)
-    play(live, np.zeros((7, 12), np.int64))
+    shard = SingleShard(env, 0, 0, 12)
+    live = Played(shard)
+    live.play(np.zeros((7, 12), np.int64))
     snapshot = live.snapshot()
-    steady = np.array([copy.unwrapped.number >= 128 for copy in live.envs])  # type: ignore[attr-defined]
+    steady = np.array([copy.unwrapped.number >= 128 for copy in shard.envs])  # type: ignore[attr-defined]
     assert 0 < steady.sum() < 12
 
     again = SingleShard(env, 0, 0, 12)
     exact = again.restore(snapshot)
 
     assert exact.tolist() == steady.tolist()
-    assert same(again.obs[steady], live.obs[steady])
+    assert same(again.obs[steady], shard.obs[steady])
     assert again.obs[~steady, 0].tolist() == [0] * int((~steady).sum())
     for i in np.flatnonzero(~steady).tolist():
-        assert episode_seed(again, i) != episode_seed(live, i)
-    play(again, np.zeros((3, 12), np.int64))
+        assert episode_seed(again, i) != episode_seed(shard, i)
+    Played(again).play(np.zeros((3, 12), np.int64))
     assert again.obs[:, 0].tolist() == [10 if s else 3 for s in steady]
-    assert again.snapshot()["length"].tolist() == again.obs[:, 0].tolist()
+
+
+class Fickle(CartPoleEnv):
+    """Shows what its seed and its actions make of it, but pays or ends by what it has been through before."""
+
+    def __init__(self, trouble: str) -> None:
+        super().__init__()
+        self.trouble, self.past, self.seen = trouble, 0, 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.past += self.seen
+        self.seen = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.seen += 1
+        if self.trouble == "pays":
+            reward += 1e-9 * self.past
+        elif self.trouble == "ends":
+            truncated = self.past == 0 and self.seen == 4
+        return obs, reward, terminated, truncated, info
+
+
+@pytest.fixture
+def fickle() -> Iterator[None]:
+    gym.register("Fickle-v0", Fickle)
+    gym.register("Normalized-v0", lambda: NormalizeReward(CartPoleEnv()))
+    yield
+    del gym.registry["Fickle-v0"], gym.registry["Normalized-v0"]
+
+
+@pytest.mark.usefixtures("fickle")
+@pytest.mark.parametrize(
+    "env", [settings("Fickle-v0", trouble="pays"), settings("Fickle-v0", trouble="ends"), settings("Normalized-v0")]
+)
+def test_rewards_and_ends_that_do_not_come_again_are_noticed(env: EnvSettings) -> None:
+    shard = SingleShard(env, 0, 0, 3)
+    live = Played(shard)
+    while (shard.episode == 0).any():
+        live.play(actions_of(NATIVE, 1, 3, seed=live.fragments))
+    live.play(np.ones((4, 3), np.int64))  # nobody falls so soon
+    assert not SingleShard(env, 0, 0, 3).restore(live.snapshot()).any()
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("snapshots", [False, True])
-def test_an_error_says_where_it_was(snapshots: bool) -> None:
+def test_an_error_says_where_it_was() -> None:
     shard = SingleShard(settings(SCRIPT, truncate_at=6), seed=1, shard=7, copies=3)
     for _ in range(9):  # three steps into the second episode
         shard.step(np.zeros(3, np.int64))
-        if snapshots:
-            shard.snapshot()
     with pytest.raises(EnvError) as caught:
         shard.step(np.array([0, toys.BREAK, 0]))
     error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
@@ -273,10 +289,11 @@ def test_an_error_in_the_reset_after_an_end_says_where_it_was() -> None:
 
 def test_an_error_while_rebuilding_says_where_it_was() -> None:
     env = settings(SCRIPT)
-    live = SingleShard(env, 1, 0, 2)
-    play(live, np.zeros((5, 2), np.int64))
-    snapshot = live.snapshot()
-    snapshot["action"][-2] = toys.BREAK  # of the second copy, its fourth
+    live = Played(SingleShard(env, 1, 0, 2))
+    live.play(np.zeros((5, 2), np.int64))
+    snapshot = live.journal.before(1)
+    assert snapshot is not None
+    snapshot.env["action"][-2] = toys.BREAK  # of the second copy, its fourth
     with pytest.raises(EnvError, match="the toy broke in step") as caught:
         SingleShard(env, 1, 0, 2).restore(snapshot)
     assert (caught.value.env_copy, caught.value.step) == (1, 4)

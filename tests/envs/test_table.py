@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from toys import Played
 
 from distrl.envs.make import describe_env, make_env
 from distrl.envs.mdp import read_table
@@ -172,10 +173,10 @@ def test_a_used_shard_takes_up_the_snapshot_of_another_and_goes_on_like_it() -> 
     rng = np.random.default_rng(0)
     for used in (0, 1, BLOCK - 1, BLOCK, BLOCK + 5):
         one, two = TableShard(settings, 1, 2, 16), TableShard(settings, 1, 2, 16)
-        for _ in range(used):
-            one.step(rng.integers(4, size=16))
+        played = Played(one)
+        played.play(rng.integers(4, size=(used, 16)))
         two.step(rng.integers(4, size=16))
-        assert two.restore(one.snapshot()).all()
+        assert two.restore(played.snapshot()).all()
         assert (one.obs == two.obs).all()
         for _ in range(2 * BLOCK):
             action = rng.integers(4, size=16)

@@ -13,6 +13,7 @@ from toys import SCRIPT, same, settings
 
 from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import CategoricalPolicy
+from distrl.envs.journal import Journal
 from distrl.envs.make import describe_env
 from distrl.errors import EnvError
 from distrl.settings import EnvSettings, RolloutSettings
@@ -77,15 +78,24 @@ def differences(left: Any, right: Any, where: str = "") -> list[str]:
     return [] if left == right else [where]
 
 
-def roll_all(env: EnvSettings, iterations: int, seed: int = 1) -> dict[tuple[int, int], Rolled]:
-    """Every fragment of a short run, by (shard, iteration), rolled in order by one runner."""
-    runner = make_runner(env, seed=seed)
+def roll_all(env: EnvSettings, iterations: int, seed: int = 1) -> tuple[dict[tuple[int, int], Rolled], list[Journal]]:
+    """Every fragment of a short run, by (shard, iteration), rolled in order by one runner; and the shards' journals."""
+    runner, journals = make_runner(env, seed=seed), [Journal(None) for _ in range(SHAPE.shards)]
     rolled: dict[tuple[int, int], Rolled] = {}
     for k in range(iterations):
-        for shard in range(SHAPE.shards):
-            before = rolled[shard, k - 1][0].snapshot if k else None
-            rolled[shard, k] = runner.rollout(shard, k, weights(env, k), before)
-    return rolled
+        for shard, journal in enumerate(journals):
+            rolled[shard, k] = runner.rollout(shard, k, weights(env, k), "live" if k else None)
+            journal.add(rolled[shard, k][0].after, rolled[shard, k][0].actions)
+    return rolled, journals
+
+
+def snapshot_after(report: Report) -> Snapshot:
+    """After a shard's first fragment."""
+    journal = Journal(None)
+    journal.add(report.after, report.actions)
+    snapshot = journal.before(1)
+    assert snapshot is not None
+    return snapshot
 
 
 # --- purity -----------------------------------------------------------------------------------------------------
@@ -94,7 +104,7 @@ def roll_all(env: EnvSettings, iterations: int, seed: int = 1) -> dict[tuple[int
 @pytest.mark.parametrize("name", ENVS)
 def test_a_fragment_is_a_pure_function(name: str) -> None:
     env = ENVS[name]
-    wanted = roll_all(env, iterations=4)
+    wanted, journals = roll_all(env, iterations=4)
     assert sum(len(report.episodes.returns) for report, _ in wanted.values()) > 5
 
     rng = np.random.default_rng(0)
@@ -102,7 +112,7 @@ def test_a_fragment_is_a_pure_function(name: str) -> None:
     keys = list(wanted)
     for i in [*rng.permutation(len(keys)), *rng.integers(len(keys), size=4)]:
         shard, k = keys[i]
-        before = travelled(wanted[shard, k - 1][0].snapshot) if k else None
+        before = travelled(journals[shard].before(k))
         runner = hot if rng.random() < 0.6 else make_runner(env)
         found = runner.rollout(shard, k, travelled(weights(env, k)), before)
         assert differences(found, wanted[shard, k]) == []
@@ -110,8 +120,8 @@ def test_a_fragment_is_a_pure_function(name: str) -> None:
 
 def test_seed_shard_iteration_and_weights_each_make_another_fragment() -> None:
     env = ENVS["native"]
-    start = make_runner(env).rollout(0, 0, weights(env, 0), None)[0].snapshot
-    other = make_runner(env).rollout(1, 0, weights(env, 0), None)[0].snapshot
+    start = snapshot_after(make_runner(env).rollout(0, 0, weights(env, 0), None)[0])
+    other = snapshot_after(make_runner(env).rollout(1, 0, weights(env, 0), None)[0])
 
     def actions(shard: int = 0, k: int = 1, version: int = 0, seed: int = 1, before: Snapshot = start) -> bytes:
         return make_runner(env, seed=seed).rollout(shard, k, weights(env, version), before)[1].action.tobytes()
@@ -138,16 +148,25 @@ def test_what_was_handed_out_stays_what_it_was() -> None:
     runner = make_runner(env)
     first = runner.rollout(0, 0, weights(env, 0), None)
     kept = travelled(first)
-    runner.rollout(0, 1, weights(env, 1), first[0].snapshot)
+    runner.rollout(0, 1, weights(env, 1), "live")
     assert differences(first, kept) == []
 
 
 def test_fragment_report_and_snapshot_survive_a_process_border() -> None:
     report, fragment = make_runner(ENVS["doubles"]).rollout(2, 0, weights(ENVS["doubles"], 0), None)
-    for thing in (report, fragment, report.snapshot):
+    for thing in (report, fragment, snapshot_after(report)):
         assert differences(travelled(thing), thing) == []
     assert travelled(report).seconds == report.seconds
     assert len(pickle.dumps(report)) < 8000
+
+
+def test_a_report_is_as_small_after_a_long_episode_as_after_a_short_one() -> None:
+    runner, sizes = make_runner(settings(SCRIPT), RolloutSettings(envs_per_shard=8, steps=25)), []
+    for k in range(60):
+        report, _ = runner.rollout(0, k, steady(settings(SCRIPT)), "live" if k else None)
+        sizes.append(len(pickle.dumps(report, protocol=5)))
+    assert report.after.lengths.tolist() == [1500] * 8
+    assert max(sizes) < sizes[0] + 50
 
 
 # --- what is in a fragment --------------------------------------------------------------------------------------
@@ -156,10 +175,10 @@ def test_fragment_report_and_snapshot_survive_a_process_border() -> None:
 @pytest.mark.parametrize("name", ENVS)
 def test_fragments_of_a_shard_join_up(name: str) -> None:
     env = ENVS[name]
-    rolled = roll_all(env, iterations=3)
+    rolled, _ = roll_all(env, iterations=3)
     t, n = SHAPE.steps, SHAPE.envs_per_shard
     for (shard, k), (report, fragment) in rolled.items():
-        assert (report.shard, report.iteration, report.snapshot.iteration) == (shard, k, k + 1)
+        assert (report.shard, report.iteration, report.after.iteration) == (shard, k, k + 1)
         assert (fragment.shard, fragment.iteration, fragment.version) == (shard, k, k)
         assert fragment.obs.shape[:2] == (t + 1, n)
         assert fragment.obs.dtype == np.float32
@@ -182,7 +201,7 @@ def test_fragments_of_a_shard_join_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENVS)
 def test_returns_and_lengths_are_those_of_a_slow_loop(name: str) -> None:
-    rolled = roll_all(ENVS[name], iterations=5)
+    rolled, _ = roll_all(ENVS[name], iterations=5)
     for shard in range(SHAPE.shards):
         total, length = [0.0] * SHAPE.envs_per_shard, [0] * SHAPE.envs_per_shard
         for k in range(5):
@@ -198,8 +217,8 @@ def test_returns_and_lengths_are_those_of_a_slow_loop(name: str) -> None:
                         total[i], length[i] = 0.0, 0
             assert report.episodes.returns.tolist() == returns
             assert report.episodes.lengths.tolist() == lengths
-            assert report.snapshot.returns.tolist() == total
-            assert report.snapshot.lengths.tolist() == length
+            assert report.after.returns.tolist() == total
+            assert report.after.lengths.tolist() == length
 
 
 def test_observations_are_those_before_and_after_each_action() -> None:
@@ -232,8 +251,8 @@ def test_bytes_stay_bytes() -> None:
 def test_log_probs_are_those_of_the_actions_under_the_named_weights() -> None:
     env = ENVS["single"]
     runner = make_runner(env)
-    first = runner.rollout(0, 0, weights(env, 3), None)[0].snapshot
-    fragment = runner.rollout(0, 1, weights(env, 8), first)[1]
+    runner.rollout(0, 0, weights(env, 3), None)
+    fragment = runner.rollout(0, 1, weights(env, 8), "live")[1]
     assert fragment.version == 8
     policy = make_policy(env)
     policy.load(weights(env, 8).vector)
@@ -251,7 +270,7 @@ def test_an_env_that_raised_can_be_rolled_again_from_the_snapshot() -> None:
     env = settings(SCRIPT, truncate_at=6)
     shape = RolloutSettings(envs_per_shard=2, steps=7)
     runner = make_runner(env, shape)
-    before = runner.rollout(3, 0, steady(env), None)[0].snapshot
+    before = snapshot_after(runner.rollout(3, 0, steady(env), None)[0])
     wanted = make_runner(env, shape).rollout(3, 1, steady(env), before)
 
     careless = Weights(1, np.zeros_like(steady(env).vector))  # any action, also the one that breaks it
@@ -270,14 +289,14 @@ def test_an_env_that_is_not_deterministic_is_reported() -> None:
     shape = RolloutSettings(envs_per_shard=12, steps=5)
     report, fragment = make_runner(env, shape).rollout(0, 0, steady(env), None)
     assert not report.unfaithful
-    again, after = make_runner(env, shape).rollout(0, 1, steady(env), report.snapshot)
+    again, after = make_runner(env, shape).rollout(0, 1, steady(env), snapshot_after(report))
     assert again.unfaithful
     # copies that were rebuilt go on, and their returns with them; the others start from nothing
     rebuilt = after.obs[0, :, 0] == 5
     assert 0 < rebuilt.sum() < 12
     assert same(after.obs[0][rebuilt], fragment.obs[-1][rebuilt])
-    assert again.snapshot.lengths.tolist() == [10 if r else 5 for r in rebuilt]
-    assert again.snapshot.returns.tolist() == [55.0 if r else 15.0 for r in rebuilt]
+    assert again.after.lengths.tolist() == [10 if r else 5 for r in rebuilt]
+    assert again.after.returns.tolist() == [55.0 if r else 15.0 for r in rebuilt]
 
 
 def test_the_heartbeat_beats_and_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +306,8 @@ def test_the_heartbeat_beats_and_says_where_it_is(monkeypatch: pytest.MonkeyPatc
     assert runner.progress()[0] == 0
     heard: list[tuple[int, str]] = []
     monkeypatch.setattr(toys, "on_step", lambda: heard.append(runner.progress()))
-    before = runner.rollout(4, 0, steady(env), None)[0].snapshot
-    runner.rollout(4, 1, steady(env), before)
+    runner.rollout(4, 0, steady(env), None)
+    runner.rollout(4, 1, steady(env), "live")
     assert [steps for steps, _ in heard] == [3 * t for t in range(10) for _ in range(3)]
     assert heard[3 * 7 + 1][1] == "step 2 of fragment 1 of shard 4, env copy 1 of the shard"
     assert runner.progress()[0] == 30
