@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from distrl.errors import UserError, did_you_mean
 from distrl.registry import ALGORITHMS, algorithm_module
-from distrl.settings import Config, ScheduleSettings
+from distrl.settings import Config
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -26,75 +26,30 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         UserError: the file, a key or a value is wrong; the message names it, the rule and the remedy.
     """
-    if isinstance(source, Mapping):
-        data, origin = _copy(source), "config"
-    else:
-        origin = str(source)
-        data = _read_yaml(Path(source))
+    origin = "config" if isinstance(source, Mapping) else str(source)
+    data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
     for override in overrides:
         _apply(data, override)
-    data.setdefault("algorithm", {})
-    settings = data["algorithm"]
-    name = settings.get("name") if isinstance(settings, Mapping) else None
-    if name is None:
-        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
-    model = algorithm_module(name).Settings
     try:
-        data["algorithm"] = _validated(model, settings, ("algorithm",), origin)
-        if data["algorithm"].replayed is not None and data.get("replay") is None:
-            data["replay"] = {}
-        config = _validated(Config, data, (), origin)
+        config = _typed(data, origin)
     except RecursionError:
         raise UserError(f"{origin}: nested too deeply to be a config.") from None
-    _check_schedule(config)
-    _check_replay(config)
-    config.algorithm.check(config)
+    for part in (config.schedule, config.replay, config.algorithm):
+        if part is not None:
+            part.check(config)
     return config
 
 
-def _check_schedule(config: Config) -> None:
-    schedule = config.schedule
-    if schedule.kind == "async" and config.algorithm.replayed is None:
-        raise UserError(
-            f"schedule.kind is async, which needs an algorithm that learns from a replay, such as dqn; {config.algorithm.name} "
-            "learns from the newest fragments. Set schedule.kind=lockstep."
-        )
-    foreign = "lag" if schedule.kind == "async" else "ahead"
-    if getattr(schedule, foreign) != ScheduleSettings.model_fields[foreign].default:
-        raise UserError(f"schedule.{foreign} has no meaning with schedule.kind={schedule.kind}. Leave it out.")
-
-
-def _check_replay(config: Config) -> None:
-    replay, use, rollout = config.replay, config.algorithm.replayed, config.rollout
-    if use is None:
-        if replay is not None:
-            raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
-        return
-    assert replay is not None
-    if replay.prioritized and replay.first_priority == "acting" and use.values is None:
-        raise UserError(
-            f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what it does. "
-            "Set replay.first_priority=max."
-        )
-    if use.batch_size > replay.start:
-        raise UserError(
-            f"algorithm.batch_size is {use.batch_size}, more than the {replay.start} steps of replay.start that are there "
-            f"at the first update. Set replay.start to at least {use.batch_size}."
-        )
-    copies = rollout.shards * rollout.envs_per_shard
-    if replay.start <= use.n_step * copies:
-        raise UserError(
-            f"replay.start is {replay.start}: {copies} env copies have then no whole return of algorithm.n_step={use.n_step} "
-            f"steps each. Set replay.start to more than {use.n_step * copies}."
-        )
-    for name, value in (("rollout.shards", rollout.shards), ("algorithm.batch_size", use.batch_size)):
-        if value % replay.shards:
-            raise UserError(f"replay.shards is {replay.shards}, which does not divide {name}={value}. Take a divisor.")
-    least = max(replay.start, copies * (2 * rollout.steps + use.n_step + 16))
-    if replay.capacity < least:
-        raise UserError(
-            f"replay.capacity is {replay.capacity}; it must hold at least replay.start and two iterations: {least} steps here."
-        )
+def _typed(data: dict[str, Any], origin: str) -> Config:
+    """The config that `data` says, each value by its own rule."""
+    settings = data.setdefault("algorithm", {})
+    name = settings.get("name") if isinstance(settings, Mapping) else None
+    if name is None:
+        raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
+    algorithm = _validated(algorithm_module(name).Settings, settings, ("algorithm",), origin)
+    if algorithm.replayed is not None and data.get("replay") is None:
+        data["replay"] = {}
+    return _validated(Config, data | {"algorithm": algorithm}, (), origin)
 
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:

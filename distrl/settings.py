@@ -10,11 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from distrl.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
 
 class Settings(BaseModel):
     """Base of everything in a config: unknown keys are refused, nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    def check(self, config: Config) -> None:
+        """Raise `UserError` where these settings contradict the rest of the config."""
 
 
 class AlgorithmSettings(Settings):
@@ -27,9 +35,6 @@ class AlgorithmSettings(Settings):
     def replayed(self) -> Replayed | None:
         """What a replay needs to know, of an algorithm that learns from one."""
         return None
-
-    def check(self, config: Config) -> None:
-        """Raise `UserError` where these settings contradict the rest of the config."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,16 @@ class ScheduleSettings(Settings):
     )
     ahead: int = Field(default=4, ge=1, description="of async: iterations that runners may be before the learner")
 
+    def check(self, config: Config) -> None:
+        if self.kind == "async" and config.algorithm.replayed is None:
+            raise UserError(
+                f"schedule.kind is async, which needs an algorithm that learns from a replay, such as dqn; "
+                f"{config.algorithm.name} learns from the newest fragments. Set schedule.kind=lockstep."
+            )
+        foreign = "lag" if self.kind == "async" else "ahead"
+        if getattr(self, foreign) != ScheduleSettings.model_fields[foreign].default:
+            raise UserError(f"schedule.{foreign} has no meaning with schedule.kind={self.kind}. Leave it out.")
+
 
 class ReplaySettings(Settings):
     """The memory that an off-policy algorithm learns from."""
@@ -92,6 +107,38 @@ class ReplaySettings(Settings):
     first_priority: Literal["acting", "max"] = Field(
         default="acting", description="of new steps: the TD error of the weights that acted, or the largest so far"
     )
+
+    def check(self, config: Config) -> None:
+        use, rollout = config.algorithm.replayed, config.rollout
+        if use is None:
+            raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
+        if self.prioritized and self.first_priority == "acting" and use.values is None:
+            raise UserError(
+                f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what "
+                "it does. Set replay.first_priority=max."
+            )
+        if use.batch_size > self.start:
+            raise UserError(
+                f"algorithm.batch_size is {use.batch_size}, more than the {self.start} steps of replay.start that are "
+                f"there at the first update. Set replay.start to at least {use.batch_size}."
+            )
+        copies = rollout.shards * rollout.envs_per_shard
+        if self.start <= use.n_step * copies:
+            raise UserError(
+                f"replay.start is {self.start}: {copies} env copies have then no whole return of "
+                f"algorithm.n_step={use.n_step} steps each. Set replay.start to more than {use.n_step * copies}."
+            )
+        for name, value in (("rollout.shards", rollout.shards), ("algorithm.batch_size", use.batch_size)):
+            if value % self.shards:
+                raise UserError(
+                    f"replay.shards is {self.shards}, which does not divide {name}={value}. Take a divisor."
+                )
+        least = max(self.start, copies * (2 * rollout.steps + use.n_step + 16))
+        if self.capacity < least:
+            raise UserError(
+                f"replay.capacity is {self.capacity}; it must hold at least replay.start and two iterations: "
+                f"{least} steps here."
+            )
 
 
 class StopSettings(Settings):
@@ -217,9 +264,3 @@ def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return flat
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-Positive = Annotated[int, Field(ge=1)]
