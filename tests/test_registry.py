@@ -119,8 +119,8 @@ def bring(package: Path, points: str) -> None:
 
 def test_an_algorithm_is_one_file_that_trains_is_interrupted_and_resumes(own: Path) -> None:
     reference = run_trainer(config_of(BANDIT), LocalExecution(), own / "whole")
-    assert reference.trainer.final is not None
-    assert reference.trainer.final.mean == 1.0  # by chance 0.5
+    assert reference.trainer.evaluations.final is not None
+    assert reference.trainer.evaluations.final.mean == 1.0  # by chance 0.5
     asked = iter(range(9))
     first = run_trainer(
         config_of(BANDIT),
@@ -176,8 +176,9 @@ def test_a_package_brings_algorithms_and_policies_by_name(own: Path) -> None:
     assert algorithm_module("ppo").__name__ == "distrl.algorithms.ppo"  # type: ignore[attr-defined]
     assert explore(toys.settings("CartPole-v1"), seed=1, seconds=0.05).algorithms["toy"] is None
     policy = POLICIES.find("toy_policy")(NetworkSpec((2,), 3, hidden=()))
-    policy.load(np.arange(9, dtype=np.float32))
-    write_model(own, policy, {})
+    weights = np.arange(9, dtype=np.float32)
+    policy.load(weights)
+    write_model(own, policy, weights, {})
     again, _ = read_model(own)
     assert type(again) is type(policy)
     assert (again.greedy(np.ones((1, 2))) == policy.greedy(np.ones((1, 2)))).all()
@@ -229,8 +230,7 @@ def test_a_package_whose_algorithm_cannot_be_imported_is_told_and_harms_nothing_
 def test_reading_a_model_imports_nothing_that_only_the_file_names(kind: Any, own: Path) -> None:
     (own / "toy_trap.py").write_text(f"open({str(own / 'sprung')!r}, 'w').close()\nclass Policy: pass\n")
     policy = CategoricalPolicy(NetworkSpec((2,), 3, hidden=()))
-    policy.load(np.zeros(9, np.float32))
-    write_model(own, policy, {})
+    write_model(own, policy, np.zeros(9, np.float32), {})
     about = json.loads((own / "policy.json").read_text())
     about["policy"]["type"] = kind
     (own / "policy.json").write_text(json.dumps(about))

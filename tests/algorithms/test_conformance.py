@@ -79,10 +79,10 @@ class Case:
         """One update by a part of `given`: the weights after it, and its metrics without the clock's."""
         steps, given = self.config.rollout.env_steps * iteration, self.given[iteration]
         if isinstance(given, Batch):
-            weights, metrics = learner.learn(iteration, steps, given)
+            _, metrics = learner.learn(iteration, steps, given)
         else:
-            weights, metrics = learner.update(iteration, steps, *given)
-        return weights.vector, {key: value for key, value in metrics.items() if key != "learn_s"}
+            _, metrics = learner.update(iteration, steps, *given)
+        return learner.weights().vector, {key: value for key, value in metrics.items() if key != "learn_s"}
 
 
 def read_only(item: Any) -> Any:

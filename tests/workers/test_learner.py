@@ -1,4 +1,4 @@
-"""The arithmetic that an algorithm learns in, and what of it is seen outside."""
+"""What the learner adds to an algorithm: its arithmetic, progress, versions, priorities by replay, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,18 +12,117 @@ import pytest
 import torch
 from conftest import CARTPOLE, DQN, TAXI, config_of
 
+from distrl.algorithms import tabular_q
 from distrl.envs.make import describe_env
+from distrl.errors import Diverged
 from distrl.registry import algorithm_module
 from distrl.settings import Config
-from distrl.types import Array, Batch
+from distrl.types import Array, Arrays, Batch, Fragment
 from distrl.workers.learner import Learner
 
-TINY = np.full(2**20, 1e-40, np.float32)  # denormal, and many enough for all of torch's threads
 
-
-def make_learner(config: Config) -> Learner:
+def make_learner(config: Config, state: Arrays | None = None) -> Learner:
     module = algorithm_module(config.algorithm.name)
-    return Learner(config, module.make_policy(config.algorithm, describe_env(config.env)), None)
+    return Learner(config, module.make_policy(config.algorithm, describe_env(config.env)), state)
+
+
+# --- what goes in and what comes out ------------------------------------------------------------------------------
+
+
+class Counting:
+    """An algorithm whose only weight counts its updates, and that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.count, self.given, self.metrics = 0.0, list[Any](), {"loss": 1.0}
+
+    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
+        self.count += 1
+        self.given.append((fragments, iteration, progress))
+        return self.metrics
+
+    def learn(self, batch: Batch, env_steps: int, progress: float) -> tuple[dict[str, float], Array]:
+        self.count += 1
+        self.given.append((batch, env_steps, progress))
+        return self.metrics, batch.reward * 10
+
+    def weights(self) -> Array:
+        return np.array([self.count], np.float32)
+
+    def state(self) -> Arrays:
+        return {"count": np.array(self.count)}
+
+    def load_state(self, state: Arrays) -> None:
+        self.count = float(state["count"])
+
+
+def counting(*overrides: str, base: dict[str, Any] = TAXI) -> tuple[Learner, Counting]:
+    learner, algorithm = make_learner(config_of(base, *overrides)), Counting()
+    learner.algorithm = algorithm
+    return learner, algorithm
+
+
+def batch_of(number: int, updates: int = 2, size: int = 3) -> Batch:
+    """Its parts tell from which replay they are, which update they are for, and their place there."""
+    cells = 100.0 * number + 10 * np.arange(updates)[:, None] + np.arange(size)
+    return Batch(cells.astype(np.int64), *[cells.astype(np.float32)] * 6)
+
+
+def test_an_update_gets_the_fragments_and_the_part_of_the_run_behind_it() -> None:
+    learner, algorithm = counting("stop.env_steps=4000")
+    fragments = [object(), object()]
+    weights, metrics = learner.update(7, 1000, *fragments)  # type: ignore[arg-type]
+    assert algorithm.given == [(fragments, 7, 0.25)]
+    assert (weights.version, metrics.keys()) == (1, {"loss", "learn_s"})
+    endless, algorithm = counting("stop.env_steps=null", "stop.seconds=1")
+    endless.update(7, 1000)
+    assert algorithm.given == [([], 7, 0.0)]
+
+
+def test_a_batch_is_put_together_of_those_of_all_replays_and_the_errors_go_back_to_them() -> None:
+    """As many columns of each update from each replay; epsilon counts the steps of this iteration too."""
+    learner, algorithm = counting("stop.env_steps=4000", base=DQN)
+    learner.learn(3, 1000, batch_of(0), batch_of(1))
+    ((batch, env_steps, progress),) = algorithm.given
+    assert (env_steps, progress) == (1000 + 256, 0.25)
+    rows = [[0, 1, 2, 100, 101, 102], [10, 11, 12, 110, 111, 112]]
+    assert batch.key.tolist() == batch.obs.tolist() == batch.weight.tolist() == rows
+    for number in (0, 1):
+        told = learner.priorities(number)
+        assert told.key.tolist() == batch_of(number).key.ravel().tolist()
+        assert told.td_error.tolist() == [10.0 * key for key in told.key]
+
+
+def test_versions_are_counted_on_from_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, _ = counting()
+    assert learner.weights().version == 0
+    assert [learner.update(k, 0)[0].version for k in range(3)] == [1, 2, 3]
+    monkeypatch.setattr(tabular_q, "make", lambda *arguments: Counting())
+    resumed = make_learner(config_of(TAXI), learner.state())
+    assert (resumed.weights().version, resumed.weights().vector.tolist()) == (3, [3.0])
+    assert resumed.update(3, 0)[0].version == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_end_the_run_and_are_named(value: float) -> None:
+    learner, algorithm = counting()
+    learner.update(0, 0)
+    algorithm.metrics = {"loss": value, "entropy": 0.5, "explained_variance": float("nan")}
+    with pytest.raises(Diverged, match=rf"update 2 at 512 env steps: loss is {value} .*entropy 0\.5"):
+        learner.update(1, 512)
+    algorithm.metrics, algorithm.count = {"loss": 1.0}, value
+    with pytest.raises(Diverged, match=r"a weight is not finite \(loss 1\)"):
+        learner.update(1, 512)
+
+
+def test_an_explained_variance_of_nothing_is_no_divergence() -> None:
+    learner, algorithm = counting()
+    algorithm.metrics = {"explained_variance": float("nan")}
+    learner.update(0, 0)
+
+
+# --- the arithmetic -----------------------------------------------------------------------------------------------
+
+TINY = np.full(2**20, 1e-40, np.float32)  # denormal, and many enough for all of torch's threads
 
 
 def share_flushed(array: Array) -> float:
