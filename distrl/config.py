@@ -16,12 +16,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from distrl.errors import UserError, did_you_mean
+from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.settings import Config
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """A config from a YAML file or a mapping, with `dotted.key=value` overrides on top.
+    """A config from a YAML file, a preset's name or a mapping, with `dotted.key=value` overrides on top.
 
     Raises:
         UserError: the file, a key or a value is wrong; the message names it, the rule and the remedy.
@@ -62,6 +63,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
+        if (preset := find_preset(str(path))) is not None:
+            return _read_yaml(preset.path)
+        if path.name == str(path):
+            raise unknown_preset(path.name) from None
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
         raise UserError(f"There is no config file {str(path)!r}.{near}") from None
     except (OSError, UnicodeDecodeError) as error:

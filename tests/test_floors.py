@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 # The rooms, lowest first: a file imports from its own room and from those below.
 ROOMS = [
     ["types", "settings", "errors", "seeding", "files", "signals", "fragments"],
-    ["registry", "config"],
+    ["registry", "presets", "config"],
     ["envs.*"],
     ["acting.*"],
     ["learning.*"],

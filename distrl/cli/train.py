@@ -16,6 +16,7 @@ from distrl.errors import UserError
 if TYPE_CHECKING:
     from distrl.runs.plan import Plan
     from distrl.runs.result import Result
+    from distrl.settings import Config
     from distrl.types import Evaluation
 
 
@@ -32,21 +33,25 @@ def train(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show config, resources and sizes; train nothing")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")] = False,
+    env: Annotated[str | None, typer.Option(metavar="ID", help="instead of a config: the env to train on")] = None,
+    algo: Annotated[str | None, typer.Option(metavar="NAME", help="with --env: the algorithm; default: ppo")] = None,
+    save_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write the whole config to a file; train nothing")
+    ] = None,
 ) -> None:
-    """Train an agent, e.g. `distrl train configs/ppo_cartpole.yaml seed=3 cluster.runners=2`."""
+    """Train an agent, e.g. `distrl train ppo_cartpole seed=3 cluster.runners=2` or `distrl train --env CartPole-v1`."""
     from distrl.runs.plan import load_resumed_config, plan_run
     from distrl.runs.run import train as train_run
 
     words = list(arguments or [])
-    source = Path(words.pop(0)) if words and "=" not in words[0] else None
+    source = words.pop(0) if words and "=" not in words[0] else None
     if resume is not None:
-        config = load_resumed_config(resume, words, source)
-    elif source is not None:
-        from distrl.config import load_config
-
-        config = load_config(source, words)
+        config = load_resumed_config(resume, words, None if source is None else Path(source))
     else:
-        raise UserError("Which config? Give a file, such as configs/ppo_cartpole.yaml, or --resume RUN.")
+        config = _config(source, env, algo, words)
+    if save_config is not None:
+        _save(config, save_config)
+        return
     if dry_run:
         _dry_run(plan_run(config, resume))
         return
@@ -54,6 +59,49 @@ def train(
     summarize(result)
     if result.status == "interrupted":
         raise typer.Exit(130)
+
+
+def _config(source: str | None, env: str | None, algo: str | None, overrides: list[str]) -> Config:
+    """From a file or a preset's name, or for an env and an algorithm."""
+    if source is not None:
+        if env is not None or algo is not None:
+            raise UserError(f"{source!r} names env and algorithm already. Leave out --env and --algo, or the config.")
+        from distrl.config import load_config
+
+        return load_config(source, overrides)
+    if env is None:
+        raise UserError(
+            "Which config? Give a file or a preset, such as ppo_cartpole ('distrl presets' lists them), an env as "
+            "--env CartPole-v1, or --resume RUN."
+        )
+    from distrl.runs.choose import choose_config
+
+    config, origin = choose_config(env, algo, overrides)
+    err.print(
+        f"{config.algorithm.name} on {env} by {origin}. Write it to a file with --save-config FILE.", markup=False
+    )
+    return config
+
+
+def _save(config: Config, path: Path) -> None:
+    from distrl.files import write_text
+
+    if path.exists():
+        raise UserError(f"{str(path)!r} exists. Choose another name for --save-config.")
+    write_text(path, config.model_copy(update={"run_dir": None}).to_yaml())
+    out.print(f"{path}: train it with 'distrl train {path}'.", markup=False)
+
+
+@app.command()
+def presets() -> None:
+    """List the configs that come with distrl, and what each reached."""
+    from distrl.presets import presets as all_presets
+
+    rows = [("preset", "algorithm", "environment", "score")]
+    rows += [(p.name, p.algorithm, p.env_id, p.score or "not measured") for p in all_presets()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # no rich table: piped, it would be cut
+        out.print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip(), markup=False)
 
 
 def _dry_run(plan: Plan) -> None:

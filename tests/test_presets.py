@@ -1,0 +1,88 @@
+"""Presets: found by name and by what they are for, in a checkout and in an installed package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from processes import distrl
+
+from distrl.config import load_config
+from distrl.errors import UserError
+from distrl.presets import preset_for, presets, scores
+from distrl.runs.choose import choose_config
+from distrl.runs.plan import plan_run
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("preset", presets(), ids=lambda p: p.name)
+def test_every_preset_is_a_config_whatever_it_is_called_by(preset: object) -> None:
+    by_name = load_config(preset.name)  # type: ignore[attr-defined]
+    assert by_name == load_config(preset.path)  # type: ignore[attr-defined]
+    assert by_name.env.id == preset.env_id  # type: ignore[attr-defined]
+
+
+def test_scores_are_of_presets_that_there_are_and_are_told() -> None:
+    assert set(scores()) <= {preset.name for preset in presets()}
+    told = {preset.name: preset.score for preset in presets()}
+    assert told["ppo_cartpole"] == "return 500.0 ± 0.0 (5 seeds)"
+    assert told["q_frozenlake"] == "exact value 0.7402 ± 0.0000 (5 seeds)"
+
+
+def test_the_preset_of_a_pair_is_the_plainest() -> None:
+    found = {pair: preset_for(*pair) for pair in [("CartPole-v1", "dqn"), ("CartPole-v1", None), ("Nothing-v0", None)]}
+    assert {pair: p and p.name for pair, p in found.items()} == {
+        ("CartPole-v1", "dqn"): "dqn_cartpole",
+        ("CartPole-v1", None): "ppo_cartpole",
+        ("Nothing-v0", None): None,
+    }
+
+
+def test_without_a_preset_the_spaces_decide_and_the_run_can_be_planned(tmp_path: Path) -> None:
+    config, origin = choose_config(
+        "Blackjack-v1", "q", ["env.kwargs={natural: true}", "track.mlflow=false", f"run_dir={tmp_path}/run"]
+    )
+    assert "preset q_blackjack" in origin and config.env.kwargs == {"natural": True}
+    config, origin = choose_config("Acrobot-v1", "ppo", ["track.mlflow=false", f"run_dir={tmp_path}/run"])
+    assert "defaults" in origin and plan_run(config).info.id == "Acrobot-v1"
+    with pytest.raises(UserError, match=r"Did you mean 'Acrobot-v1'"):
+        choose_config("Acrobt-v1", "ppo")
+
+
+def test_a_chosen_config_is_written_whole_and_is_an_input(tmp_path: Path) -> None:
+    done = distrl("train", "--env", "CartPole-v1", "seed=7", "--save-config", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_config(tmp_path / "mine.yaml") == load_config("ppo_cartpole", ["seed=7"])
+    again = distrl("train", "--env", "CartPole-v1", "--save-config", "mine.yaml", cwd=tmp_path)
+    assert again.returncode == 2 and "exists" in again.stderr
+    both = distrl("train", "ppo_cartpole", "--env", "CartPole-v1", cwd=tmp_path)
+    assert both.returncode == 2 and "Leave out --env" in both.stderr
+
+
+def test_a_wheel_carries_the_presets(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "import json; from distrl.presets import DIRECTORY, presets; print(json.dumps([str(DIRECTORY), len(presets())]))"
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(out.stdout) == [str(tmp_path / "site" / "distrl" / "presets"), len(presets())]
