@@ -179,7 +179,11 @@ class CheckpointSettings(Settings):
 
 
 class LearnerSettings(Settings):
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="part of the arithmetic. auto: cuda where there is a GPU; what a run got is written in its config.yaml, "
+        "and kept when it is resumed",
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads; part of the arithmetic")
 
 

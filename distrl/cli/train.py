@@ -113,7 +113,7 @@ def _dry_run(plan: Plan) -> None:
     table = Table(show_header=False, box=None, title="What this run is made of", title_justify="left")
     here = f"{cpu_count()} CPUs here"
     if config.cluster.address == "local":
-        runners = f"{share_out(config, cpu_count(), None).runners} processes ({here})"
+        runners = f"{share_out(config, cpu_count()).runners} processes ({here})"
     else:
         runners = f"{config.cluster.runners} processes, on the cluster at {config.cluster.address}"
     iterations = "no limit" if config.iterations is None else f"{config.iterations:,}"

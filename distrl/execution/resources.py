@@ -22,15 +22,13 @@ class Resources:
 RUNNERS_PER_CPU = 32  # more processes than that on a core are a mistake
 
 
-def share_out(config: Config, cpus: float, gpus: float | None) -> Resources:
-    """Share the CPUs and GPUs of a cluster among the workers. `gpus` None: not known yet.
+def share_out(config: Config, cpus: float) -> Resources:
+    """Share the CPUs and GPUs of a cluster among the workers of a run whose `learner.device` is chosen.
 
     Raises:
         UserError: the config asks for more than there is.
     """
     cluster, shards = config.cluster, config.rollout.shards
-    if gpus is not None and config.learner.device == "cuda" and gpus < 1:
-        raise UserError("learner.device is 'cuda', but there is no GPU here. Set learner.device=auto or cpu.")
     if cpus <= 0:
         raise UserError(f"No CPU is free on the cluster at {cluster.address!r}. Wait for its other jobs, or end one.")
     wanted = min(shards, max(1, int(cpus))) if cluster.runners == "auto" else cluster.runners
@@ -46,10 +44,10 @@ def share_out(config: Config, cpus: float, gpus: float | None) -> Resources:
             f"Set at most {int(RUNNERS_PER_CPU * cpus)}, or 'auto'; it changes only the speed."
         )
     runners = min(wanted, shards)
+    learner_gpus = float(config.learner.device == "cuda")
     if each is not None:
-        return Resources(runners, each, 0, 0 if config.learner.device == "cpu" else min(1.0, gpus or 0))
+        return Resources(runners, each, 0, learner_gpus)
     unit = int(10_000 * min(1.0, cpus / (runners + config.learner.threads))) / 10_000  # Ray counts in ten-thousandths
-    learner_gpus = 0 if config.learner.device == "cpu" else min(1.0, gpus or 0)
     return Resources(runners, unit, unit * config.learner.threads, learner_gpus)
 
 

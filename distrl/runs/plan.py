@@ -27,7 +27,8 @@ from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Policy
 from distrl.workers.replay import replay_row_bytes, too_large
 
-CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir")  # on resume: what cannot change the arithmetic
+# On resume: what cannot change the arithmetic; and the device, which can, so that it is told.
+CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir", "learner.device")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     policy: Policy = module.make_policy(config.algorithm, info)
     _check_runners(config)
     run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
+    before = config.learner.device if start is None else load_config(start).learner.device
+    if config.learner.device == "auto":  # a run keeps the kind of device that it began on
+        config = on_device(config, before)
     if config.track.mlflow:
         check_tracking(tracking_uri(config, run_dir))
     return Plan(
@@ -76,7 +80,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         resuming=resume is not None,
         object_store_bytes=_object_store_bytes(config, info),
         replay_bytes=_replay_bytes(config, info),
-        warnings=tuple(_warnings(config, info)),
+        warnings=tuple(_warnings(config, info, before)),
     )
 
 
@@ -95,7 +99,7 @@ def _check_env(config: Config, info: EnvInfo) -> None:
 def _check_runners(config: Config) -> None:
     """This machine can run as many runners as are asked for; what a cluster can is known when it is joined."""
     if config.cluster.address == "local" and config.cluster.runners != "auto":
-        share_out(config, float(cpu_count()), gpus=None)
+        share_out(config, float(cpu_count()))
 
 
 def _new_directory(config: Config, info: EnvInfo) -> Path:
@@ -115,7 +119,11 @@ def _resumed_run(config: Config, resume: Path) -> tuple[Path, Path | None]:
     return run_dir, start
 
 
-def _warnings(config: Config, info: EnvInfo) -> Iterator[str]:
+def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
+    """`before`: the device that the run learnt on so far."""
+    device = config.learner.device
+    if before not in ("auto", device):
+        yield f"this run learnt on {before} until here; on {device} it goes on to other bits than it would there."
     if info.max_episode_steps is None:
         yield f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
     if config.schedule.kind == "async":
@@ -170,13 +178,25 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
     config = load_config(run_dir / "config.yaml", overrides)
     _same_config((run_dir / "config.yaml").read_text(encoding="utf-8"), config, run_dir)
     if source is not None:
-        _same_config(load_config(source, overrides).to_yaml(), config, source)
+        given = load_config(source, overrides)
+        _same_config(given.to_yaml(), config, source)
+        if given.learner.device != "auto":
+            return on_device(config, given.learner.device)
     return config
+
+
+def on_device(config: Config, device: str) -> Config:
+    """The config with the device that the learner is to have."""
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"device": device})})
 
 
 def _same_config(text: str, config: Config, where: Path) -> None:
     old, new = ({k: v for k, v in dotted(yaml.safe_load(t)).items() if v != {}} for t in (text, config.to_yaml()))
-    different = [k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k.split(".")[0] not in CHANGEABLE]
+    different = [
+        k
+        for k in old.keys() | new.keys()
+        if old.get(k) != new.get(k) and not any(k == name or k.startswith(f"{name}.") for name in CHANGEABLE)
+    ]
     if different:
         changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} here)" for k in sorted(different))
         raise UserError(

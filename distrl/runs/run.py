@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from distrl import signals
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources, cpu_count, share_out
+from distrl.execution.resources import Resources, share_out
 from distrl.files import locked, write_text
 from distrl.registry import algorithm_module
-from distrl.runs.plan import Plan, plan_run
+from distrl.runs.plan import Plan, on_device, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
 from distrl.tracking.console import Console, RunObserver
@@ -20,6 +21,7 @@ from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker, Status
 from distrl.tracking.where import collect_tags, tracking_uri
 from distrl.training.trainer import Job, make_trainer
+from distrl.workers.learner import choose_device, gpu_count
 
 
 def train(config: Config, *, local: bool = False, resume: str | Path | None = None, quiet: bool = False) -> Result:
@@ -36,30 +38,28 @@ def train(config: Config, *, local: bool = False, resume: str | Path | None = No
     """
     plan = plan_run(config, None if resume is None else Path(resume))
     request = signals.Request()
-    execution, resources = _start_execution(plan, local)
+    execution, config, resources = _start_execution(plan, local)
     try:
         with signals.handled(request):
-            return _train(plan, execution, resources, request, quiet)
+            return _train(replace(plan, config=config), execution, resources, request, quiet)
     finally:
         execution.close()
 
 
-def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
-    config = plan.config
+def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resources]:
+    """What runs the workers, the config with the device that the learner gets there, and what each worker gets."""
+    config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
     if local:
-        from distrl.workers.learner import choose_device
-
-        torch = algorithm_module(config.algorithm.name).NEEDS_TORCH
-        gpus = 1.0 if torch and config.learner.device != "cpu" and choose_device("auto") == "cuda" else 0.0
-        share_out(
-            config.model_copy(update={"cluster": config.cluster.model_copy(update={"runners": 1})}), cpu_count(), gpus
-        )
-        return LocalExecution(), Resources(runners=1)
+        gpus = (
+            gpu_count() if torch and config.learner.device != "cpu" else 0
+        )  # asked only if it matters: it loads torch
+        return LocalExecution(), on_device(config, choose_device(config.learner.device, gpus)), Resources(runners=1)
     from distrl.execution.cluster import RayExecution
 
     execution = RayExecution(config.cluster.address, plan.object_store_bytes)
     try:
-        return execution, share_out(config, execution.cpus, execution.gpus)
+        config = on_device(config, choose_device(config.learner.device, execution.gpus if torch else 0))
+        return execution, config, share_out(config, execution.cpus)
     except BaseException:
         execution.close()
         raise

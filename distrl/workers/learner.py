@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
-from distrl.errors import Diverged
+from distrl.errors import Diverged, UserError
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
 from distrl.types import Algorithm, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def choose_device(wanted: str) -> str:
-    """'cuda' or 'cpu' for `learner.device`, on this machine."""
+def gpu_count() -> int:
+    """GPUs that torch can use in this process."""
     import torch
 
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def choose_device(wanted: str, gpus: float) -> Literal["cpu", "cuda"]:
+    """What `learner.device` means where so many GPUs are free. Raises `UserError` where it cannot be had."""
+    if wanted == "cuda" and gpus < 1:
+        raise UserError(
+            "learner.device is 'cuda', but there is no GPU here that this run could learn on. Set learner.device=cpu: the "
+            "bits are then those of a CPU, also of a run that began on a GPU."
+        )
+    return "cuda" if wanted != "cpu" and gpus >= 1 else "cpu"
 
 
 def _keep_freed_memory() -> None:
@@ -54,7 +62,8 @@ def _set_up_torch(settings: LearnerSettings) -> torch.device:
 
     _keep_freed_memory()
     torch.set_num_threads(settings.threads)
-    device = torch.device(choose_device(settings.device))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # 10 bits of a float32's 23
+    device = torch.device(choose_device(settings.device, 0 if settings.device == "cpu" else gpu_count()))
     if device.type == "cuda":  # on the CPU a fixed number of threads suffices, and this call takes 2 s
         torch.use_deterministic_algorithms(True)
     return device

@@ -14,11 +14,11 @@ from conftest import CARTPOLE, DQN, TAXI, config_of
 
 from distrl.algorithms import tabular_q
 from distrl.envs.make import describe_env
-from distrl.errors import Diverged
+from distrl.errors import Diverged, UserError
 from distrl.registry import algorithm_module
 from distrl.settings import Config
 from distrl.types import Array, Arrays, Batch, Fragment
-from distrl.workers.learner import Learner
+from distrl.workers.learner import Learner, choose_device
 
 
 def make_learner(config: Config, state: Arrays | None = None) -> Learner:
@@ -192,3 +192,32 @@ def test_denormal_numbers_are_flushed_in_all_of_torchs_threads() -> None:
     code = f"import sys; sys.path[:0] = {paths}\n{CODE}"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["1.0"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "device"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 0.5, "cpu"),
+        ("auto", 1, "cuda"),
+        ("auto", 8, "cuda"),
+        ("cpu", 8, "cpu"),
+        ("cuda", 1, "cuda"),
+    ],
+)
+def test_the_device_follows_from_what_is_wanted_and_what_is_there(wanted: str, gpus: float, device: str) -> None:
+    assert choose_device(wanted, gpus) == device
+
+
+@pytest.mark.parametrize("gpus", [0, 0.5])
+def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(gpus: float) -> None:
+    with pytest.raises(UserError, match=r"'cuda'.*no GPU.*learner.device=cpu"):
+        choose_device("cuda", gpus)
+
+
+def test_no_gpu_may_round_factors_to_ten_bits() -> None:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    for backend in backends:
+        backend.allow_tf32 = True
+    make_learner(config_of(CARTPOLE))
+    assert [backend.allow_tf32 for backend in backends] == [False, False]
