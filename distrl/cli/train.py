@@ -34,6 +34,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")] = False,
 ) -> None:
     """Train an agent, e.g. `distrl train configs/ppo_cartpole.yaml seed=3 cluster.runners=2`."""
+    from distrl import STARTED
     from distrl.runs.plan import load_resumed_config, plan_run
     from distrl.runs.run import train as train_run
 
@@ -50,7 +51,7 @@ def train(
     if dry_run:
         _dry_run(plan_run(config, resume))
         return
-    result = train_run(config, local=local, resume=resume, quiet=quiet)
+    result = train_run(config, local=local, resume=resume, quiet=quiet, since=STARTED)
     summarize(result)
     if result.status == "interrupted":
         raise typer.Exit(130)
