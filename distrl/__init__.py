@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = ["Config", "Diverged", "EnvError", "Player", "Result", "UserError", "load_config", "load_policy", "train"]
+
+# When this interpreter started, unix time: so far it has done nothing but start. The process may be older, a shell's that
+# became Python by `exec`.
+STARTED = time.time() - time.process_time()
 
 _HOMES = {
     "Config": "settings",

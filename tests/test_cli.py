@@ -260,3 +260,12 @@ def test_settings_of_a_dotenv_file_count(tmp_path: Path) -> None:
     refused = distrl("train", write(tmp_path, SMALL), "track.mlflow=true", "--local", cwd=tmp_path)
     assert refused.returncode == 2
     assert "http://127.0.0.1:1" in refused.stderr
+
+
+def test_start_up_counts_from_the_interpreter_not_from_the_shell_that_became_it(tmp_path: Path) -> None:
+    few = "stop.env_steps=256 evaluation.every=0 evaluation.final_episodes=0"
+    train = f"exec {sys.executable} -m distrl train {write(tmp_path, SMALL)} run_dir=run --local -q {few}"
+    subprocess.run(["bash", "-c", f"sleep 3; date +%s.%N > began; {train}"], cwd=tmp_path, check=True)
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    seconds = first["time"] - float((tmp_path / "began").read_text())  # to the end of the first iteration
+    assert 0.5 * seconds < result_of(tmp_path / "run")["startup_s"] < seconds

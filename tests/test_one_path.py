@@ -19,7 +19,7 @@ from distrl.models.store import write_model
 from distrl.models.video import record_video
 from distrl.settings import RolloutSettings
 from distrl.tracking.mlflow_model import GreedyPolicy
-from distrl.types import Array, Weights
+from distrl.types import Array, Spread, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.runner import Runner
 
@@ -68,9 +68,9 @@ def test_a_table_sees_the_same_tile_everywhere(policy: TablePolicy, tmp_path: Pa
     assert fragment.action.tolist() == [[1, 1]] * 6  # the bin that the learner finds in the fragment
 
     for greedy in (True, False):
-        assert Evaluator(EDGE, 1, policy).evaluate(weights, 0, 2, greedy, 0).returns == (3.0, 3.0)
+        assert Evaluator(EDGE, 1, policy).evaluate(weights, 0, 2, greedy, 0).returns == Spread(3, 0, 3, 3)
         assert record_video(policy, EDGE, tmp_path / "v.gif", seed=1, greedy=greedy).returns == (3.0,)
-    write_model(tmp_path, policy, {"observation": {"shape": [1], "dtype": "float64"}})
+    write_model(tmp_path, policy, policy.vector, {"observation": {"shape": [1], "dtype": "float64"}})
     player, served = load_policy(tmp_path), GreedyPolicy()
     served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
     assert player.act([BELOW]) == player.act(np.array([BELOW]), greedy=False) == 1

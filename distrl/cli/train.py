@@ -40,6 +40,7 @@ def train(
     ] = None,
 ) -> None:
     """Train an agent, e.g. `distrl train ppo_cartpole seed=3 cluster.runners=2` or `distrl train --env CartPole-v1`."""
+    from distrl import STARTED
     from distrl.runs.plan import load_resumed_config, plan_run
     from distrl.runs.run import train as train_run
 
@@ -55,7 +56,7 @@ def train(
     if dry_run:
         _dry_run(plan_run(config, resume))
         return
-    result = train_run(config, local=local, resume=resume, quiet=quiet)
+    result = train_run(config, local=local, resume=resume, quiet=quiet, since=STARTED)
     summarize(result)
     if result.status == "interrupted":
         raise typer.Exit(130)

@@ -16,7 +16,7 @@ from distrl.workers.evaluator import Evaluator
 
 
 def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:
-    """The policy, the settings of its env, and what is known about it. `path`: a run, a checkpoint, a model, a table file."""
+    """A policy, the settings of its env, and what is known about it. `path`: a run, a checkpoint, a model, a table file."""
     single_threaded()
     policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
     return policy, EnvSettings(**about["env"]), about

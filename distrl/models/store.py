@@ -22,16 +22,13 @@ from distrl.errors import UserError
 from distrl.types import Array, Arrays, Policy
 
 FORMAT = 1
-
-
+# What reading a damaged file raises.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
-
-
 PACKAGES = ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow")
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """The versions on which a result depends."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -44,7 +41,7 @@ def weights_sha256(policy: Policy) -> str:
 
 
 def write_model(directory: Path, policy: Policy, vector: Array, about: Mapping[str, Any]) -> None:
-    """A policy with the weights `vector` [P]; `about`: JSON of the env, the algorithm and the training behind it."""
+    """Write a policy with the weights `vector` [P]; `about`: JSON of the env, the algorithm and the training behind it."""
     write_tensors(directory / "policy.safetensors", unflatten(vector, policy.shapes()))
     sha256 = file_sha256(directory / "policy.safetensors")
     text = json.dumps({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
@@ -52,7 +49,7 @@ def write_model(directory: Path, policy: Policy, vector: Array, about: Mapping[s
 
 
 def read_model(path: Path) -> tuple[Policy, dict[str, Any]]:
-    """A policy with its weights, and what was written about it. Raises `UserError` where it is none."""
+    """A policy with its weights, and what was written about it. Raises `UserError` where `path` holds none."""
     try:
         about = read_json(path / "policy.json")
         check_format(path, about, FORMAT)
@@ -68,7 +65,7 @@ def read_model(path: Path) -> tuple[Policy, dict[str, Any]]:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model directory meant by a run (its best model, else its newest checkpoint), a checkpoint or a model."""
+    """The model directory that `path` means: a run (its best model, else its newest checkpoint), a checkpoint, a model."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"There is no run or model at {str(path)!r}.")
@@ -94,7 +91,7 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON mapping; ValueError names the file where it is none."""
+    """The mapping in a JSON file. Raises ValueError, with the file's name, where it holds none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -115,7 +112,7 @@ def check_format(path: Path, data: Mapping[str, Any], known: int) -> None:
 
 
 def write_tensors(path: Path, arrays: Arrays) -> None:
-    """As safetensors; written from here, so that a full disk is an OSError as for any other file."""
+    """Write safetensors. Python writes the file, so that a full disk is an OSError as with any other file."""
     path.write_bytes(tensor_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 

@@ -29,7 +29,7 @@ KIND = "distrl table"
 
 
 def export(policy: Policy, about: dict[str, Any], out: Path) -> Path:
-    """Write a table to `out`; its suffix says how. Raises `UserError` where there is none, or it cannot be written."""
+    """Write a table in the format of the suffix. Raises `UserError` where the policy has none, or `out` cannot be written."""
     if not isinstance(policy, TablePolicy):
         raise UserError(
             f"Only tables are exported, and this is a {policy.describe()['type']} policy: "
@@ -47,7 +47,7 @@ def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:
     """The policy of an exported .json or .npz, and what is known about it. Raises `UserError` for any other file."""
     try:
         if path.suffix == ".npz":
-            if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise to load that
+            if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise the user to load it
                 raise ValueError("it is no archive of arrays")
             with np.load(path, allow_pickle=False) as file:
                 head = json.loads(str(file["about"]))
@@ -74,7 +74,7 @@ def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:
 
 
 def states(policy: TablePolicy) -> Array:
-    """What is seen of the state of each row, [rows, ...]; of the last row of a hash, what is seen of no other: -1."""
+    """What is known of the state of each row, [rows, ...]; -1 for the last row of a hash, which all unknown states share."""
     coding = policy.coding
     number = np.arange(coding.size)
     if policy.capacity is not None:

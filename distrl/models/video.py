@@ -27,8 +27,8 @@ from distrl.settings import EnvSettings
 from distrl.types import Array, Policy
 
 GIF_WIDTH = 480  # pixels at most
-GIF_FRAMES = 300  # at most, and even; longer games are thinned out evenly
-GIF_SAMPLE = 4096  # pixels of a frame that its colours are chosen from
+GIF_FRAMES = 300  # at most; an even number. Longer games are thinned out evenly
+GIF_SAMPLE = 4096  # pixels of a frame from which its colours are chosen
 GIF_TICK = 0.01  # s: the resolution of a GIF's clock
 GIF_FASTEST = 0.02  # s a frame; browsers slow down what is faster
 
@@ -38,10 +38,10 @@ class Recording:
     """A video and what is on it."""
 
     path: Path
-    returns: tuple[float, ...]  # of each episode; of one that `max_frames` cut off, as far as it is shown
-    lengths: tuple[int, ...]  # steps of the same
+    returns: tuple[float, ...]  # of each episode, as far as the video shows it
+    lengths: tuple[int, ...]  # likewise, in steps
     frames: int  # in the file
-    complete: bool  # no episode was cut off
+    complete: bool  # `max_frames` cut off no episode
 
 
 def record_video(
@@ -59,19 +59,13 @@ def record_video(
 
     Args:
         greedy: the best actions; otherwise sampled ones.
-        max_frames: frames of all episodes together, after which playing stops.
+        max_frames: playing stops after so many frames of all episodes together.
 
     Raises:
         UserError: the env has no pictures, or `out` cannot be written or has another suffix.
     """
-    out = Path(out)
-    sinks: dict[str, Callable[[Path, float], _Sink]] = {
-        ".webm": lambda path, fps: _VideoFile(path, fps, "VP80"),
-        ".mp4": lambda path, fps: _VideoFile(path, fps, "mp4v"),
-        ".gif": _GifFile,
-    }
-    if out.suffix not in sinks:
-        raise UserError(f"{str(out)!r} must end in one of {', '.join(sinks)}; .webm is what browsers play.")
+    if out.suffix not in SINKS:
+        raise UserError(f"{str(out)!r} must end in one of {', '.join(SINKS)}; .webm is what browsers play.")
     if episodes < 1 or max_frames < 1:
         raise UserError(f"episodes and max_frames must be at least 1; they are {episodes} and {max_frames}.")
     info = describe_env(env)
@@ -84,7 +78,7 @@ def record_video(
     lengths: list[int] = []
     shown, complete = 0, True
     with draft(out) as path:
-        sink = sinks[out.suffix](path, max(1, info.render_fps))
+        sink = SINKS[out.suffix](path, max(1, info.render_fps))
         game = make_env(env, render_mode="rgb_array")
         try:
             for step, reward, _ in play_episodes(policy, game, seed, episodes, greedy):
@@ -106,7 +100,7 @@ def record_video(
 
 
 def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
-    """The picture of now, uint8 [H, W, 3]."""
+    """A picture of the game now, uint8 [H, W, 3]."""
     try:
         frame = game.render()
     except Exception as error:
@@ -118,7 +112,7 @@ def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
 
 
 class _Sink(Protocol):
-    """What frames, uint8 [H, W, 3] in RGB, are written to."""
+    """A file that takes frames, uint8 [H, W, 3] in RGB."""
 
     def add(self, frame: Array) -> None: ...
 
@@ -126,7 +120,7 @@ class _Sink(Protocol):
         """No more frames come."""
 
     def finish(self) -> int:
-        """Complete the file; returns how many frames can be read from it."""
+        """Complete the file. Returns how many frames can be read from it."""
 
 
 class _VideoFile:
@@ -141,7 +135,7 @@ class _VideoFile:
         import cv2
 
         height, width = frame.shape[:2]
-        if height % 2 or width % 2:  # these codecs know even sides alone, and OpenCV would cut off the last line
+        if height % 2 or width % 2:  # these codecs take even sides only, and OpenCV would cut off the last line
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self.writer is None:
             size = frame.shape[1], frame.shape[0]
@@ -181,13 +175,13 @@ class _GifFile:
         self.path, self.fps = path, fps
         self.kept: list[Array] = []
         self.seen = 0
-        self.stride = 1  # every so many frames, one is kept
+        self.stride = 1  # one of so many frames is kept
 
     def add(self, frame: Array) -> None:
         import cv2
 
         if self.seen % self.stride == 0:
-            if len(self.kept) == GIF_FRAMES:  # nobody knows how many will come: thin out whenever it is full
+            if len(self.kept) == GIF_FRAMES:  # nobody knows how many are to come, so thin out whenever it is full
                 del self.kept[1::2]
                 self.stride *= 2
             height, width = frame.shape[:2]
@@ -205,10 +199,10 @@ class _GifFile:
 
         step = max(1, int(np.ceil(GIF_FASTEST * self.fps / self.stride - 1e-9)))
         frames = self.kept[::step]
-        # Times on the GIF's coarse clock, rounded so that no error adds up.
+        # Times on the GIF's coarse clock; they are rounded so that errors do not add up.
         ticks = np.rint(np.arange(len(frames) + 1) * self.stride * step / self.fps / GIF_TICK)
         milliseconds = (np.diff(ticks) * GIF_TICK * 1000).astype(int).tolist()
-        # One palette for all, so that the changes between frames stay small: from other pixels of every frame.
+        # One palette for all frames keeps the changes between them small. Each frame gives other pixels to it.
         stride = 1 + frames[0].size // 3 // GIF_SAMPLE
         pixels = np.concatenate([frame.reshape(-1, 3)[i % stride :: stride] for i, frame in enumerate(frames)])
         palette = Image.fromarray(pixels[None]).quantize(256)
@@ -218,6 +212,13 @@ class _GifFile:
         )
         with Image.open(self.path) as written:  # equal frames in a row have become one
             return int(getattr(written, "n_frames", 1))
+
+
+SINKS: dict[str, Callable[[Path, float], _Sink]] = {
+    ".webm": lambda path, fps: _VideoFile(path, fps, "VP80"),
+    ".mp4": lambda path, fps: _VideoFile(path, fps, "mp4v"),
+    ".gif": _GifFile,
+}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: learning curves and a model card.
+"""Learning curves of runs, and the losses of one.
 
 Reads files of runs; knows nothing of Ray, torch and MLflow. matplotlib is imported where it is needed.
 """
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# --- runs ---------------------------------------------------------------------------------------------------------
-
-
-# --- plots --------------------------------------------------------------------------------------------------------
-
-# Okabe and Ito (2008): told apart by colour-blind people, and in print.
+# Okabe and Ito (2008): colour-blind people can tell these apart, and so can everybody in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "-.", ":")  # for more curves than colours; dashes are the threshold's
 GREY = "#666666"
-# In this order in losses.png; metrics that are not named here come after them, if they ever change.
+# The order of panels in losses.png. Metrics that are not named here come after these, if their value ever changes.
 PANELS = (
     *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "staleness_kl", "clip_fraction"),
     *("explained_variance", "td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
@@ -42,8 +37,8 @@ NO_PANELS = ("return_mean", "length_mean", "episodes")  # not losses
 def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: float | None = None) -> Path:
     """Learning curves of runs: return of training episodes over env steps.
 
-    Runs that differ only in seed become one curve: their mean over the steps that all of them reached, in a band
-    from the smallest to the largest, with each run as a thin line. Other runs become curves of their own.
+    Runs that differ only in the seed become one curve, their mean over the steps that all of them reached, in a band
+    from the smallest to the largest; each run is a thin line in it. Any other run becomes a curve of its own.
 
     Args:
         out: an image, such as curves.png or curves.pdf.
@@ -75,7 +70,7 @@ def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: f
 
 
 def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) -> list[Path]:
-    """learning_curve.png and losses.png of one run; a picture without data is left out.
+    """Draw learning_curve.png and losses.png of one run; a picture that would be empty is left out.
 
     Args:
         threshold: as in `plot_runs`.
@@ -116,7 +111,7 @@ def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) 
 
 
 def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
-    """One small panel a metric."""
+    """One small panel for every metric."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
@@ -137,14 +132,14 @@ def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
         axes.set_title(order[i], fontsize=10)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _plain(axes)
-        axes.tick_params(labelbottom=i + columns >= len(order))  # also above a hole in the last row
+        axes.tick_params(labelbottom=i + columns >= len(order))  # a panel above a hole in the last row has labels too
     figure.supxlabel("env steps", fontsize=10)
     figure.suptitle(f"{run.name}, seed {run.config.get('seed')}", fontsize=11)
     return figure
 
 
 def _curve(run: Run) -> bool:
-    """Whether there is a learning curve."""
+    """Whether the run has a learning curve."""
     return len(run.curve("train/return_mean")[0]) > 0
 
 
@@ -170,7 +165,7 @@ def _draw_group(axes: Axes, members: list[Run], smooth: int, label: str, style: 
 
 
 def band(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Curves (x [n], y [n]) on the x [K] that all of them cover: x and y [curves, K]."""
+    """Put curves (x [n], y [n]) on the x [K] that all of them cover; returns that x and y [curves, K]."""
     start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     steps = np.unique(np.concatenate([x for x, _ in curves]))
     steps = steps[(steps >= start) & (steps <= end)]
@@ -178,7 +173,7 @@ def band(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def _smooth(values: Array, window: int) -> Array:
-    """Centred moving average over `window` points, over fewer near the ends."""
+    """Centred moving average over `window` points, and over fewer near the ends."""
     if window <= 1 or len(values) < 2:
         return values
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -210,7 +205,9 @@ def _finish(figure: Figure, axes: Axes) -> None:
     _plain(axes)
     named = list(zip(*axes.get_legend_handles_labels(), strict=True))
     named.sort(key=lambda pair: pair[1].startswith("reward threshold"))  # last
-    figure.set_figheight(4.2 + 0.2 * sum(label.count("\n") + 1 for _, label in named))  # axes of one height
+    figure.set_figheight(
+        4.2 + 0.2 * sum(label.count("\n") + 1 for _, label in named)
+    )  # so that the axes keep one height
     figure.legend(*zip(*named, strict=True), loc="outside lower center", frameon=False, fontsize=9)
 
 
@@ -220,13 +217,10 @@ def _plain(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, out: Path) -> Path:
-    """Write a figure; the suffix says how. Raises `UserError` for an unknown one, or where it cannot be written."""
+    """Write a figure in the format of the suffix. Raises `UserError` for an unknown one, or where it cannot be written."""
     kinds = figure.canvas.get_supported_filetypes()
     if out.suffix[1:] not in kinds:
         raise UserError(f"{str(out)!r} must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
     with draft(out) as path:
         figure.savefig(path)
     return out
-
-
-# --- the model card -----------------------------------------------------------------------------------------------

@@ -27,11 +27,11 @@ ARROWS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
 class World:
     """A grid world of R rows and C columns."""
 
-    actions: tuple[str, ...]  # a direction each, or what is written for what is no move
-    panels: dict[str, Array]  # by title: the state [R, C] of every cell; of one without a title all there is
-    over: Array  # [R, C] what is written where there is nothing to do: hole, goal; else ''
-    marks: Array  # [R, C] what else is written in a cell
-    walls: tuple[tuple[int, int], ...] = ()  # (row, column): to the right of that cell
+    actions: tuple[str, ...]  # the direction of each action; or what to write for one that is no move
+    panels: dict[str, Array]  # by title ('' where there is one panel alone): the state [R, C] of every cell
+    over: Array  # [R, C] what to write where there is nothing to decide (hole, goal); '' elsewhere
+    marks: Array  # [R, C] what else to write in a cell
+    walls: tuple[tuple[int, int], ...] = ()  # cells (row, column) with a wall on their right
 
 
 def _frozen_lake(env: Any) -> World:
@@ -55,7 +55,7 @@ def _cliff_walking(env: Any) -> World:
 
 
 def _taxi(env: Any) -> World:
-    """A map for every place where the passenger can be and wants to go."""
+    """One map for every place where the passenger is, and for every place where the passenger wants to go."""
     rows, columns = env.max_row + 1, env.max_col + 1
     row, column = np.indices((rows, columns))
     marks = np.full((rows, columns), "", object)
@@ -66,7 +66,9 @@ def _taxi(env: Any) -> World:
     for to, goal in enumerate(names):
         for at, place in enumerate([*(f"at {name}" for name in names), "in the taxi"]):
             if at != to:
-                panels[f"passenger {place}, to {goal}"] = env.encode(row.copy(), column, at, to)  # it counts in place
+                panels[f"passenger {place}, to {goal}"] = env.encode(
+                    row.copy(), column, at, to
+                )  # `encode` counts in place
     walls = [(r, c) for r in range(rows) for c in range(columns - 1) if env.desc[1 + r, 2 * c + 2] == b"|"]
     return World(
         actions=("down", "up", "right", "left", "pick\nup", "drop\noff"),
@@ -85,7 +87,7 @@ WORLDS: dict[str, Callable[[Any], World]] = {  # by the name of the env's class
 
 
 def plot_map(run_dir: Path, out: Path) -> Path | None:
-    """A table's values and best actions over the map of a grid world; None where it is none, or has no table yet."""
+    """Draw a table's values and best actions. Returns None where the env is no known grid world, or there is no table."""
     try:
         policy, about = read_model(find_model(run_dir))
     except UserError:

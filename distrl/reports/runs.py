@@ -1,4 +1,4 @@
-"""Reading finished runs: metrics, config, result; runs that differ only in the seed are a group."""
+"""Run directories, read: config and metrics. Runs that differ only in the seed form a group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distrl.settings import dotted
 from distrl.tracking.metrics import read_metrics
 from distrl.types import Array
 
-NOT_LEARNT = ("seed", "run_dir", "cluster", "track")  # parts of a config in which runs of one group may differ
+NOT_LEARNT = ("seed", "run_dir", "cluster", "track")  # parts of a config in which the runs of a group may differ
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Run:
         return f"{self.config['algorithm']['name']} {self.config['env']['id']}"
 
     def curve(self, metric: str, x: str = "env_steps") -> tuple[Array, Array]:
-        """A metric over env steps, in their order; rows without it, or where it is not finite, are left out."""
+        """The x [n], increasing, and the metric [n] there. Rows where one of them is missing or not finite are left out."""
         points = {row[x]: row[metric] for row in self.rows if _finite(row.get(x)) and _finite(row.get(metric))}
         steps = np.array(sorted(points), np.float64)
         return steps, np.array([points[step] for step in steps.tolist()], np.float64)
 
 
 def read_run(path: Path) -> Run:
-    """The config and metrics of a run directory. Raises `UserError` where it holds none."""
+    """Read the config and metrics of a run directory. Raises `UserError` where it holds none."""
     config = read_config(path)
     try:
         return Run(path, config, read_metrics(path / "metrics.jsonl"))
@@ -70,7 +70,7 @@ def _finite(value: object) -> bool:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that differ only in seed, place and tracking, under a label that tells the groups apart."""
+    """Groups of runs that differ only in seed, place and tracking, by labels that tell the groups apart."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         learnt = {key: value for key, value in run.config.items() if key not in NOT_LEARNT}
@@ -90,5 +90,5 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _printed(config: Mapping[str, Any]) -> dict[str, str]:
-    """Values as labels show them, by dotted keys."""
+    """The values as labels show them, by dotted keys."""
     return {k: f"{v:g}" if isinstance(v, float) else json.dumps(v).strip('"') for k, v in dotted(config).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,30 +18,39 @@ from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
-from distrl.tracking.mlflow import MlflowTracker, Status
+from distrl.tracking.mlflow import MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
-from distrl.training.trainer import Job, make_trainer
+from distrl.training.trainer import Job, Trainer, make_trainer
 from distrl.workers.learner import choose_device, gpu_count
 
 
-def train(config: Config, *, local: bool = False, resume: str | Path | None = None, quiet: bool = False) -> Result:
+def train(
+    config: Config,
+    *,
+    local: bool = False,
+    resume: str | Path | None = None,
+    quiet: bool = False,
+    since: float | None = None,
+) -> Result:
     """Train as the config says, and leave everything in the run directory.
 
     Args:
         local: everything in this process, without Ray; the same weights bit for bit
         resume: a run directory, or one of its checkpoints, to go on from
         quiet: no progress display
+        since: unix time from which `startup_s` of the result is counted; None: now
     Raises:
         UserError: the config cannot be run; nothing was made
         EnvError, Diverged: training failed; the run directory holds all up to there
         KeyboardInterrupt: it was to end before it began; later on the wish ends it with a checkpoint
     """
+    since = time.time() if since is None else since
     plan = plan_run(config, None if resume is None else Path(resume))
     request = signals.Request()
     execution, config, resources = _start_execution(plan, local)
     try:
         with signals.handled(request):
-            return _train(replace(plan, config=config), execution, resources, request, quiet)
+            return _train(replace(plan, config=config), execution, resources, request, quiet, since)
     finally:
         execution.close()
 
@@ -65,56 +74,41 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
         raise
 
 
-def _train(plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool) -> Result:
-    config, run_dir = plan.config, plan.run_dir
-    with locked(run_dir):
-        write_text(run_dir / "config.yaml", config.to_yaml())
-        tracker = _start_tracker(plan) if config.track.mlflow else None
-        console = Console(config.stop.env_steps, quiet)
-        observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), console, tracker)
-        for message in plan.warnings:
-            observer.warn(message)
-        if plan.replay_note is not None:
-            observer.note(plan.replay_note)
-        about = {
-            "algorithm": config.algorithm.name,
-            "env": config.env.model_dump(mode="json"),
-            "observation": {
-                "shape": list(plan.info.observation_space.shape or ()),
-                "dtype": str(plan.info.observation_space.dtype),
-            },
-        }
-        job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, run_dir, plan.start)
-        trainer = make_trainer(job, execution, resources, observer, lambda: request.reason)
-        status, error = "failed", None
+def _train(
+    plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool, since: float
+) -> Result:
+    with locked(plan.run_dir):
+        observer = _start_observer(plan, quiet)
+        trainer = _make_trainer(plan, execution, resources, observer, request)
+        write_result(trainer, since, "running")
+        status, error = _run(trainer)
+        observer.close()
         try:
-            write_result(trainer, "running", None)
-            trainer.run()
-            status = "interrupted" if trainer.progress.stopped == "interrupted" else "finished"
-        except Diverged as caught:
-            status, error = "diverged", str(caught)
-            raise
-        except BaseException:
-            error = traceback.format_exc()
-            raise
-        finally:
-            console.close()
-            try:
-                result = write_result(trainer, status, error)
-            except UserError as full:
-                if error is None:
-                    raise
-                console.warn(str(full))  # what ended the run matters more
-            if status == "finished":
-                execution.close()  # plots and videos need no workers, and some memory
-                for message in present(plan):
-                    console.warn(message)
-            if tracker is not None:
-                outcomes: dict[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
-                behind = tracker.finish(outcomes.get(status, "FAILED"), timeout=60)
-                if behind:
-                    observer.warn(behind)
+            result = write_result(trainer, since, status, error)
+        except UserError as full:
+            if error is None:
+                raise
+            observer.warn(str(full))  # what ended the run matters more
+        if status == "finished":
+            execution.close()  # plots and videos need no workers, and some memory
+            present(plan, observer)
+        observer.finish(status)
+        if error is not None:
+            raise error
         return result
+
+
+def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
+    """Write the config, and begin to tell of the run: on the terminal, in metrics.jsonl and to MLflow."""
+    config, run_dir = plan.config, plan.run_dir
+    write_text(run_dir / "config.yaml", config.to_yaml())
+    tracker = _start_tracker(plan) if config.track.mlflow else None
+    observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet), tracker)
+    for message in plan.warnings:
+        observer.warn(message)
+    if plan.replay_note is not None:
+        observer.note(plan.replay_note)
+    return observer
 
 
 def _start_tracker(plan: Plan) -> MlflowTracker:
@@ -129,3 +123,27 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
         run_name=plan.run_dir.name,
         register_as=config.track.register_as,
     )
+
+
+def _make_trainer(
+    plan: Plan, execution: Execution, resources: Resources, observer: RunObserver, request: signals.Request
+) -> Trainer:
+    config, space = plan.config, plan.info.observation_space
+    about = {
+        "algorithm": config.algorithm.name,
+        "env": config.env.model_dump(mode="json"),
+        "observation": {"shape": list(space.shape or ()), "dtype": str(space.dtype)},
+    }
+    job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, plan.run_dir, plan.start)
+    return make_trainer(job, execution, resources, observer, lambda: request.reason)
+
+
+def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
+    """Train until the end, whatever that is: the status for result.json, and what was raised."""
+    try:
+        trainer.run()
+    except Diverged as error:
+        return "diverged", error
+    except BaseException as error:
+        return "failed", error
+    return "interrupted" if trainer.progress.stopped == "interrupted" else "finished", None

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from distrl.tracking.metrics import MetricsLog
-from distrl.tracking.mlflow import MlflowTracker
+from distrl.tracking.mlflow import ENDS, MlflowTracker
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
 class RunObserver:
-    """Rows to metrics.jsonl and the console; what MLflow's process has to say to the console."""
+    """Sends rows to metrics.jsonl and the console, and what MLflow's process has to say to the console."""
 
     def __init__(self, log: MetricsLog, console: Console, tracker: MlflowTracker | None) -> None:
         self.log, self.console, self.tracker = log, console, tracker
@@ -32,9 +32,20 @@ class RunObserver:
         self.console.note(message)
 
     def warn(self, message: str) -> None:
+        """Once, however often it is said."""
         if message not in self.warned:
             self.warned.add(message)
             self.console.warn(message)
+
+    def close(self) -> None:
+        """No more rows come; messages may."""
+        self.log.close()
+        self.console.close()
+
+    def finish(self, status: str) -> None:
+        """Wait until MLflow has all of the run, and knows how it ended."""
+        if self.tracker is not None and (behind := self.tracker.finish(ENDS[status], timeout=60)):
+            self.warn(behind)
 
 
 class Console:

@@ -26,17 +26,15 @@ from distrl.settings import dotted
 from distrl.tracking.where import database_path, read_json, safe_name, split_credentials, write_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
+# MLflow's word for the status in result.json; a run that says "running" was killed.
+ENDS: dict[str, Status] = {
+    "finished": "FINISHED",
+    "interrupted": "KILLED",
+    "running": "KILLED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+}
 STARTS = 3  # of the process, while the run goes on
-
-
-# --- metrics.jsonl ---------------------------------------------------------------------------------------------------
-
-
-# --- the terminal ----------------------------------------------------------------------------------------------------
-
-
-# --- where MLflow is -------------------------------------------------------------------------------------------------
 
 
 class MlflowTracker:
@@ -150,7 +148,6 @@ def sync(run_dir: str | Path, uri: str | None = None, timeout: float = 3600) -> 
     with (run_dir / "track.log").open("ab") as lock:
         if not lock_now(lock):
             raise UserError(f"{run_dir} is being sent to MLflow by its own run right now.")
-    ends: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
-    status = ends.get(read_json(run_dir / "result.json").get("status", ""), "KILLED")
+    status = ENDS[read_json(run_dir / "result.json").get("status", "running")]
     if warning := MlflowTracker(run_dir, uri or about["uri"]).finish(status, timeout):
         raise UserError(warning)
