@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from distrl import signals
@@ -10,7 +13,7 @@ from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Resources, cpu_count, share_out
-from distrl.files import locked, write_text
+from distrl.files import locked, new_directory, write_text
 from distrl.registry import algorithm_module
 from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
@@ -36,12 +39,29 @@ def train(config: Config, *, local: bool = False, resume: str | Path | None = No
     """
     plan = plan_run(config, None if resume is None else Path(resume))
     request = signals.Request()
-    execution, resources = _start_execution(plan, local)
-    try:
-        with signals.handled(request):
-            return _train(plan, execution, resources, request, quiet)
-    finally:
-        execution.close()
+    with _taken(plan, named=config.run_dir is not None) as (plan, keep):
+        execution, resources = _start_execution(plan, local)
+        try:
+            with signals.handled(request):
+                keep()
+                return _train(plan, execution, resources, request, quiet)
+        finally:
+            execution.close()
+
+
+@contextmanager
+def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]:
+    """The plan with its run directory for this process alone, and what keeps a new one when the run begins.
+
+    Args:
+        named: by the user; other names are numbered where they are there already
+    """
+    if plan.resuming:
+        with locked(plan.run_dir):
+            yield plan, lambda: None
+        return
+    with new_directory(plan.run_dir, numbered=not named) as (run_dir, keep):
+        yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update={"run_dir": str(run_dir)})), keep
 
 
 def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
@@ -67,54 +87,53 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Resources]:
 
 def _train(plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool) -> Result:
     config, run_dir = plan.config, plan.run_dir
-    with locked(run_dir):
-        write_text(run_dir / "config.yaml", config.to_yaml())
-        tracker = _start_tracker(plan) if config.track.mlflow else None
-        console = Console(config.stop.env_steps, quiet)
-        observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), console, tracker)
-        for message in plan.warnings:
-            observer.warn(message)
-        if plan.replay_note is not None:
-            observer.note(plan.replay_note)
-        about = {
-            "algorithm": config.algorithm.name,
-            "env": config.env.model_dump(mode="json"),
-            "observation": {
-                "shape": list(plan.info.observation_space.shape or ()),
-                "dtype": str(plan.info.observation_space.dtype),
-            },
-        }
-        job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, run_dir, plan.start)
-        trainer = make_trainer(job, execution, resources, observer, lambda: request.reason)
-        status, error = "failed", None
+    write_text(run_dir / "config.yaml", config.to_yaml())
+    tracker = _start_tracker(plan) if config.track.mlflow else None
+    console = Console(config.stop.env_steps, quiet)
+    observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), console, tracker)
+    for message in plan.warnings:
+        observer.warn(message)
+    if plan.replay_note is not None:
+        observer.note(plan.replay_note)
+    about = {
+        "algorithm": config.algorithm.name,
+        "env": config.env.model_dump(mode="json"),
+        "observation": {
+            "shape": list(plan.info.observation_space.shape or ()),
+            "dtype": str(plan.info.observation_space.dtype),
+        },
+    }
+    job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, run_dir, plan.start)
+    trainer = make_trainer(job, execution, resources, observer, lambda: request.reason)
+    status, error = "failed", None
+    try:
+        write_result(trainer, "running", None)
+        trainer.run()
+        status = "interrupted" if trainer.progress.stopped == "interrupted" else "finished"
+    except Diverged as caught:
+        status, error = "diverged", str(caught)
+        raise
+    except BaseException:
+        error = traceback.format_exc()
+        raise
+    finally:
+        console.close()
         try:
-            write_result(trainer, "running", None)
-            trainer.run()
-            status = "interrupted" if trainer.progress.stopped == "interrupted" else "finished"
-        except Diverged as caught:
-            status, error = "diverged", str(caught)
-            raise
-        except BaseException:
-            error = traceback.format_exc()
-            raise
-        finally:
-            console.close()
-            try:
-                result = write_result(trainer, status, error)
-            except UserError as full:
-                if error is None:
-                    raise
-                console.warn(str(full))  # what ended the run matters more
-            if status == "finished":
-                execution.close()  # plots and videos need no workers, and some memory
-                for message in present(plan):
-                    console.warn(message)
-            if tracker is not None:
-                outcomes: dict[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
-                behind = tracker.finish(outcomes.get(status, "FAILED"), timeout=60)
-                if behind:
-                    observer.warn(behind)
-        return result
+            result = write_result(trainer, status, error)
+        except UserError as full:
+            if error is None:
+                raise
+            console.warn(str(full))  # what ended the run matters more
+        if status == "finished":
+            execution.close()  # plots and videos need no workers, and some memory
+            for message in present(plan):
+                console.warn(message)
+        if tracker is not None:
+            outcomes: dict[str, Status] = {"finished": "FINISHED", "interrupted": "KILLED"}
+            behind = tracker.finish(outcomes.get(status, "FAILED"), timeout=60)
+            if behind:
+                observer.warn(behind)
+    return result
 
 
 def _start_tracker(plan: Plan) -> MlflowTracker:
