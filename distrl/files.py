@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from distrl.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what this user may write of it
+LOCK = ".lock"  # in a run directory
 
 
 def write_directory(path: Path, write: Callable[[Path], None]) -> None:
@@ -89,16 +91,78 @@ def lock_now(file: IO[bytes]) -> bool:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """A run directory, made where it is missing, for this process alone. Raises `UserError` where it is not to be had."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("ab")
-    except OSError as error:
-        raise UserError(f"run_dir {str(directory)!r} cannot be written: {error}.") from None
+    """A run directory for this process alone. Raises `UserError` where it is not to be had."""
+    with _writable(directory):
+        lock = (directory / LOCK).open("ab")
     with lock:
-        if not lock_now(lock):
+        if not lock_now(lock) or os.fstat(lock.fileno()).st_nlink == 0:  # whoever had it took it away in the meantime
             raise UserError(f"{directory} is in use by another process that trains it. Wait for it, or end it.")
         yield
+
+
+@contextmanager
+def new_directory(path: Path, numbered: bool) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """A run directory for this process alone, and what keeps it: without that it is gone again when the block ends.
+
+    Args:
+        numbered: take the first of path, path-2, path-3, ... that is not there
+    Raises:
+        UserError: it holds something, or is not to be had
+    """
+    with _writable(path):
+        made = [parent for parent in path.parents if not parent.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if numbered:
+            path = _make_numbered(path)
+            made.insert(0, path)
+        elif not path.exists():
+            path.mkdir(exist_ok=True)
+            made.insert(0, path)
+    kept = False
+
+    def keep() -> None:
+        nonlocal kept
+        kept = True
+
+    with locked(path):
+        refuse_used(path)
+        try:
+            yield path, keep
+        finally:
+            if not kept:
+                (path / LOCK).unlink()
+                with suppress(OSError):  # another process found a use for them
+                    for directory in made:
+                        directory.rmdir()
+
+
+def refuse_used(directory: Path) -> None:
+    """Raise `UserError` where a new run cannot begin, since something is there."""
+    with _writable(directory):
+        used = directory.exists() and (not directory.is_dir() or any(f.name != LOCK for f in directory.iterdir()))
+    if used:
+        raise UserError(
+            f"run_dir {str(directory)!r} exists. Choose another one, or go on with it: --resume {directory}"
+        )
+
+
+def _make_numbered(path: Path) -> Path:
+    for number in itertools.count(1):
+        directory = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            directory.mkdir()
+            return directory
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"run_dir {str(directory)!r} cannot be written: {error}.") from None
 
 
 def _fsync(path: Path) -> None:

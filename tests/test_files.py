@@ -9,7 +9,7 @@ import pytest
 from conftest import no_file_beyond
 
 from distrl.errors import UserError
-from distrl.files import draft, write_text
+from distrl.files import draft, locked, new_directory, write_text
 
 
 def test_a_text_appears_whole(tmp_path: Path) -> None:
@@ -65,3 +65,46 @@ def test_a_place_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Choose another place"), draft(tmp_path / "file" / "curve.png"):
         pytest.fail("nothing to write to")
+
+
+def test_a_new_directory_is_gone_again_unless_it_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "a" / "b" / "run", tmp_path / "empty"):
+        with new_directory(path, numbered=False) as (directory, _):
+            assert directory == path
+            assert path.is_dir()
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]  # it was there before
+    assert [*(tmp_path / "empty").iterdir()] == []
+    with new_directory(tmp_path / "a" / "run", numbered=False) as (directory, keep):
+        keep()
+    assert directory.is_dir()
+
+
+def test_a_directory_that_is_taken_or_used_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with new_directory(path, numbered=False) as (_, keep):
+        with pytest.raises(UserError, match="another process"), new_directory(path, numbered=False):
+            pytest.fail("it is taken")
+        with pytest.raises(UserError, match="another process"), locked(path):
+            pytest.fail("it is taken")
+        keep()
+    with new_directory(path, numbered=False) as (_, keep):  # nothing came into it, as after a kill
+        (path / "config.yaml").write_text("mine")
+        keep()
+    with pytest.raises(UserError, match=r"exists.*--resume"), new_directory(path, numbered=False):
+        pytest.fail("it is used")
+    assert (path / "config.yaml").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written|exists"), new_directory(tmp_path / "file", numbered=False):
+        pytest.fail("it is a file")
+
+
+def test_names_that_nobody_chose_are_numbered(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "run", numbered=True) as (first, keep_first):
+        with new_directory(tmp_path / "run", numbered=True) as (second, _):
+            pass
+        with new_directory(tmp_path / "run", numbered=True) as (third, keep_third):
+            keep_third()
+        keep_first()
+    assert [path.name for path in (first, second, third)] == ["run", "run-2", "run-2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "run-2"]

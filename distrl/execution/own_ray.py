@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 from distrl import signals
 from distrl.errors import UserError
+from distrl.execution import other_ray
 
 # Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
 # Ray's processes change their titles, but keep their logs or sockets there open, or were started with it.
@@ -115,20 +115,12 @@ class RayConnection:
         if "RAY_AUTH_TOKEN" in os.environ or Path(token).exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         _reread_token()
-        remedy = "Start one with 'ray start --head', correct cluster.address, or leave it out to use a Ray of this run's own."
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if address != "auto":
-            try:
-                socket.create_connection((host, int(port)), timeout=3).close()
-            except (OSError, ValueError) as error:
-                raise UserError(f"cluster.address {address!r} does not answer ({error}). {remedy}") from None
+        address = other_ray.find(address)
         try:
             self._connect(address=address)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"No Ray cluster could be joined at cluster.address {address!r}: {first} {remedy}"
-            ) from None
+            raise UserError(f"The Ray cluster at {address} cannot be joined: {first} {other_ray.REMEDY}") from None
 
     def _connect(self, **settings: Any) -> None:
         """`ray.init` in a thread of its own, so that it can be interrupted, and leaves the handlers of signals alone."""

@@ -19,6 +19,7 @@ from distrl.envs.mdp import read_table
 from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count, share_out
+from distrl.files import refuse_used
 from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
 from distrl.settings import Config, dotted
@@ -103,11 +104,11 @@ def _check_runners(config: Config) -> None:
 
 
 def _new_directory(config: Config, info: EnvInfo) -> Path:
-    """Where a new run goes; nothing is there yet."""
+    """Where a new run goes: nothing is there yet, or the name is one that is numbered where there is."""
     name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}"
     run_dir = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"run_dir {str(run_dir)!r} exists. Choose another one, or go on with it: --resume {run_dir}")
+    if config.run_dir is not None:
+        refuse_used(run_dir)
     return run_dir
 
 

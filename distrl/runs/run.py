@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Resources, share_out
-from distrl.files import locked, write_text
+from distrl.files import locked, new_directory, write_text
 from distrl.registry import algorithm_module
 from distrl.runs.plan import Plan, on_device, plan_run
 from distrl.runs.result import Result, present, write_result
@@ -47,12 +49,29 @@ def train(
     since = time.time() if since is None else since
     plan = plan_run(config, None if resume is None else Path(resume))
     request = signals.Request()
-    execution, config, resources = _start_execution(plan, local)
-    try:
-        with signals.handled(request):
-            return _train(replace(plan, config=config), execution, resources, request, quiet, since)
-    finally:
-        execution.close()
+    with _taken(plan, named=config.run_dir is not None) as (plan, keep):
+        execution, config, resources = _start_execution(plan, local)
+        try:
+            with signals.handled(request):
+                keep()
+                return _train(replace(plan, config=config), execution, resources, request, quiet, since)
+        finally:
+            execution.close()
+
+
+@contextmanager
+def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]:
+    """The plan with its run directory for this process alone, and what keeps a new one when the run begins.
+
+    Args:
+        named: by the user; other names are numbered where they are there already
+    """
+    if plan.resuming:
+        with locked(plan.run_dir):
+            yield plan, lambda: None
+        return
+    with new_directory(plan.run_dir, numbered=not named) as (run_dir, keep):
+        yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update={"run_dir": str(run_dir)})), keep
 
 
 def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resources]:
@@ -77,25 +96,24 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
 def _train(
     plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool, since: float
 ) -> Result:
-    with locked(plan.run_dir):
-        observer = _start_observer(plan, quiet)
-        trainer = _make_trainer(plan, execution, resources, observer, request)
-        write_result(trainer, since, "running")
-        status, error = _run(trainer)
-        observer.close()
-        try:
-            result = write_result(trainer, since, status, error)
-        except UserError as full:
-            if error is None:
-                raise
-            observer.warn(str(full))  # what ended the run matters more
-        if status == "finished":
-            execution.close()  # plots and videos need no workers, and some memory
-            present(plan, observer)
-        observer.finish(status)
-        if error is not None:
-            raise error
-        return result
+    observer = _start_observer(plan, quiet)
+    trainer = _make_trainer(plan, execution, resources, observer, request)
+    write_result(trainer, since, "running")
+    status, error = _run(trainer)
+    observer.close()
+    try:
+        result = write_result(trainer, since, status, error)
+    except UserError as full:
+        if error is None:
+            raise
+        observer.warn(str(full))  # what ended the run matters more
+    if status == "finished":
+        execution.close()  # plots and videos need no workers, and some memory
+        present(plan, observer)
+    observer.finish(status)
+    if error is not None:
+        raise error
+    return result
 
 
 def _start_observer(plan: Plan, quiet: bool) -> RunObserver:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from distrl.errors import UserError
 from distrl.files import write_text
+from distrl.outside import OUTSIDE_S, within
 from distrl.settings import Config
 
 KEY = "distrl.key"  # tag: finds a run again whose id was lost between creating it and writing mlflow.json
@@ -64,13 +65,16 @@ def check_tracking(uri: str) -> None:
 
 
 def unreachable(uri: str) -> str | None:
-    """Why a server does not answer, within seconds."""
+    """Why a server does not answer in time; None: it does."""
     import http.client
     import urllib.error
     import urllib.request
 
+    def ask() -> None:
+        urllib.request.urlopen(f"{uri}/health", timeout=OUTSIDE_S).close()
+
     try:
-        urllib.request.urlopen(f"{uri}/health", timeout=3).close()
+        within(OUTSIDE_S, ask)  # its own limit is of each byte
     except urllib.error.HTTPError as error:  # below 500 it is there; what it thinks of our requests, it says to them
         return None if error.code < 500 else f"it answers {error.code} {error.reason}"
     except (OSError, http.client.HTTPException, ValueError) as error:

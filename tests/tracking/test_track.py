@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import write_model
 from distrl.settings import Config, EnvSettings, TrackSettings
+from distrl.tracking import where
 from distrl.tracking.console import Console
 from distrl.tracking.metrics import MetricsLog, read_metrics
 from distrl.tracking.mlflow import MlflowTracker, sync
@@ -219,6 +221,27 @@ def test_an_unreachable_server_is_told_at_once_without_its_password() -> None:
         check_tracking(uri)
     assert time.monotonic() - start < 4
     assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its bytes comes soon enough."""
+    monkeypatch.setattr(where, "OUTSIDE_S", 0.5)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\nx: " + b"a" * 1000:
+                    connection.send(bytes([byte]))
+                    time.sleep(0.02)
+
+        threading.Thread(target=drip, daemon=True).start()
+        start = time.monotonic()
+        with pytest.raises(UserError, match=r"cannot be reached: no answer within 0\.5 s"):
+            check_tracking(f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""What a run does around its training."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import SMALL
+
+from distrl import load_config, train
+from distrl.errors import UserError
+from distrl.runs import run
+
+
+def test_a_run_directory_is_taken_before_anything_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray takes seconds to start, in which another run may begin and even end."""
+    config = load_config({**SMALL, "run_dir": str(tmp_path / "run")}, ["stop.env_steps=256"])
+    start, refused = run._start_execution, []
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(run, "_start_execution", start)
+        with pytest.raises(UserError, match="another process") as caught:
+            train(config, local=True, quiet=True)
+        refused.append(caught)
+        return start(*arguments)
+
+    monkeypatch.setattr(run, "_start_execution", slowly)
+    assert train(config, local=True, quiet=True).status == "finished"
+    assert refused
+
+
+def test_runs_that_begin_in_the_same_second_have_directories_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "20260101-000000")
+    config = load_config(SMALL, ["stop.env_steps=256"])
+    results = [train(config, local=True, quiet=True) for _ in range(2)]
+    assert [result.run_dir.name for result in results] == [
+        "ppo-cartpole-v1-20260101-000000",
+        "ppo-cartpole-v1-20260101-000000-2",
+    ]
+    assert [load_config(result.run_dir).run_dir for result in results] == [str(result.run_dir) for result in results]
