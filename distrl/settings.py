@@ -197,7 +197,12 @@ class ClusterSettings(Settings):
     cpus_per_runner: float | None = Field(
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
     )
-    step_timeout_s: float = Field(default=60, gt=0, description="an env that takes longer for a step has hung")
+    step_timeout_s: float = Field(
+        default=60, gt=0, description="an env copy that takes longer for a step, a reset or to be made has hung"
+    )
+    rebuild_timeout_s: float = Field(
+        default=600, gt=0, description="replaying the episodes under way of a shard may take so long"
+    )
     restarts: int = Field(default=20, ge=0, description="lost workers replaced before the run gives up")
 
     @field_validator("runners")

@@ -59,6 +59,18 @@ def test_a_passing_trouble_is_recovered_in_place(
     assert outcome.facts == untroubled.facts
 
 
+def test_an_env_that_is_slow_to_make_has_not_hung(ray_execution: RayExecution, tmp_path: Path) -> None:
+    """A shard's copies together take several times `step_timeout_s` to be made, one of them does not."""
+    env = {"id": "troubled:Troubled-v0", "kwargs": {"making_s": 0.4}}
+    config = config_of(
+        {**BASE, "env": env, "rollout": {"shards": 1, "envs_per_shard": 8, "steps": 32}},
+        "stop.env_steps=512",
+        "cluster.step_timeout_s=1",
+    )
+    outcome = run_trainer(config, ray_execution, tmp_path)
+    assert outcome.trainer.recovery.restarts == 0, outcome.observer.messages
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_a_lasting_bug_of_the_env_ends_the_run_with_all_that_is_known(
     local: bool, ray_execution: RayExecution, tmp_path: Path

@@ -18,7 +18,8 @@ from distrl.types import Array, Snapshot
 SCRIPT, BANDIT, DIE, TWIN, WALK = (f"toys/{_name}-v0" for _name in ("Script", "Bandit", "Die", "Twin", "Walk"))
 BREAK = 2  # the action that makes Script raise
 
-on_step: Callable[[], None] = lambda: None  # called by Script in each step
+on_make: Callable[[], None] = lambda: None  # called by Script when it is made
+on_step: Callable[[], None] = lambda: None  # and in each step
 _ticks = itertools.count()  # the world outside an env, which no seed brings back
 
 
@@ -34,6 +35,7 @@ class Script(gym.Env[Array, Any]):
         dtype: str = "float64",
         broken_reset: bool = False,
     ) -> None:
+        on_make()
         self.terminate_at, self.truncate_at, self.unsteady = terminate_at, truncate_at, unsteady
         self.broken_reset = broken_reset
         high = 255 if dtype == "uint8" else np.inf

@@ -17,8 +17,9 @@ class Troubled(CartPoleEnv):
     steps = 0  # of all copies in this process
     limps: bool | None = None  # whether this process is the slow one
 
-    def __init__(self, trouble: str = "", at: int = 300, flag: str = "", **kwargs: Any) -> None:
+    def __init__(self, trouble: str = "", at: int = 300, flag: str = "", making_s: float = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        time.sleep(making_s)
         self.trouble, self.at, self.flag = trouble, at, flag
 
     def step(self, action: Any) -> Any:

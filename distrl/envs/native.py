@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from typing import Any
 
@@ -40,7 +41,7 @@ class NativeShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.current, self.frame_stack, self.replays = -1, 0, False
+        self.frame_stack, self.replays = 0, False
         self.env, self.donor = _make_native(settings, copies), _make_native(settings, copies)
         self.resets = 1  # how often the donor was asked: the number of the next seed
         self.obs = self._reset(self.env, 0)
@@ -71,7 +72,7 @@ class NativeShard:
         arrays = {f"state.{name}": getattr(self.env.unwrapped, name).copy() for name in self.names}
         return arrays | {"obs": self.obs.copy(), "resets": np.array(self.resets)}
 
-    def restore(self, snapshot: Snapshot) -> Array:
+    def restore(self, snapshot: Snapshot, timeout_s: float = math.inf) -> Array:
         arrays = snapshot.env
         for name in self.names:
             setattr(self.env.unwrapped, name, arrays[f"state.{name}"].copy())

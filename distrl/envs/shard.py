@@ -13,9 +13,11 @@ function of run seed, env copy and episode number; so that seed and the actions 
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from distrl.envs import table
+from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
 from distrl.errors import UserError
@@ -29,7 +31,6 @@ class Shard(Protocol):
 
     obs: Array
     frame_stack: int  # > 0: observations are stacks of so many frames; see distrl.fragments
-    current: int  # the env copy being stepped, for a watchdog to read; -1: all of them at once
     replays: (
         bool  # rebuilding it replays the actions of its episodes under way; otherwise `arrays` is all that it takes
     )
@@ -39,14 +40,22 @@ class Shard(Protocol):
     def arrays(self) -> Arrays:
         """What a `Snapshot` holds of it, apart from the actions; as small after long episodes as after short ones."""
 
-    def restore(self, snapshot: Snapshot) -> Array:
-        """Take up a whole snapshot. Returns [N] bool: rebuilt exactly; elsewhere a fresh episode was started."""
+    def restore(self, snapshot: Snapshot, timeout_s: float = math.inf) -> Array:
+        """Take up a whole snapshot. Returns [N] bool: rebuilt exactly; elsewhere a fresh episode was started.
+
+        Raises:
+            UserError: replaying takes longer than `timeout_s`; the message names `cluster.rebuild_timeout_s`
+        """
 
     def close(self) -> None: ...
 
 
-def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int) -> Shard:
-    """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it."""
+def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int, heart: Heartbeat | None = None) -> Shard:
+    """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it.
+
+    Args:
+        heart: told of every env copy that is made or stepped by itself
+    """
     if settings.vectorize == "table" or (settings.vectorize == "auto" and not settings.report and table.fits(settings)):
         return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
@@ -56,4 +65,4 @@ def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int) -> Sha
         )
     if native and settings.vectorize != "single":
         return NativeShard(settings, seed, shard, copies)
-    return SingleShard(settings, seed, shard, copies)
+    return SingleShard(settings, seed, shard, copies, heart)

@@ -7,15 +7,18 @@ seed and the actions since (the journal) are the whole state of a deterministic 
 from __future__ import annotations
 
 import math
+import time
 import traceback
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.make import make_env
-from distrl.errors import EnvError
+from distrl.errors import EnvError, UserError
 from distrl.fragments import check_first_stacks
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
@@ -26,24 +29,30 @@ from distrl.types import Step as Step
 class SingleShard:
     replays = True
 
-    def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
+    def __init__(
+        self, settings: EnvSettings, seed: int, shard: int, copies: int, heart: Heartbeat | None = None
+    ) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.current = 0
+        self.heart = heart or Heartbeat()
         self.episode = np.zeros(copies, np.int64)
         self._steps = np.zeros(copies, np.int64)  # of the episode under way, with the one that is being taken
-        self.envs = [make_env(settings) for _ in range(copies)]
+        self.envs: list[gym.Env[Any, Any]] = []
+        for copy in range(copies):
+            self.heart.beat(copy, "being made")
+            self.envs.append(make_env(settings))
         self.frame_stack = int(self.envs[0].metadata.get("frame_stack", 0))
         space = self.envs[0].observation_space
         self.discrete = isinstance(self.envs[0].action_space, gym.spaces.Discrete)
         self.action_dtype = self.envs[0].action_space.dtype
         self.obs = np.zeros((copies, *(space.shape or ())), space.dtype)
         for copy in range(copies):
+            self.heart.beat(copy, "its first reset")
             self._guard(copy, self._start_episode, copy)
         if self.frame_stack:
             check_first_stacks(settings.id, self.obs, self.frame_stack)
 
     def step(self, action: Array) -> Step:
-        n = self.copies
+        n, heart = self.copies, self.heart
         reward = np.empty(n, np.float64)
         terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
         final_obs: list[Array] = []
@@ -53,7 +62,8 @@ class SingleShard:
         i = 0
         try:
             for i, env in enumerate(self.envs):
-                self.current = i
+                heart.copy = i
+                heart.beats += 1
                 obs, reward[i], term, trunc, info = env.step(actions[i])
                 if term or trunc:
                     terminated[i], truncated[i] = term, trunc and not term
@@ -70,15 +80,24 @@ class SingleShard:
     def arrays(self) -> Arrays:
         return {"episode": self.episode.copy(), "obs_digest": self._digests()}
 
-    def restore(self, snapshot: Snapshot) -> Array:
+    def restore(self, snapshot: Snapshot, timeout_s: float = math.inf) -> Array:
         self.episode = snapshot.env["episode"].copy()
+        self._steps[:] = 0
+        started, total = time.perf_counter(), int(snapshot.lengths.sum())
+
+        def check_time() -> None:
+            if time.perf_counter() - started > timeout_s:
+                raise self._too_long(timeout_s, total)
+
         returns = np.zeros(self.copies)
         for copy, actions in enumerate(np.split(snapshot.env["action"], np.cumsum(snapshot.lengths)[:-1])):
-            returns[copy] = self._guard(copy, self._replay, copy, actions)
+            self.heart.beat(copy, f"replaying its {len(actions):,} steps")
+            returns[copy] = self._guard(copy, self._replay, copy, actions, check_time)
         same_returns = returns.view(np.int64) == snapshot.returns.view(np.int64)  # in every bit, also of a NaN
         exact: Array = same_returns & (self._digests() == snapshot.env["obs_digest"])
         for copy in np.flatnonzero(~exact).tolist():
             self.episode[copy] += 1
+            self.heart.beat(copy, "a fresh episode")
             self._guard(copy, self._start_episode, copy)
         return exact
 
@@ -99,7 +118,7 @@ class SingleShard:
         obs, _ = self.envs[copy].reset(seed=self._episode_seed(copy))
         self.obs[copy] = obs
 
-    def _replay(self, copy: int, actions: Array) -> float:
+    def _replay(self, copy: int, actions: Array, check_time: Callable[[], None]) -> float:
         """Bring an env copy to where its episode was by the actions since it began; returns its return so far."""
         self._start_episode(copy)
         total = 0.0
@@ -108,6 +127,8 @@ class SingleShard:
             obs, reward, terminated, truncated, _ = self.envs[copy].step(action)
             self.obs[copy] = obs
             total += float(reward)
+            self.heart.beats += 1
+            check_time()
             if terminated or truncated:  # a faithful journal never reaches an end
                 return math.nan
         return total
@@ -122,12 +143,24 @@ class SingleShard:
     def _digests(self) -> Array:
         return np.array([zlib.crc32(np.ascontiguousarray(obs).tobytes()) for obs in self.obs], np.uint32)
 
-    def _guard(self, copy: int, call: Any, *args: Any) -> Any:
-        self.current = copy
+    def _guard(self, copy: int, call: Callable[..., Any], *args: Any) -> Any:
         try:
             return call(*args)
+        except UserError:
+            raise
         except Exception:
             raise self._error(copy) from None
+
+    def _too_long(self, timeout_s: float, total: int) -> UserError:
+        done = int(self._steps.sum())
+        needed = timeout_s * total / done
+        return UserError(
+            f"Rebuilding shard {self.shard} of {self.settings.id} takes longer than cluster.rebuild_timeout_s={timeout_s:g}: "
+            f"{done:,} of the {total:,} steps of its episodes under way were replayed. Some {needed:,.0f} s would do: go on "
+            f"with 'distrl train --resume RUN cluster.rebuild_timeout_s={math.ceil(1.5 * needed)}', which changes no weights. "
+            "In a new run, shorter episodes (env.max_episode_steps) and fewer env copies in a shard "
+            "(rollout.envs_per_shard) are rebuilt sooner."
+        )
 
     def _error(self, copy: int) -> EnvError:
         return EnvError(

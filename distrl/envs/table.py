@@ -10,6 +10,8 @@ Others that publish a table may ask for it (`table`); they are first played for 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from distrl.envs.make import make_env
@@ -54,7 +56,7 @@ class TableShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.table, self.seed, self.shard, self.copies = read_table(settings), seed, shard, copies
-        self.current, self.frame_stack, self.replays = -1, 0, False
+        self.frame_stack, self.replays = 0, False
         t = self.table
         self.actions, self.outcomes = t.probability.shape[1:]
         cumulative = np.cumsum(t.probability, axis=2).reshape(-1, self.outcomes)
@@ -103,7 +105,7 @@ class TableShard:
     def arrays(self) -> Arrays:
         return {"state": self.state.copy(), "elapsed": self.elapsed.copy(), "clock": np.array(self.clock)}
 
-    def restore(self, snapshot: Snapshot) -> Array:
+    def restore(self, snapshot: Snapshot, timeout_s: float = math.inf) -> Array:
         arrays = snapshot.env
         self.state, self.elapsed, self.clock = (
             arrays["state"].copy(),

@@ -184,9 +184,8 @@ class Collector:
 
     def _spawn(self) -> Worker:
         config, cpus = self.config, self.resources.cpus_per_runner
-        return self.execution.spawn(
-            Runner, config.env, config.rollout, config.seed, self.policy, name="runner", cpus=cpus
-        )
+        arguments = config.env, config.rollout, config.seed, self.policy, config.cluster.rebuild_timeout_s
+        return self.execution.spawn(Runner, *arguments, name="runner", cpus=cpus)
 
     def _replace(self, runner: Worker, lost: WorkerLost) -> None:
         """A fresh process in the place of a runner, asked for all that the old one owed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -11,11 +12,12 @@ import numpy as np
 
 from distrl.acting.network import single_threaded
 from distrl.acting.policies import policy_input
+from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.journal import Underway, compact
 from distrl.envs.shard import Shard, make_shard
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
-from distrl.types import Array, Arrays, Episodes, Fragment, Policy, Report, Snapshot, Weights
+from distrl.types import Array, Episodes, Fragment, Policy, Report, Snapshot, Weights
 from distrl.workers.versions import Message, whole
 
 Before = Snapshot | Literal["live"] | None
@@ -33,17 +35,20 @@ class Live:
 class Runner:
     """Rolls any fragment of any shard. Live shards are only a cache: a snapshot always suffices."""
 
-    def __init__(self, env: EnvSettings, rollout: RolloutSettings, seed: int, policy: Policy) -> None:
+    def __init__(
+        self,
+        env: EnvSettings,
+        rollout: RolloutSettings,
+        seed: int,
+        policy: Policy,
+        rebuild_timeout_s: float = math.inf,
+    ) -> None:
         single_threaded()
-        self.env, self.settings, self.seed, self.policy = (
-            env,
-            rollout,
-            seed,
-            copy.deepcopy(policy),
-        )  # in one process it would be shared
+        self.env, self.settings, self.seed, self.rebuild_timeout_s = env, rollout, seed, rebuild_timeout_s
+        self.policy = copy.deepcopy(policy)  # in one process it would be shared
         self.version: int | None = None
         self.shards: dict[int, Live] = {}
-        self.steps = 0  # a heartbeat, with where it beats
+        self.heart = Heartbeat()  # and where it beats:
         self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
 
     def rollout(
@@ -58,10 +63,13 @@ class Runner:
         Raises:
             EnvError: the environment raised; the shard is dropped here, and can be rolled again anywhere.
             LookupError: `before` is 'live', but the shard is not; the fragment before it must have failed.
+            UserError: the shard cannot be rebuilt in time.
         """
+        self.heart.beat(-1)
         self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
         try:
             live, exact = self._live(shard, iteration, before)
+            self.heart.beat(-1)
             self._load(message, keyframe)
             report, fragment = self._roll(live, message.version)
         except Exception as error:
@@ -74,12 +82,13 @@ class Runner:
         return report, fragment
 
     def progress(self) -> tuple[int, str]:
-        """Steps taken so far, and where it is now ('' when idle): what a watchdog needs to tell slow from hung."""
+        """Heartbeats so far, and where it is now ('' when idle): what a watchdog needs to tell slow from hung."""
+        heart = self.heart
         if not self.busy:
-            return self.steps, ""
-        live = self.shards.get(self.shard)
-        copy = "" if live is None or live.shard.current < 0 else f", env copy {live.shard.current} of the shard"
-        return self.steps, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}"
+            return heart.beats, ""
+        copy = "" if heart.copy < 0 else f", env copy {heart.copy} of the shard"
+        doing = f" ({heart.doing})" if heart.doing else ""
+        return heart.beats, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}{doing}"
 
     def _load(self, message: Message, keyframe: Weights | None) -> None:
         if message.version != self.version:
@@ -96,10 +105,10 @@ class Runner:
         if live is not None:
             live.shard.close()
         n = self.settings.envs_per_shard
-        made = make_shard(self.env, self.seed, shard, n)
+        made = make_shard(self.env, self.seed, shard, n, self.heart)
         rebuilt, underway = np.ones(n, bool), Underway(n)
         if before is not None:
-            rebuilt = made.restore(before)
+            rebuilt = made.restore(before, self.rebuild_timeout_s)
             underway.returns, underway.lengths = before.returns * rebuilt, before.lengths * rebuilt
         self.shards[shard] = Live(made, iteration, underway)
         return self.shards[shard], bool(rebuilt.all())
@@ -110,14 +119,9 @@ class Runner:
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
         stack = envs.frame_stack
         seen = policy_input(envs.obs)  # a whole stack where `obs` holds single frames
-        obs_dtype = seen.dtype
-        if stack:
-            obs = np.empty((stack + t_max, n, *envs.obs.shape[2:]), obs_dtype)
-            obs[:stack] = envs.obs.swapaxes(0, 1)
-        else:
-            obs = np.empty((1 + t_max, *envs.obs.shape), obs_dtype)
-            obs[0] = envs.obs
-        newest = obs[stack:] if stack else obs[1:]
+        first = seen.swapaxes(0, 1) if stack else seen[None]
+        obs = np.concatenate([first, np.empty((t_max, *first.shape[1:]), first.dtype)])
+        newest = obs[len(first) :]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
         actions, extras = [], []
@@ -132,7 +136,7 @@ class Runner:
             action, extra = self.policy.act(seen, noise[t])
             acting += time.perf_counter() - before_act
             result = envs.step(action)
-            self.steps += n
+            self.heart.beats += 1
             actions.append(action)
             extras.append(extra)
             if stack:
@@ -144,11 +148,10 @@ class Runner:
             reward[t], terminated[t], truncated[t] = result.reward, result.terminated, result.truncated
             ended.append(underway.count(result))
             if len(result.final_obs):
-                last = np.asarray(result.final_obs, obs_dtype)
+                last = np.asarray(result.final_obs, obs.dtype)
                 final_obs.append(last[:, -1] if stack else last)
                 infos += result.infos
         rolling = time.perf_counter() - start
-        stacked: Arrays = {key: np.stack([extra[key] for extra in extras]) for key in extras[0]}
         fragment = Fragment(
             shard=shard,
             iteration=iteration,
@@ -158,17 +161,20 @@ class Runner:
             reward=reward,
             terminated=terminated,
             truncated=truncated,
-            final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs_dtype), *final_obs]),
-            extras=stacked,
+            final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs.dtype), *final_obs]),
+            extras={key: np.stack([extra[key] for extra in extras]) for key in extras[0]},
             stack=stack,
-        )
-        episodes = Episodes(
-            returns=np.concatenate([returns for returns, _ in ended]),
-            lengths=np.concatenate([lengths for _, lengths in ended]),
-            infos={name: np.array([info[name] for info in infos]) for name in self.env.report},
         )
         live.iteration = iteration + 1
         after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays())
         taken = compact(fragment.action) if envs.replays else None
         seconds = {"act": acting, "step": rolling - acting, "snapshot": time.perf_counter() - start - rolling}
-        return Report(shard, iteration, episodes, after, taken, started, seconds), fragment
+        return Report(shard, iteration, self._episodes(ended, infos), after, taken, started, seconds), fragment
+
+    def _episodes(self, ended: list[tuple[Array, Array]], infos: list[dict[str, float]]) -> Episodes:
+        """Of the returns and lengths that each step's ended episodes had, and of all their last infos."""
+        return Episodes(
+            returns=np.concatenate([returns for returns, _ in ended]),
+            lengths=np.concatenate([lengths for _, lengths in ended]),
+            infos={name: np.array([info[name] for info in infos]) for name in self.env.report},
+        )

@@ -266,7 +266,7 @@ def test_an_error_says_where_it_was() -> None:
     assert (error.env_id, error.shard, error.env_copy) == (SCRIPT, 7, 7 * 3 + 1)
     assert error.seed == episode_seed(shard, 1)
     assert error.step == 4
-    assert shard.current == 1
+    assert shard.heart.copy == 1
     assert "RuntimeError: the toy broke in step" in str(error)
     assert "toys.py" in str(error)
 

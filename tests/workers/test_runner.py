@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import time
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import CategoricalPolicy
 from distrl.envs.journal import Journal
 from distrl.envs.make import describe_env
-from distrl.errors import EnvError
+from distrl.errors import EnvError, UserError
 from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Fragment, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator
@@ -303,14 +305,55 @@ def test_the_heartbeat_beats_and_says_where_it_is(monkeypatch: pytest.MonkeyPatc
     env = settings(SCRIPT)
     shape = RolloutSettings(envs_per_shard=3, steps=5)
     runner = make_runner(env, shape)
-    assert runner.progress()[0] == 0
+    assert runner.progress() == (0, "")
     heard: list[tuple[int, str]] = []
     monkeypatch.setattr(toys, "on_step", lambda: heard.append(runner.progress()))
     runner.rollout(4, 0, steady(env), None)
     runner.rollout(4, 1, steady(env), "live")
-    assert [steps for steps, _ in heard] == [3 * t for t in range(10) for _ in range(3)]
+    assert len({beats for beats, _ in heard}) == len(heard) == 10 * 3
     assert heard[3 * 7 + 1][1] == "step 2 of fragment 1 of shard 4, env copy 1 of the shard"
-    assert runner.progress()[0] == 30
+    assert runner.progress()[1] == ""
+
+
+def test_the_heartbeat_beats_while_a_shard_is_made_and_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many env copies and steps that takes, none of them hangs."""
+    env = settings(SCRIPT)
+    shape = RolloutSettings(envs_per_shard=3, steps=5)
+    before = snapshot_after(make_runner(env, shape).rollout(4, 0, steady(env), None)[0])
+    runner = make_runner(env, shape)
+    heard: list[tuple[int, str]] = []
+    for hook in ("on_make", "on_step"):
+        monkeypatch.setattr(toys, hook, lambda: heard.append(runner.progress()))
+    runner.rollout(4, 1, steady(env), before)
+    made = [where for _, where in heard if where.endswith("(being made)")]
+    assert made == [f"step 0 of fragment 1 of shard 4, env copy {i} of the shard (being made)" for i in range(3)]
+    replayed = [beats for beats, where in heard if where.endswith("(replaying its 5 steps)")]
+    assert len(replayed) == 3 * 5
+    beats = [beats for beats, where in heard if "env copy" in where]  # without an env made to look at it
+    assert len(beats) == len(set(beats)) == 3 + 15 + 15
+    assert beats == sorted(beats)
+
+
+def test_a_rebuild_that_takes_too_long_ends_the_run_with_the_limit_to_resume_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = settings(SCRIPT)
+    shape = RolloutSettings(envs_per_shard=2, steps=40)
+    live = make_runner(env, shape)
+    before = snapshot_after(live.rollout(3, 0, steady(env), None)[0])
+    monkeypatch.setattr(toys, "on_step", lambda: time.sleep(0.002))
+    with pytest.raises(UserError) as caught:
+        Runner(env, shape, 1, make_policy(env), rebuild_timeout_s=0.02).rollout(3, 1, steady(env), before)
+    found = re.search(
+        rf"shard 3 of {SCRIPT} takes longer than cluster.rebuild_timeout_s=0.02: (\d+) of the 80 steps .* Some (\d+) s "
+        r".*--resume RUN cluster.rebuild_timeout_s=(\d+)'",
+        str(caught.value),
+    )
+    assert found is not None
+    done, _, limit = map(int, found.groups())
+    assert 1 <= done <= 11
+    other = Runner(env, shape, 1, make_policy(env), rebuild_timeout_s=limit)
+    assert differences(other.rollout(3, 1, steady(env), before), live.rollout(3, 1, steady(env), "live")) == []
 
 
 def test_time_is_accounted_for() -> None:
