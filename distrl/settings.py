@@ -262,6 +262,10 @@ class Config(Settings):
             return 50 if self.iterations is None else max(1, math.ceil(self.iterations / 10))
         return self.evaluation.every
 
+    def on_device(self, device: str) -> Config:
+        """This config with another `learner.device`."""
+        return self.model_copy(update={"learner": self.learner.model_copy(update={"device": device})})
+
     def to_yaml(self) -> str:
         """The resolved config, itself a valid input."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -41,7 +41,8 @@ def train(
 ) -> None:
     """Train an agent, e.g. `distrl train ppo_cartpole seed=3 cluster.runners=2` or `distrl train --env CartPole-v1`."""
     from distrl import STARTED
-    from distrl.runs.plan import load_resumed_config, plan_run
+    from distrl.runs.plan import plan_run
+    from distrl.runs.resume import load_resumed_config
     from distrl.runs.run import train as train_run
 
     words = list(arguments or [])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
-import yaml
 
 from distrl.acting.network import single_threaded
 from distrl.config import load_config
@@ -20,16 +19,13 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count, share_out
 from distrl.files import refuse_used
-from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
-from distrl.settings import Config, dotted
+from distrl.runs.resume import check_same, resume_point
+from distrl.settings import Config
 from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Policy
 from distrl.workers.replay import replay_row_bytes, too_large
-
-# On resume: what cannot change the arithmetic; and the device, which can, so that it is told.
-CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir", "learner.device")
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
     before = config.learner.device if start is None else load_config(start).learner.device
     if config.learner.device == "auto":  # a run keeps the kind of device that it began on
-        config = on_device(config, before)
+        config = config.on_device(before)
     if config.track.mlflow:
         check_tracking(tracking_uri(config, run_dir))
     return Plan(
@@ -116,7 +112,7 @@ def _resumed_run(config: Config, resume: Path) -> tuple[Path, Path | None]:
     """The directory of a run that goes on, and its checkpoint, which is of the same config."""
     run_dir, start = resume_point(resume)
     if start is not None:
-        _same_config(read_checkpoint_config(start), config, start)
+        check_same(read_checkpoint_config(start), config, start)
     return run_dir, start
 
 
@@ -161,46 +157,3 @@ def _observation_bytes(info: EnvInfo) -> int:
     if space.shape is None or space.dtype is None:
         return 8
     return int(space.dtype.itemsize * max(1, math.prod(space.shape)))
-
-
-def resume_point(path: Path) -> tuple[Path, Path | None]:
-    """The run directory and the checkpoint that --resume means: `path` is a checkpoint, or a run with a newest one."""
-    path = path.absolute()
-    checkpoint = (path / "manifest.json").exists() or path.parent.name == "checkpoints"
-    run_dir = path.parent.parent if checkpoint else path
-    if not (run_dir / "config.yaml").exists():
-        raise UserError(f"There is no run to resume at {str(path)!r}: it has no config.yaml.")
-    return run_dir, path if checkpoint else newest_checkpoint(run_dir)
-
-
-def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | None = None) -> Config:
-    """The config of the run to resume, with overrides of what may change. Raises `UserError` for any other."""
-    run_dir, _ = resume_point(resume)
-    config = load_config(run_dir / "config.yaml", overrides)
-    _same_config((run_dir / "config.yaml").read_text(encoding="utf-8"), config, run_dir)
-    if source is not None:
-        given = load_config(source, overrides)
-        _same_config(given.to_yaml(), config, source)
-        if given.learner.device != "auto":
-            return on_device(config, given.learner.device)
-    return config
-
-
-def on_device(config: Config, device: str) -> Config:
-    """The config with the device that the learner is to have."""
-    return config.model_copy(update={"learner": config.learner.model_copy(update={"device": device})})
-
-
-def _same_config(text: str, config: Config, where: Path) -> None:
-    old, new = ({k: v for k, v in dotted(yaml.safe_load(t)).items() if v != {}} for t in (text, config.to_yaml()))
-    different = [
-        k
-        for k in old.keys() | new.keys()
-        if old.get(k) != new.get(k) and not any(k == name or k.startswith(f"{name}.") for name in CHANGEABLE)
-    ]
-    if different:
-        changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} here)" for k in sorted(different))
-        raise UserError(
-            f"{where} is of another config: {changes}. A resumed run may change only {', '.join(CHANGEABLE)}; "
-            "start a new run for the rest."
-        )

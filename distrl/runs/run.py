@@ -15,7 +15,7 @@ from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Resources, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.registry import algorithm_module
-from distrl.runs.plan import Plan, on_device, plan_run
+from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
 from distrl.tracking.console import Console, RunObserver
@@ -61,10 +61,10 @@ def train(
 
 @contextmanager
 def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]:
-    """The plan with its run directory for this process alone, and what keeps a new one when the run begins.
+    """The plan with its run directory for this process alone, and a call that keeps a new directory.
 
     Args:
-        named: by the user; other names are numbered where they are there already
+        named: by the user; any other name gets a number where it is taken
     """
     if plan.resuming:
         with locked(plan.run_dir):
@@ -78,15 +78,14 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     """What runs the workers, the config with the device that the learner gets there, and what each worker gets."""
     config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
     if local:
-        gpus = (
-            gpu_count() if torch and config.learner.device != "cpu" else 0
-        )  # asked only if it matters: it loads torch
-        return LocalExecution(), on_device(config, choose_device(config.learner.device, gpus)), Resources(runners=1)
+        matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
+        device = choose_device(config.learner.device, gpu_count() if matters else 0)
+        return LocalExecution(), config.on_device(device), Resources(runners=1)
     from distrl.execution.cluster import RayExecution
 
     execution = RayExecution(config.cluster.address, plan.object_store_bytes)
     try:
-        config = on_device(config, choose_device(config.learner.device, execution.gpus if torch else 0))
+        config = config.on_device(choose_device(config.learner.device, execution.gpus if torch else 0))
         return execution, config, share_out(config, execution.cpus)
     except BaseException:
         execution.close()
@@ -96,6 +95,7 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
 def _train(
     plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool, since: float
 ) -> Result:
+    """Train with what was started, write the result and what people look at; then raise what ended the run, if it failed."""
     observer = _start_observer(plan, quiet)
     trainer = _make_trainer(plan, execution, resources, observer, request)
     write_result(trainer, since, "running")

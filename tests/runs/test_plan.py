@@ -12,7 +12,8 @@ from conftest import CARTPOLE, config_of
 from distrl import train
 from distrl.errors import UserError
 from distrl.models.store import newest_checkpoint, read_model
-from distrl.runs.plan import load_resumed_config, plan_run
+from distrl.runs.plan import plan_run
+from distrl.runs.resume import load_resumed_config
 from distrl.training.checkpoint import read_checkpoint, read_checkpoint_config, write_checkpoint
 
 SMALL = [
