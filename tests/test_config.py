@@ -15,7 +15,6 @@ from distrl.errors import UserError
 from distrl.settings import Config
 
 BASE: dict[str, Any] = {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo"}}
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 def refusal(*overrides: str, base: dict[str, Any] = BASE) -> str:
@@ -104,12 +103,6 @@ def test_to_yaml_loads_to_an_equal_config(overrides: list[str], tmp_path: Path) 
         again = load_config(source)
         assert again == config
         assert type(again.algorithm) is type(config.algorithm)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_configs_of_the_project_load(path: Path) -> None:
-    config = load_config(path)
-    assert load_config(yaml.safe_load(config.to_yaml())) == config
 
 
 def test_iterations_cover_the_env_steps() -> None:

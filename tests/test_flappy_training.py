@@ -8,13 +8,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import DQN, Recorder, config_of, run_trainer
+from conftest import Recorder, config_of, run_trainer
 from faulty import FaultyExecution
 
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.policies import CategoricalPolicy, EpsilonGreedyPolicy
 from distrl.algorithms.ppo import make_policy as make_ppo_policy
-from distrl.config import load_config
 from distrl.envs import flappy
 from distrl.envs.make import describe_env, find_spec
 from distrl.envs.single import SingleShard
@@ -24,7 +23,6 @@ from distrl.fragments import unstacked
 from distrl.models.store import list_checkpoints
 from distrl.registry import algorithm_module
 from distrl.settings import EnvSettings, StreakSettings
-from distrl.tools.benchmark import measure_replay, while_learning
 from distrl.training.checkpoint import read_checkpoint
 from distrl.training.progress import Progress
 from distrl.types import Array, Arrays, Spread, Weights
@@ -33,7 +31,6 @@ from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
 from distrl.workers.runner import Runner
 
-ROOT = Path(__file__).parent.parent
 PIXELS: dict[str, Any] = {
     "env": {"id": "distrl/FlappyBirdPixels-v0", "max_episode_steps": 70, "report": ["score"]},
     "algorithm": {
@@ -218,12 +215,6 @@ def test_the_other_package_of_the_same_id_is_refused(env_id: str, monkeypatch: p
         find_spec(env_id)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_config_can_be_run(path: Path) -> None:
-    config = load_config(path)
-    algorithm_module(config.algorithm.name).make_policy(config.algorithm, describe_env(config.env))
-
-
 def test_ppo_begins_with_the_actions_it_was_told() -> None:
     """Even chances of flapping keep the bird at the ceiling, where it learns nothing."""
     config = config_of(FEATURES, "algorithm.action_probs=[0.92, 0.08]")
@@ -236,21 +227,3 @@ def test_ppo_begins_with_the_actions_it_was_told() -> None:
         make_ppo_policy(
             config_of(FEATURES, "algorithm.action_probs=[0.5, 0.2, 0.3]").algorithm, describe_env(config.env)
         )
-
-
-def test_updates_and_waiting_are_counted_from_the_first_update_on() -> None:
-    filling = [{"time": float(t), "time/learn_s": 0.0, "train/minibatches": 0.0} for t in range(50)]
-    learning = [{"time": 50.0 + t, "time/learn_s": 0.75, "train/minibatches": 8.0} for t in range(5)]
-    assert while_learning(filling + learning) == (8.0, 0.25)
-    with pytest.raises(UserError, match="--seconds"):
-        while_learning(filling + learning[:1])
-    with pytest.raises(UserError, match="--seconds"):
-        while_learning(filling)
-
-
-@pytest.mark.parametrize("base", [PIXELS, DQN])
-def test_a_replay_and_its_network_are_measured_alone(base: dict[str, Any]) -> None:
-    measured = measure_replay(config_of(base, "replay.capacity=20000"), 0.05)
-    assert measured.adds_per_s > 1000
-    assert 0.01 < measured.batch_ms < 500
-    assert measured.updates_per_s > 1

@@ -9,11 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from processes import distrl
 
 from distrl.config import load_config
 from distrl.errors import UserError
-from distrl.presets import preset_for, presets, scores
+from distrl.presets import Preset, preset_for, presets, scores
 from distrl.runs.choose import choose_config
 from distrl.runs.plan import plan_run
 
@@ -21,10 +22,12 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("preset", presets(), ids=lambda p: p.name)
-def test_every_preset_is_a_config_whatever_it_is_called_by(preset: object) -> None:
-    by_name = load_config(preset.name)  # type: ignore[attr-defined]
-    assert by_name == load_config(preset.path)  # type: ignore[attr-defined]
-    assert by_name.env.id == preset.env_id  # type: ignore[attr-defined]
+def test_every_preset_is_a_config_whatever_it_is_called_by_and_can_be_run(preset: Preset, tmp_path: Path) -> None:
+    """As far as can be known without running it: settings, spaces, sizes, and the memory of a replay."""
+    by_name = load_config(preset.name)
+    assert by_name == load_config(preset.path) == load_config(yaml.safe_load(by_name.to_yaml()))
+    assert by_name.env.id == preset.env_id
+    assert plan_run(load_config(preset.name, [f"run_dir={tmp_path}/run", "track.mlflow=false"])).policy.shapes()
 
 
 def test_scores_are_of_presets_that_there_are_and_are_told() -> None:
@@ -76,6 +79,7 @@ def test_a_wheel_carries_the_presets(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "distrl" / "py.typed").exists()  # its annotations are meant to be used
     code = "import json; from distrl.presets import DIRECTORY, presets; print(json.dumps([str(DIRECTORY), len(presets())]))"
     out = subprocess.run(
         [sys.executable, "-P", "-c", code],
