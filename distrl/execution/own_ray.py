@@ -1,8 +1,8 @@
 """The Ray that a run works on: one of its own, or one that it joins.
 
 A run's own Ray is closed to others (token authentication with a token made for the run), lives in a temporary
-directory of its own, is not disturbed by any other Ray on the machine, and is gone when the run is, also when the
-driver was killed: a tiny process, the janitor, outlives it to clean up.
+directory that other users cannot enter, is not disturbed by any other Ray on the machine, and is gone when the run is,
+also when the driver was killed: a tiny process, the janitor, outlives it to clean up.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class RayConnection:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=object_store_bytes,
-                _temp_dir=self._directory,
+                _temp_dir=f"{self._directory}/ray",  # which Ray opens to all users; the one around it stays closed
             )
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from distrl.execution.cluster import RayExecution
 
@@ -18,3 +23,19 @@ def test_rays_own_thread_in_a_worker_is_let_in_soon(ray_execution: RayExecution)
     interval = ray_execution.get(ray_execution.submit(worker, "interval"))
     ray_execution.kill(worker)
     assert interval <= 1e-3 < sys.getswitchinterval()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can try it as another user")
+def test_another_user_finds_no_way_into_the_directory_of_a_ray(ray_execution: RayExecution) -> None:
+    directory = Path(ray_execution._connection._directory or "")
+    inside = [*directory.rglob("*")]
+    assert any(path.is_socket() for path in inside)
+    assert any(path.suffix == ".log" for path in inside)
+    script = (
+        'test -r "$1" -o -w "$1" -o -x "$1" && echo "$1"; shift; for path; do test -e "$path" && echo "$path"; done'
+    )
+    command = ["sh", "-c", script, "sh", directory, *inside]
+    asked = subprocess.run(
+        command, user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False
+    )
+    assert asked.stdout == ""
