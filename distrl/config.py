@@ -6,19 +6,18 @@ a config asks for it (distrl.registry).
 
 from __future__ import annotations
 
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from distrl.errors import UserError, did_you_mean
 from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module
-from distrl.settings import Config
+from distrl.settings import Config, EnvSettings
+from distrl.yaml_format import read_value, read_yaml
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -39,6 +38,14 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         if part is not None:
             part.check(config)
     return config
+
+
+def env_settings(env_id: str, arguments: Sequence[str]) -> EnvSettings:
+    """An env with `key=value` arguments of its own. Raises `UserError` where one is wrong."""
+    kwargs: dict[str, Any] = {}
+    for argument in arguments:
+        _apply(kwargs, argument)
+    return _validated(EnvSettings, {"id": env_id, "kwargs": kwargs}, ("env",), "command line")
 
 
 def _typed(data: dict[str, Any], origin: str) -> Config:
@@ -72,25 +79,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The config file {str(path)!r} cannot be read: {error}.") from None
     try:
-        data = _parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        data = read_yaml(text)
+    except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold a mapping of keys to values, such as 'env: {{id: CartPole-v1}}'.")
     return data
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e6 and 3e-4 as numbers, as YAML 1.2 and people do."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -99,10 +93,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise UserError(
             f"The override {override!r} must have the form key=value, such as seed=3 or env.id=CartPole-v1."
         )
-    try:
-        value = _parse_yaml(text)
-    except (yaml.YAMLError, ValueError):
-        value = text
+    value = read_value(text)
     *parents, leaf = key.split(".")
     for parent in parents:
         below = data.setdefault(parent, {})

@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distrl.errors import UserError, did_you_mean
+from distrl.yaml_format import read_yaml
 
 _PACKAGE = Path(__file__).parent
 DIRECTORY = _PACKAGE / "presets"  # of an installed distrl
@@ -30,7 +29,7 @@ class Preset:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        data: dict[str, Any] = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = read_yaml(self.path.read_text(encoding="utf-8"))
         return data
 
     @property

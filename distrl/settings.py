@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from distrl.errors import UserError
+from distrl.yaml_format import write_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -58,6 +58,35 @@ class EnvSettings(Settings):
     report: tuple[str, ...] = Field(
         default=(), description="keys of the info at an episode's end that are metrics of their own, such as score"
     )
+
+    @field_validator("kwargs")
+    @classmethod
+    def _written_as_they_are(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What config.yaml and policy.json cannot hold would come back as something else, for another env."""
+        for name, part in value.items():
+            _check_plain(part, name)
+        return value
+
+
+def _check_plain(value: object, name: str) -> None:
+    """Raise `ValueError` for what JSON has no form for, itself and nothing else."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if type(key) is not str:
+                raise ValueError(f"the key {key!r} in {name} is a {type(key).__name__}; put it in quotes")
+            _check_plain(part, f"{name}.{key}")
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            _check_plain(part, f"{name}.{number}")
+    elif type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; files hold finite numbers alone, so give one that is large enough")
+    elif type(value) is tuple:
+        raise ValueError(f"{name} is a tuple; files hold lists, so give one")
+    elif type(value) not in (str, int, float, bool, type(None)):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}; files hold numbers, texts, true, false, null, lists and mappings. "
+            "Give one of them (a date as a text in quotes)"
+        )
 
 
 class RolloutSettings(Settings):
@@ -268,7 +297,7 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """The resolved config, itself a valid input."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

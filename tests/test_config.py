@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -103,6 +105,47 @@ def test_to_yaml_loads_to_an_equal_config(overrides: list[str], tmp_path: Path) 
         again = load_config(source)
         assert again == config
         assert type(again.algorithm) is type(config.algorithm)
+
+
+KEPT = {
+    "texts": ["1e6", "1.5e-3", "1_000", "no", "null", "2024-01-01", "=", "~", "", " a: b", "ä\n", "0x1f", "1:30"],
+    "numbers": [1e20, 1e6, -0.0, 5e-324, 0.1, 2**70, True, None],
+    "parts": {"a": [{"b": {}}, []]},
+}
+
+
+def test_arguments_of_an_env_are_written_as_they_are(tmp_path: Path) -> None:
+    """What a resumed run, a model and an evaluation read again is what the run began with."""
+    config = load_config({**BASE, "env": {"id": "x", "kwargs": KEPT}})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    for again in (
+        load_config(tmp_path).env.kwargs,
+        json.loads(json.dumps(config.env.model_dump(mode="json")))["kwargs"],
+    ):
+        assert repr(again) == repr(KEPT)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("{limit: .inf}", "limit is inf"),
+        ("{a: [1, .nan]}", "a.1 is nan"),
+        ("{start: 2024-01-01}", "start is a date"),
+        ("{start: 2024-01-01 10:00:00}", "start is a datetime"),
+        ("{goals: !!set {a, b}}", "goals is a set"),
+        ("{key: !!binary aGk=}", "key is a bytes"),
+        ("{map: {1: a}}", "the key 1 in map is a int"),
+        ({"size": (3, 4)}, "size is a tuple"),
+        ({"gravity": np.float64(9.8)}, "gravity is a float64"),
+    ],
+)
+def test_arguments_that_a_file_cannot_hold_are_refused(value: str | dict[str, Any], rule: str) -> None:
+    if isinstance(value, str):
+        message = refusal(f"env.kwargs={value}")
+    else:
+        message = refusal(base={**BASE, "env": {"id": "x", "kwargs": value}})
+    assert message.startswith(f"config: env.kwargs: {rule}")
+    assert len(message.splitlines()) == 1
 
 
 def test_iterations_cover_the_env_steps() -> None:
@@ -299,10 +342,12 @@ def test_a_missing_file_is_named_with_the_nearest_one(tmp_path: Path) -> None:
         (b"- 1\n- 2\n", "must hold a mapping"),
         (b"", "must hold a mapping"),
         (b"CartPole", "must hold a mapping"),
+        (b"seed: 1\nenv: {id: x}\nseed: 2\n", "'seed' is given twice[^$]*line 3"),
+        (b"env: {id: x, id: y}\n", "'id' is given twice"),
         (b"run_dir: 2024-13-45\nenv: {id: x}\n", "not valid YAML"),
         (b"env: " + b"[" * 2000, "(not valid YAML|nested too deeply)"),
     ],
-    ids=["open", "control", "binary", "list", "empty", "word", "no such day", "deep"],
+    ids=["open", "control", "binary", "list", "empty", "word", "key twice", "key below twice", "no such day", "deep"],
 )
 def test_a_file_that_is_no_config_is_refused_with_its_name(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"

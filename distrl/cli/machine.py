@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distrl.cli.app import Seed, app, err, out
-from distrl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,18 +24,10 @@ def env(
     seed: Seed = 0,
 ) -> None:
     """Explore an environment: spaces, limits, a random episode, speed, which algorithms fit, warnings."""
-    import yaml
-
-    from distrl.settings import EnvSettings
+    from distrl.config import env_settings
     from distrl.tools.explore import explore
 
-    kwargs = {}
-    for argument in arguments or []:
-        key, equals, text = argument.partition("=")
-        if not equals:
-            raise UserError(f"{argument!r} must have the form key=value, such as use_lidar=false.")
-        kwargs[key] = yaml.safe_load(text)
-    render_exploration(explore(EnvSettings(id=id, kwargs=kwargs), seed))
+    render_exploration(explore(env_settings(id, arguments or []), seed))
 
 
 @app.command()

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distrl.errors import UserError
 from distrl.reports.runs import NOT_LEARNT, read_config, read_file
 from distrl.types import Evaluation
+from distrl.yaml_format import write_yaml
 
 
 def model_card(run_dir: Path) -> str:
@@ -88,4 +87,4 @@ def _use(model: Path) -> list[str]:
 
 def _hyperparameters(config: Mapping[str, Any]) -> list[str]:
     learnt = {key: value for key, value in config.items() if key not in NOT_LEARNT}
-    return ["```yaml", yaml.safe_dump(learnt, sort_keys=False).rstrip(), "```"]
+    return ["```yaml", write_yaml(learnt).rstrip(), "```"]

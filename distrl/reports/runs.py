@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from distrl.errors import UserError
 from distrl.settings import dotted
 from distrl.tracking.metrics import read_metrics
 from distrl.types import Array
+from distrl.yaml_format import read_yaml
 
 NOT_LEARNT = ("seed", "run_dir", "cluster", "track")  # parts of a config in which the runs of a group may differ
 
@@ -58,9 +58,9 @@ def read_file(file: Path) -> str:
 
 def read_config(run_dir: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(read_file(run_dir / "config.yaml"))
+        config = read_yaml(read_file(run_dir / "config.yaml"))
         config["algorithm"]["name"], config["env"]["id"]
-    except (yaml.YAMLError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         raise UserError(f"{run_dir / 'config.yaml'} is not the config of a run.") from None
     return dict(config)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.models.store import newest_checkpoint
 from distrl.settings import Config, dotted
+from distrl.yaml_format import read_yaml
 
 # What may change on resume, since it cannot change the arithmetic. A device can; so the run tells when it is another.
 CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir", "learner.device")
@@ -41,7 +40,7 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
 
 def check_same(text: str, config: Config, where: Path) -> None:
     """Raise `UserError` where the config `text` (YAML, of `where`) differs in what may not change."""
-    old, new = ({k: v for k, v in dotted(yaml.safe_load(t)).items() if v != {}} for t in (text, config.to_yaml()))
+    old, new = ({k: v for k, v in dotted(read_yaml(t)).items() if v != {}} for t in (text, config.to_yaml()))
     different = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and not _changeable(k))
     if different:
         changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} here)" for k in different)
