@@ -21,7 +21,8 @@ from distrl.execution.resources import Resources
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.registry import algorithm_module
 from distrl.settings import Config
-from distrl.training.trainer import Job, Trainer, make_trainer
+from distrl.training.job import Job
+from distrl.training.trainer import Trainer, make_trainer
 
 CARTPOLE: dict[str, Any] = {
     "env": {"id": "CartPole-v1"},

@@ -22,7 +22,8 @@ from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
-from distrl.training.trainer import Job, Trainer, make_trainer
+from distrl.training.job import Job
+from distrl.training.trainer import Trainer, make_trainer
 from distrl.workers.learner import choose_device, gpu_count
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from distrl.envs.journal import Journal
 from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
-from distrl.execution.resources import Resources
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
+from distrl.training.crew import Crew, Watch
 from distrl.training.recovery import Recovery
 from distrl.training.schedule import Key, make_schedule
 from distrl.training.updates import Updates
-from distrl.types import Policy, Report, Snapshot
-from distrl.workers.runner import Before, Runner
+from distrl.types import Report, Snapshot
+from distrl.workers.runner import Before
 
 ATTEMPTS = 5  # at a fragment whose runner dies each time
 AHEAD = 2  # fragments of a shard asked for at once, so that its runner goes on without waiting for the driver
@@ -37,22 +37,12 @@ class Asked:
 
 
 class Collector:
-    """Gathers the fragments of an iteration; replaces runners that are lost or hang, and asks again."""
+    """Gathers the fragments of an iteration. What becomes of those that fail is for `Retries`."""
 
-    def __init__(
-        self,
-        config: Config,
-        policy: Policy,
-        execution: Execution,
-        resources: Resources,
-        recovery: Recovery,
-        updates: Updates,
-    ) -> None:
-        """`policy`: without weights; every runner gets a copy."""
-        self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
+    def __init__(self, config: Config, execution: Execution, crew: Crew, recovery: Recovery, updates: Updates) -> None:
+        self.config, self.execution, self.crew = config, execution, crew
         self.recovery, self.updates, self.schedule = recovery, updates, make_schedule(config)
-        self.runners: list[Worker] = []
-        self.started: set[Worker] = set()  # runners that have answered
+        self.retries = Retries(self)
 
     def load(self, state: RunState) -> None:
         """Forget what is in flight and go on from these snapshots."""
@@ -64,15 +54,9 @@ class Collector:
         self.live: dict[int, Worker] = {}  # by shard: the runner that has it, which need not be sent a snapshot
         self.fragments: dict[Key, tuple[Future, Report]] = {}  # rolled, in the order of their arrival
         self.asked: dict[Future, Asked] = {}  # by the future of their reports
-        self.attempts: Counter[Key] = Counter()
-        if not self.runners:
-            self.replace_all()
-
-    def replace_all(self) -> None:
-        """Fresh runners in place of all there are."""
-        for runner in self.runners:
-            self.execution.kill(runner)
-        self.runners = [self._spawn() for _ in range(self.resources.runners)]
+        self.retries.attempts.clear()
+        if not self.crew.runners:
+            self.crew.start()
 
     def newest_snapshots(self) -> dict[int, Snapshot | None]:
         """Of each shard, before its first fragment that the learner was not given."""
@@ -90,13 +74,13 @@ class Collector:
             for shard in self.next:
                 key = shard, self.next[shard]
                 if rolling[shard] <= depth and self.schedule.may_roll(key, self.progress.iteration, in_flight):
-                    self._ask(key)
+                    self.ask(key)
                     rolling[shard] += 1
                     in_flight.append(key)
 
     def collect(self) -> tuple[list[Future], list[Report]]:
         """The fragments of the iteration and their reports, when all have come and the learner is at most `lag` behind."""
-        watch = _Watch(self.config.cluster.step_timeout_s)
+        watch = Watch(self.config.cluster.step_timeout_s)
         while (
             batch := self.schedule.batch(self.progress.iteration, self.fragments)
         ) is None or self._learner_is_behind():
@@ -114,7 +98,7 @@ class Collector:
             if done:
                 self.ask_ahead()
             if batch is None and watch.too_long():
-                self._replace_hung(watch)
+                self.retries.replace_hung(watch)
         for shard, number in batch:
             self.learnt[shard] = number + 1
         taken = [self.fragments.pop(key) for key in batch]
@@ -124,8 +108,6 @@ class Collector:
         """An iteration was handed to the learner: drop what only that one needed."""
         for shard, journal in self.journals.items():
             journal.forget(self.learnt[shard])
-        for key in [key for key in self.attempts if key[1] < self.learnt[key[0]]]:
-            del self.attempts[key]
         self.updates.versions.forget_before(self._version(self.progress.iteration))
 
     def _learner_is_behind(self) -> bool:
@@ -134,9 +116,9 @@ class Collector:
     def _version(self, number: int) -> int:
         return self.schedule.version(number, finished=self.progress.iteration - len(self.updates.unsettled))
 
-    def _ask(self, key: Key) -> None:
+    def ask(self, key: Key) -> None:
         shard, number = key
-        runner = self.runners[shard % len(self.runners)]
+        runner = self.crew.runner_of(shard)
         message, *keyframe = self.updates.versions.of(self._version(number))
         before: Before = "live" if self.live.get(shard) is runner else self.journals[shard].before(number)
         report, fragment = self.execution.submit_pair(runner, "rollout", shard, number, message, before, *keyframe)
@@ -151,16 +133,16 @@ class Collector:
         try:
             report: Report = self.execution.get(future)
         except EnvError as error:
-            self._try_again(asked, error)
+            self.retries.after_error(asked, error)
             return
         except WorkerLost as lost:
-            if lost.worker is None or lost.worker in self.runners:
-                self._replace(asked.runner, lost)
+            if lost.worker is None or lost.worker in self.crew.runners:
+                self.retries.after_loss(asked.runner, lost)
             elif lost.worker in self.updates.workers:
                 raise
             return  # else of a runner that was replaced already
         del self.asked[future]
-        self.started.add(asked.runner)
+        self.crew.started.add(asked.runner)
         report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
         if report.unfaithful:
             self.recovery.observer.warn(
@@ -171,29 +153,33 @@ class Collector:
         self.fragments[asked.key] = asked.fragment, report
         self.journals[asked.key[0]].add(report.after, report.actions)
 
-    def _try_again(self, asked: Asked, error: EnvError) -> None:
+
+class Retries:
+    """Asks again for fragments whose env raised or whose runner is gone, until it must be their own fault."""
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector, self.crew, self.recovery = collector, collector.crew, collector.recovery
+        self.config = collector.config
+        self.attempts: Counter[Key] = Counter()
+
+    def after_error(self, asked: Asked, error: EnvError) -> None:
         shard = asked.key[0]
-        for other in [f for f, entry in self.asked.items() if entry.key[0] == shard]:
-            del self.asked[other]  # it, and what was to go on from there
-        del self.live[shard]
+        for other in [f for f, entry in self.collector.asked.items() if entry.key[0] == shard]:
+            del self.collector.asked[other]  # it, and what was to go on from there
+        del self.collector.live[shard]
         self.attempts[asked.key] += 1
         if self.attempts[asked.key] >= ENV_ATTEMPTS:
             raise error
         self.recovery.count_restart(f"{str(error).splitlines()[0]}; trying that fragment again")
-        self._ask(asked.key)
+        self.collector.ask(asked.key)
 
-    def _spawn(self) -> Worker:
-        config, cpus = self.config, self.resources.cpus_per_runner
-        arguments = config.env, config.rollout, config.seed, self.policy, config.cluster.rebuild_timeout_s
-        return self.execution.spawn(Runner, *arguments, name="runner", cpus=cpus)
-
-    def _replace(self, runner: Worker, lost: WorkerLost) -> None:
+    def after_loss(self, runner: Worker, lost: WorkerLost) -> None:
         """A fresh process in the place of a runner, asked for all that the old one owed."""
-        if runner not in self.runners:
+        if runner not in self.crew.runners:
             return
-        owed = {future: asked.key for future, asked in self.asked.items() if asked.runner is runner}
+        owed = {future: asked.key for future, asked in self.collector.asked.items() if asked.runner is runner}
         for future in owed:
-            del self.asked[future]
+            del self.collector.asked[future]
         if owed:
             first = min(owed.values(), key=lambda key: key[1])
             self.attempts[first] += 1
@@ -204,41 +190,13 @@ class Collector:
                     f"(env copies {first[0] * copies} and up, seed {self.config.seed}): {lost}"
                 ) from lost
         self.recovery.count_restart(f"a runner was lost ({lost}); another takes its place")
-        self.execution.kill(runner)
-        self.runners[self.runners.index(runner)] = self._spawn()
+        self.crew.replace(runner)
         for key in owed.values():
-            self._ask(key)
+            self.collector.ask(key)
 
-    def _replace_hung(self, watch: _Watch) -> None:
+    def replace_hung(self, watch: Watch) -> None:
         """Replace runners whose heartbeat has not moved since the last look."""
-        now: dict[Worker, int] = {}
-        for runner in {asked.runner for asked in self.asked.values()}:
-            progress = self.execution.progress(runner, "progress")
-            if progress is None and runner not in self.started:
-                continue  # its process is still starting
-            steps, where = (-1, "an unknown place, for it does not answer") if progress is None else progress
-            self.started.add(runner)
-            if not where:
-                continue  # it waits for weights
-            if watch.beats.get(runner) == steps:
-                message = f"{self.config.env.id} hung for more than {watch.limit:g} s at {where}"
-                self._replace(runner, WorkerLost(runner, message))
-            else:
-                now[runner] = steps
-        watch.beats = now
+        for runner, where in self.crew.hung({asked.runner for asked in self.collector.asked.values()}, watch):
+            message = f"{self.config.env.id} hung for more than {watch.limit:g} s at {where}"
+            self.after_loss(runner, WorkerLost(runner, message))
         watch.heard()
-
-
-class _Watch:
-    """How long nothing was heard of any runner, and their heartbeats at the last look."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit, self.interval = limit, min(0.5, limit / 4)
-        self.beats: dict[Worker, int] = {}
-        self.heard()
-
-    def heard(self) -> None:
-        self.since = time.perf_counter()
-
-    def too_long(self) -> bool:
-        return time.perf_counter() - self.since > self.limit

@@ -99,6 +99,7 @@ class Ledger:
         self.first_step: float | None = None  # unix time of this process's first env step
         self.totals: dict[str, float] = {}  # seconds by phase, over this process's part of the run
         self.earlier_s: float | None = None  # trained by earlier processes
+        self.progress = Progress()
 
     def load(self, progress: Progress) -> None:
         """Go on counting from here."""
