@@ -1,7 +1,8 @@
 """Observations that are stacks of the newest frames: taken apart where they are made, put together where they are used.
 
 An env says with `metadata["frame_stack"] = C` that its observations [C, ...] are the newest C frames, newest last, and
-that an episode begins with its first frame C times. Its fragments then hold single frames.
+that an episode begins with its first frame C times, and is refused where it does not. Its fragments then hold single
+frames.
 """
 
 from __future__ import annotations
