@@ -20,6 +20,7 @@ from typing import Any
 from distrl.errors import UserError
 from distrl.models.evaluate import evaluate_exactly
 from distrl.presets import DIRECTORY, presets, scores
+from distrl.types import Evaluation
 
 RESULTS = Path(__file__).parent.parent / ".github" / "RESULTS.md"
 BEGIN, END = "<!-- scores -->", "<!-- /scores -->"
@@ -45,11 +46,11 @@ def measure(preset: str, seed: int, overrides: list[str], directory: Path) -> tu
     try:
         return "exact value", round(evaluate_exactly(run_dir)[0].value, 4), result
     except UserError:
-        evaluation = result["evaluation"]
-    if evaluation["scores"]:
-        name, score = next(iter(evaluation["scores"].items()))
-        return name, round(score["mean"], 1), result
-    return "return", round(evaluation["mean"], 1), result
+        evaluation = Evaluation.from_json(result["evaluation"])
+    if evaluation.scores:
+        name, score = next(iter(evaluation.scores.items()))
+        return name, round(score.mean, 1), result
+    return "return", round(evaluation.mean, 1), result
 
 
 def table(known: dict[str, Any]) -> str:

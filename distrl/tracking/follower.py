@@ -7,52 +7,35 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distrl.errors import UserError
 from distrl.files import lock_now
+from distrl.tracking.meter import Meter
 from distrl.tracking.metrics import Row
-from distrl.tracking.where import (
-    KEY,
-    database_path,
-    program_output,
-    read_json,
-    safe_name,
-    without_credentials,
-    write_json,
-)
+from distrl.tracking.where import KEY, database_path, read_json, safe_name, without_credentials, write_json
 from distrl.types import Evaluation
 
-if TYPE_CHECKING:
-    import psutil
-
-
 REQUEST = 1000  # metrics that MLflow takes in one request
-
-
-FOLLOW_S, METER_S, BACKOFF_S = 1.5, 10.0, 10.0  # between looks at the file, at the machine; longest between retries
-
-
-ORPHAN_S = 60.0  # what the process still has when its driver died without a word
-
-
+FOLLOW_S, BACKOFF_S = 1.5, 10.0  # between two looks at the file; the longest pause between two tries
+ORPHAN_S = 60.0  # how long the process goes on after a driver that died without a word
 MODEL = "distrl.model_sha256"  # tag: the model that was logged last, so that none is logged twice
+LOG = logging.getLogger("distrl.tracking")
 
 
 class _Driver(threading.Thread):
-    """Listens to the driver, and sees to it that this process is gone in time whatever it is doing then."""
+    """Listens to the driver; when that has ended, ends this process in time, whatever it is doing."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.ended = threading.Event()
-        self.status: str | None = None  # what the driver says of its end; None: nothing, it was killed
+        self.status: str | None = None  # how the driver said that it ended; None: it said nothing, since it was killed
         self._limit = ORPHAN_S
 
     def run(self) -> None:
@@ -64,54 +47,12 @@ class _Driver(threading.Thread):
             self._limit = float(limit)
         self.ended.set()
         time.sleep(self._limit)
-        logging.getLogger("distrl.tracking").warning("gave up: not everything was sent within %g s", self._limit)
+        LOG.warning("gave up: not everything was sent within %g s", self._limit)
         os._exit(3)
 
 
-class _Meter:
-    """What the driver and all processes below it use."""
-
-    def __init__(self) -> None:
-        self._pid = os.getppid()
-        self._processes: dict[psutil.Process, psutil.Process] = {}
-        self._read = -math.inf
-
-    def read(self) -> dict[str, float]:
-        """{} unless it is time again."""
-        import psutil
-
-        if time.monotonic() - self._read < METER_S:
-            return {}
-        self._read = time.monotonic()
-        cpu = memory = 0.0
-        try:
-            driver = psutil.Process(self._pid)
-            found = [driver, *driver.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return {}  # the run is over
-        # CPU time is counted between two looks at the same object.
-        self._processes = {process: self._processes.get(process, process) for process in found}
-        for process in self._processes.values():
-            try:
-                cpu += process.cpu_percent()
-                memory += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue  # ended since it was found
-        metrics = {
-            "system/cpu_percent": cpu,
-            "system/memory_rss_mb": memory / 1e6,
-            "system/memory_available_mb": psutil.virtual_memory().available / 1e6,
-        }
-        query = "--query-gpu=utilization.gpu,memory.used"
-        for i, line in enumerate(program_output("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()):
-            for name, text in zip(("percent", "memory_mb"), line.split(","), strict=True):
-                if text.strip().isdigit():  # or "[N/A]"
-                    metrics[f"system/gpu_{i}_{name}"] = float(text)
-        return metrics
-
-
 def _make_store(database: Path) -> None:
-    """A SQLite store where there is none, whole or not at all: one that is half made is of no use to MLflow ever after."""
+    """Make a SQLite store where there is none, whole or not at all: MLflow can never use one that is half made."""
     from mlflow import MlflowClient
 
     with database.with_name(f".{database.name}.lock").open("ab") as lock:
@@ -125,8 +66,8 @@ def _make_store(database: Path) -> None:
 
 
 class _Follower:
-    """A run on its way to MLflow. Whatever fails, `connect` and what follows it may be done again: no row is sent
-    twice, none is left out."""
+    """A run on its way to MLflow. Whatever fails, do `connect` and what comes after it once more: no row is sent twice,
+    and none is left out."""
 
     def __init__(self, run_dir: Path) -> None:
         from mlflow import MlflowClient
@@ -140,10 +81,10 @@ class _Follower:
         self.env_steps = 0
         self._held, self._offset = -1, 0
         self._introduced = False
-        self._meter = _Meter()
+        self._meter = Meter(os.getppid())
 
     def connect(self) -> None:
-        """Find or create the run, tell it what it is, and ask which rows it holds."""
+        """Find or create the run in MLflow, say what it is, and ask which rows MLflow holds of it."""
         from mlflow.entities import Param, RunTag
 
         run = self._find() or self.client.create_run(
@@ -154,7 +95,7 @@ class _Follower:
         write_json(self.run_dir / "mlflow.json", where | {"run_id": self.run_id, "run_name": run.info.run_name})
         if run.info.status != "RUNNING":
             self.client.update_run(self.run_id, status="RUNNING")
-        # A param of MLflow can never change, so a resumed run adds those that are new.
+        # In MLflow a param can never change; so a resumed run adds only those that are new.
         params = [Param(key, value) for key, value in self.about["params"].items() if key not in run.data.params]
         for start in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[start : start + 100])
@@ -172,7 +113,9 @@ class _Follower:
                 if run.info.lifecycle_stage == "active":
                     return run
             except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another server, or it was deleted there
+                if (
+                    error.error_code != "RESOURCE_DOES_NOT_EXIST"
+                ):  # else this is another server, or the run was deleted there
                     raise
         found = self.client.search_runs([self._experiment()], f"tags.`{KEY}` = '{self.about['key']}'", max_results=1)
         return found[0] if found else None
@@ -183,7 +126,7 @@ class _Follower:
         name, uri = self.about["experiment"], os.environ["MLFLOW_TRACKING_URI"]
         if experiment := self.client.get_experiment_by_name(name):
             return str(experiment.experiment_id)
-        # Left alone, MLflow puts the artifacts of a SQLite store under the directory that it happens to be started in.
+        # By itself MLflow would put the artifacts of a SQLite store into the directory where it happens to be started.
         location = (database_path(uri).parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         try:
             return str(self.client.create_experiment(name, artifact_location=location))
@@ -193,7 +136,7 @@ class _Follower:
             return self._experiment()  # another run was faster
 
     def follow(self) -> None:
-        """Send the rows that MLflow does not hold yet, and every so often what the machine is doing."""
+        """Send the rows that MLflow does not hold yet, and now and then what the machine is doing."""
         self._send()
         if not self._introduced:
             self._upload("config.yaml")
@@ -202,7 +145,7 @@ class _Follower:
             self._log(metrics, time.time())
 
     def finish(self, status: str) -> None:
-        """Send all that is left of a run that is over."""
+        """Send all that is left of a run that has ended."""
         try:
             self._send()
             for name in ("config.yaml", "result.json", "plots", "videos"):
@@ -212,8 +155,21 @@ class _Follower:
                 # The time is that of the file, not now: sent twice, it is still the same point.
                 self._log(Evaluation.from_json(final).metrics("final"), result.stat().st_mtime)
             self._model()
-        finally:  # whatever MLflow did not take, it learns how the run ended
+        finally:  # also where MLflow did not take everything, it learns how the run ended
             self.client.set_terminated(self.run_id, status)
+
+    def fell_behind(self, error: Exception, log: bool) -> None:
+        """Let the driver know, through track.state."""
+        reason = without_credentials(" ".join(str(error).split()))[:300]
+        with suppress(UserError):  # the disk is full
+            write_json(self.run_dir / "track.state", {"behind": reason})
+        if log:
+            LOG.warning("MLflow does not take everything: %s", reason)
+
+    def caught_up(self) -> None:
+        """Let the driver know."""
+        LOG.warning("MLflow takes the metrics again")
+        (self.run_dir / "track.state").unlink(missing_ok=True)
 
     def _send(self) -> None:
         while rows := self._rows():
@@ -221,7 +177,7 @@ class _Follower:
                 self.client.log_batch(self.run_id, metrics=metrics)
 
     def _rows(self) -> list[Row]:
-        """Whole lines of metrics.jsonl from where the last call stopped, about a megabyte of them."""
+        """The next whole lines of metrics.jsonl, about a megabyte of them; the next call goes on behind them."""
         path = self.run_dir / "metrics.jsonl"
         if not path.exists():
             return []
@@ -232,7 +188,7 @@ class _Follower:
         return [json.loads(line) for line in lines]
 
     def _requests(self, rows: list[Row]) -> Iterator[list[Any]]:
-        """Metrics for one request each. A request is taken whole or not at all, and so then is a row."""
+        """Lists of metrics, one for each request. MLflow takes a request whole or not at all, and so it takes a row."""
         request: list[Any] = []
         for row in rows:
             self.env_steps = int(row["env_steps"])
@@ -249,7 +205,7 @@ class _Follower:
     def _metrics(self, row: Mapping[str, Any], unix: float) -> list[Any]:
         from mlflow.entities import Metric
 
-        evaluated = int(row.get("evaluation/env_steps", self.env_steps))  # an evaluation counts some iterations later
+        evaluated = int(row.get("evaluation/env_steps", self.env_steps))  # its result came some iterations after it
         return [
             Metric(
                 safe_name(key), value, int(unix * 1000), evaluated if key.startswith("evaluation/") else self.env_steps
@@ -269,7 +225,7 @@ class _Follower:
             self.client.log_artifact(self.run_id, str(path))
 
     def _model(self) -> None:
-        """The best policy as a model of MLflow's own, which loads and predicts where there is no distrl."""
+        """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed."""
         import mlflow
         import numpy as np
         from mlflow.models import Model, ModelSignature
@@ -306,47 +262,43 @@ class _Follower:
 
 
 def follow_run(run_dir: Path) -> int:
-    """Follow the run until its driver ends. 0: MLflow has all of it."""
+    """Follow the run until its driver ends. Returns 0 where MLflow then has all of it."""
     os.nice(10)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    log = logging.getLogger("distrl.tracking")
     driver = _Driver()
     driver.start()
     with (run_dir / "track.log").open("ab") as lock:
-        # A resumed run waits until the process of the driver that was killed is through; and that one, should it come
-        # second, has nothing more to say.
+        # The process of a killed driver may still be at work; that of the resumed run then waits for it. Should the
+        # killed driver's come second, it has nothing more to say.
         while not lock_now(lock):
             if driver.ended.wait(0.2) and driver.status is None:
                 return 0
+        return _follow(_Follower(run_dir), driver)
 
-        from mlflow import MlflowException
 
-        follower = _Follower(run_dir)
-        failures, connected = 0, False
-        while True:
-            ended = driver.ended.is_set()
-            try:
-                if not connected:
-                    follower.connect()
-                    connected = True
-                if ended:
-                    follower.finish(driver.status or "KILLED")
-                    return 0
-                follower.follow()
-                if failures:
-                    log.warning("MLflow takes the metrics again")
-                    (run_dir / "track.state").unlink(missing_ok=True)
-                failures = 0
-            except (MlflowException, OSError, UserError) as error:  # of the server, the network, the disk
-                reason = without_credentials(" ".join(str(error).split()))[:300]
-                with suppress(UserError):  # the disk is full
-                    write_json(run_dir / "track.state", {"behind": reason})
-                if ended or not failures:
-                    log.warning("MLflow does not take everything: %s", reason)
-                if ended and failures >= 3:
-                    return 1
-                failures, connected = failures + 1, False
+def _follow(follower: _Follower, driver: _Driver) -> int:
+    from mlflow import MlflowException
+
+    failures, connected = 0, False
+    while True:
+        ended = driver.ended.is_set()
+        try:
+            if not connected:
+                follower.connect()
+                connected = True
             if ended:
-                time.sleep(2)
-            else:
-                driver.ended.wait(min(BACKOFF_S, FOLLOW_S * 2**failures))
+                follower.finish(driver.status or "KILLED")
+                return 0
+            follower.follow()
+            if failures:
+                follower.caught_up()
+            failures = 0
+        except (MlflowException, OSError, UserError) as error:  # of the server, the network, the disk
+            follower.fell_behind(error, log=ended or not failures)
+            if ended and failures >= 3:
+                return 1
+            failures, connected = failures + 1, False
+        if ended:
+            time.sleep(2)
+        else:
+            driver.ended.wait(min(BACKOFF_S, FOLLOW_S * 2**failures))

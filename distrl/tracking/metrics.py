@@ -31,7 +31,7 @@ class MetricsLog:
     def append(self, row: Mapping[str, float | int | str]) -> None:
         """Write a row through to the system, without what JSON has no number for (NaN, infinities).
 
-        A row that is there already is left alone: a resumed run replays its last iterations with the same bits.
+        A row that is there already stays: a resumed run replays its last iterations to the same bits.
         """
         iteration = int(row["iteration"])
         if iteration <= self.last_iteration:
@@ -52,21 +52,17 @@ class MetricsLog:
         self._size += len(line)
         self.last_iteration = iteration
 
-    def sync(self) -> None:
-        """Down to the disk: before a checkpoint, so that no power cut leaves a gap before the rows after it."""
-        os.fsync(self._file.fileno())
-
     def close(self) -> None:
         self._file.close()
 
 
 def read_metrics(path: str | Path) -> list[Row]:
-    """All whole rows of a metrics.jsonl; half a last line is a row that is just being written, or was not to be."""
+    """All whole rows of a metrics.jsonl. Half a last line is a row that is being written, or never will be."""
     return _read(Path(path))[0]
 
 
 def _read(path: Path) -> tuple[list[Row], int]:
-    """The whole rows and how many bytes they take."""
+    """The whole rows, and how many bytes they take."""
     rows: list[Row] = []
     size = 0
     with path.open("rb") as file:
@@ -84,7 +80,7 @@ def _read(path: Path) -> tuple[list[Row], int]:
 
 
 def _plain(key: str, value: object) -> float | int | str | None:
-    """As JSON has it; numpy's scalars are numbers too. None: not finite."""
+    """The value as JSON has it (numpy's scalars are numbers too); None where it is not finite."""
     if isinstance(value, str):
         return value
     if isinstance(value, numbers.Integral):

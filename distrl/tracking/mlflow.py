@@ -1,11 +1,11 @@
-"""What people see of a run: live progress, metrics.jsonl, and MLflow, which follows it.
+"""Telling MLflow of a run, as the driver sees it: start a process that does, ask how it is, wait for it at the end.
 
-RUN/metrics.jsonl is the truth. A process of its own (`python -m distrl.tracking RUN`) reads it and tells MLflow, so
-training never waits for a tracking server, and a server that goes away costs nothing: what is missing is sent when it
-is back, when the run is resumed, or by `sync`. Only that process imports mlflow.
+RUN/metrics.jsonl is the truth. The process (`python -m distrl.tracking RUN`) reads it and tells MLflow. So training
+never waits for a tracking server, and a server that goes away costs nothing: what it missed is sent when it is back,
+when the run is resumed, or by `sync`. Only that process imports mlflow.
 
 Files in RUN: track.json (what the process is to tell), track.state (whether it has fallen behind), track.log (its
-output), mlflow.json (where the run is found in MLflow). None of them ever holds a credential.
+output), mlflow.json (where to find the run in MLflow). None of them ever holds a credential.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ENDS: dict[str, Status] = {
     "diverged": "FAILED",
     "failed": "FAILED",
 }
-STARTS = 3  # of the process, while the run goes on
+STARTS = 3  # of the process, at most, while the run goes on
 
 
 class MlflowTracker:
-    """The process that tells MLflow of a run. It ends with its driver, however that ends: its stdin then closes."""
+    """The process that tells MLflow of a run. It ends when its driver does, in whatever way: its stdin closes then."""
 
     def __init__(self, run_dir: str | Path, uri: str) -> None:
         self.run_dir = Path(run_dir).absolute()
@@ -57,7 +57,7 @@ class MlflowTracker:
         run_name: str,
         register_as: str | None = None,
     ) -> MlflowTracker:
-        """Begin to track a new run, or go on with that of a resumed one. `params`: the config, nested or not."""
+        """Begin to track a new run, or go on with a resumed one. `params`: the config, nested or not."""
         path = Path(run_dir) / "track.json"
         about = {
             "key": read_json(path).get("key") or uuid.uuid4().hex,
@@ -72,7 +72,7 @@ class MlflowTracker:
         return cls(run_dir, uri)
 
     def poll(self) -> str | None:
-        """A line for people, once, when tracking has fallen behind or caught up; cheap enough for every iteration."""
+        """A line for people when tracking has just fallen behind or caught up. Cheap enough for every iteration."""
         if time.monotonic() - self._polled < 1:
             return None
         self._polled = time.monotonic()
@@ -88,7 +88,7 @@ class MlflowTracker:
         return "MLflow takes the metrics again; nothing was lost."
 
     def finish(self, status: Status, timeout: float) -> str | None:
-        """Send all that is left and end the run in MLflow; a warning where that could not be done in `timeout` s."""
+        """Send all that is left, and end the run in MLflow. Returns a warning where `timeout` s were not enough."""
         if self._child.poll() is not None:
             self._spawn()
         assert self._child.stdin is not None
@@ -113,16 +113,18 @@ class MlflowTracker:
         if self._uri.startswith("sqlite:"):
             database_path(self._uri).parent.mkdir(parents=True, exist_ok=True)
         bare, credentials = split_credentials(self._uri)
-        # MLflow's own retries last for minutes, and retrying is what the process does. A user's settings stand.
+        # MLflow by itself would try again for minutes; the process does that. What the user has set stays.
         settings = {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GIT_PYTHON_REFRESH": "quiet",
         }
-        # What bears the marks of the run's own Ray is ended with it, before the last metrics are sent.
+        # When the run's own Ray ends, it ends all that bears its marks. The process must outlive it to send the rest.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DISTRL_RAY_"))}
-        path = os.pathsep.join(entry for entry in sys.path if entry)  # the process imports what the driver does
+        path = os.pathsep.join(
+            entry for entry in sys.path if entry
+        )  # so that the process imports from where the driver does
         forced = {"MLFLOW_TRACKING_URI": bare, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with (self.run_dir / "track.log").open("ab") as log:
             self._child = subprocess.Popen(
@@ -136,7 +138,7 @@ class MlflowTracker:
 
 
 def sync(run_dir: str | Path, uri: str | None = None, timeout: float = 3600) -> None:
-    """Send what MLflow does not have yet of a run that is over. `uri` None: where it was tracked.
+    """Send what MLflow lacks of a run that has ended. `uri` None: to where it was tracked.
 
     Raises:
         UserError: the run was never tracked, is being tracked right now, or could not be sent.

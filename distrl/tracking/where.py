@@ -99,7 +99,7 @@ def database_path(uri: str) -> Path:
 
 
 def mlflow_location(run_dir: str | Path) -> tuple[str, ...]:
-    """How to look at the run in MLflow: what to type, where no server runs, and the page. () where it is not known there yet."""
+    """How to look at the run in MLflow: what to type, where there is no server, and the page; () where it is not there yet."""
     known = read_json(Path(run_dir) / "mlflow.json")
     if not known:
         return ()
@@ -107,13 +107,13 @@ def mlflow_location(run_dir: str | Path) -> tuple[str, ...]:
     if uri.startswith("sqlite:"):
         commands = [f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"]
         uri = "http://127.0.0.1:5000"
-    # Its pages are those for language models unless they are asked for otherwise.
+    # Without the type, the page would be the one for language models.
     page = f"{uri}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}?workflowType=machine_learning"
     return *commands, page
 
 
 def collect_tags() -> dict[str, str]:
-    """What a result depends on beside the config: revision, versions, hardware."""
+    """What a result depends on besides the config: revision, versions, hardware."""
     import psutil
 
     tags = {"version.python": platform.python_version()}
@@ -135,7 +135,7 @@ def collect_tags() -> dict[str, str]:
 
 
 def program_output(*command: str) -> str:
-    """What a program says, or '' where it is missing or fails: nothing that a run depends on."""
+    """What a program says, or '' where it is missing or fails. For what no run depends on."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -146,12 +146,12 @@ def program_output(*command: str) -> str:
 
 
 def safe_name(key: str) -> str:
-    """MLflow refuses other characters in names, and a whole request with them."""
+    """`key` without the characters that MLflow refuses in names, together with the whole request."""
     return re.sub(r"[^\w\-. :/]", "_", key)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """{} where there is no such file."""
+    """The mapping in a JSON file; {} where there is no such file."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -159,5 +159,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Whole or not at all, and without credentials."""
+    """Write a JSON file, whole or not at all, and without credentials."""
     write_text(path, without_credentials(json.dumps(data, indent=1)))

@@ -82,7 +82,6 @@ def test_replayed_rows_are_ignored(tmp_path: Path) -> None:
     for i in (0, 1, 2, 1, 2, 3):
         log.append(row(i) | {"attempt": i})
     assert [r["iteration"] for r in read_metrics(log.path)] == [0, 1, 2, 3]
-    log.sync()
 
 
 def test_only_what_json_can_say_is_written(tmp_path: Path) -> None:
@@ -430,7 +429,8 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
     assert store.points(me, "final/scores/score_mean")[0][:2] == (40_000, 3)
     assert len(store.points(me, "bad _name_")) == 300
     artifacts = home / "mlartifacts" / me / "artifacts"
-    assert {str(p.relative_to(artifacts)) for p in artifacts.rglob("*.*")} == {
+    # No hidden files: the process may have been killed in the middle of an upload.
+    assert {str(p.relative_to(artifacts)) for p in artifacts.rglob("[!.]*.*")} == {
         "config.yaml",
         "result.json",
         "plots/return.png",
