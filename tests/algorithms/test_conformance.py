@@ -25,7 +25,7 @@ from distrl.settings import Config, EnvSettings
 from distrl.types import Array, Arrays, Batch, EnvInfo, Fragment, Policy, Weights
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
-from distrl.workers.runner import Runner
+from distrl.workers.runner import Before, Runner
 
 ENVS: dict[str, EnvSettings] = {
     "box": toys.settings(toys.WALK, 12),
@@ -101,16 +101,13 @@ def case(name: str, env: str) -> Case:
     policy = module.make_policy(config.algorithm, info)
     first = module.initial_weights(config.algorithm, policy, config.seed)
     runner = Runner(config.env, config.rollout, config.seed, policy)
-    before: dict[int, Any] = dict.fromkeys(range(config.rollout.shards))
     fragments: list[tuple[Fragment, ...]] = []
     given: list[Given] = []
     replay = None if config.replay is None else Replay(config, 0, None)
     for k in range(ITERATIONS):
-        rolled = []
-        for shard in before:
-            report, fragment = runner.rollout(shard, k, Weights(0, first), before[shard])
-            before[shard] = report.snapshot
-            rolled.append(read_only(fragment))
+        before: Before = "live" if k else None
+        shards = range(config.rollout.shards)
+        rolled = [read_only(runner.rollout(shard, k, Weights(0, first), before)[1]) for shard in shards]
         fragments.append(tuple(rolled))
         if replay is None:
             given.append(fragments[-1])
