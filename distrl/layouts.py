@@ -15,13 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
-from distrl.types import Array
+if TYPE_CHECKING:  # what acts needs no gymnasium
+    import gymnasium as gym
 
+Array = NDArray[Any]  # as in distrl.types, which imports this file
 MASK = "action_mask"
 # Observations that do not travel in their own type: float64 is more than networks compute in, the rest is strange to torch.
 TRAVELS_AS = {"float64": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
@@ -41,7 +43,8 @@ class Part:
 
     @property
     def name(self) -> str:
-        return ".".join(map(str, self.path)) or "observation"
+        """'' of the whole"""
+        return ".".join(map(str, self.path))
 
     def of(self, flat: Array) -> Array:
         """Its array [..., *shape], a view of flat ones [..., size] where that is possible."""
@@ -74,6 +77,11 @@ class Layout:
     def masked(self) -> bool:
         return self.mask is not None or bool(self.states)
 
+    @property
+    def nbytes(self) -> int:
+        """Of one flat array."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
     @cached_property
     def table(self) -> Array:
         """[states, A] bool"""
@@ -88,6 +96,14 @@ class Layout:
             allowed = self.table[flat - self.parts[0].start[0]]
         return allowed
 
+    def state(self, flat: Array) -> Array:
+        """What a table reads: the only part [..., *shape], or the whole numbers [..., D] of all parts."""
+        if len(self.parts) == 1:
+            return self.parts[0].of(flat)
+        last = self.parts[-1].at
+        assert last is not None
+        return flat[..., : last[1]]
+
     def pack(self, value: Any, mask: Any = None, over: bool = False) -> Array:
         """The flat array [..., size] of an observation, or of a batch of them, as the space has it.
 
@@ -101,7 +117,8 @@ class Layout:
         lead = arrays[0].shape[: arrays[0].ndim - len(self.parts[0].shape)]
         for part, array in zip(self.parts, arrays, strict=True):
             if array.shape != (*lead, *part.shape):
-                raise ValueError(f"{part.name!r} has shape {list(array.shape)}, the space says {list(part.shape)}")
+                what = repr(part.name) if part.path else "it"
+                raise ValueError(f"{what} has shape {list(array.shape)}, the space says {list(part.shape)}")
         if self.plain:
             return arrays[0].astype(self.dtype, copy=False)
         flat = np.zeros((*lead, *self.shape), self.dtype)
@@ -112,20 +129,31 @@ class Layout:
             self.mask.of(flat)[...] = _checked(allowed, lead, self.mask, over)
         return flat
 
-    def join(self, arrays: Sequence[Array]) -> Array:
+    def join(self, arrays: Sequence[Array], mask: Array | None = None) -> Array:
         """The flat array [N, size] of arrays [N, *shape], one a part."""
         if self.plain:
-            return arrays[0]
+            return arrays[0].astype(self.dtype, copy=False)
         flat = np.zeros((len(arrays[0]), *self.shape), self.dtype)
         for part, array in zip(self.parts, arrays, strict=True):
             part.of(flat)[...] = array
+        if self.mask is not None and mask is not None:
+            self.mask.of(flat)[...] = mask
         return flat
 
     def unpack(self, flat: Array) -> Any:
         """What the space has, of one flat array [size] or a batch of them: Dicts and Tuples of arrays of their own."""
-        if self.plain:
-            return flat
-        return _nested({part.path: part.of(flat).copy()[()] for part in self.parts})
+        return _nested({part.path: _own(part.of(flat), part) for part in self.parts})
+
+    def tensors(self, space: Any) -> list[dict[str, Any]]:
+        """Name, shape and type of each part as the space has it, and of the mask, as plain JSON."""
+        found = []
+        for part in (*self.parts, *([self.mask] if self.mask is not None else [])):
+            own = space
+            for key in () if part is self.mask and self.in_info else part.path:
+                own = own[key]
+            dtype = part.dtype if part is self.mask else str(own.dtype)
+            found.append({"name": part.name, "shape": list(part.shape), "dtype": dtype})
+        return found
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,10 +172,17 @@ def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def action_layout(space: gym.Space[Any]) -> Layout:
     """How actions travel. Raises ValueError, with a reason, for a space that cannot."""
+    import gymnasium as gym
+
     leaves = list(_leaves(space, ()))
     if texts := [part.name for part in leaves if part.dtype == "text"]:
         raise ValueError(f"{texts[0]!r} is a Text")
     return _laid_out(leaves, isinstance(space, gym.spaces.Dict | gym.spaces.Tuple))
+
+
+def discrete_layout(n: int, start: int = 0) -> Layout:
+    """Of one whole number from `start` on."""
+    return Layout((Part((), "discrete", (), "int64", (n,), (start,)),), (), "int64")
 
 
 def choices_of(actions: Layout) -> tuple[int, ...]:
@@ -165,6 +200,8 @@ def observation_layout(
         in_info: the info holds a mask
         states: [states, A] bool, the masks of all states of a Discrete space
     """
+    import gymnasium as gym
+
     composite = isinstance(space, gym.spaces.Dict | gym.spaces.Tuple)
     leaves = list(_leaves(space, ()))
     unread = tuple(part.name for part in leaves if part.dtype == "text")
@@ -188,6 +225,8 @@ def observation_layout(
 
 def _leaves(space: gym.Space[Any], path: tuple[str | int, ...]) -> Iterator[Part]:
     """The parts of a space, not yet laid out; of a Text, which no network here reads, one of dtype 'text'."""
+    import gymnasium as gym
+
     match space:
         case gym.spaces.Dict():
             for name, below in space.spaces.items():
@@ -256,6 +295,10 @@ def _checked(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Array:
             raise ValueError(f"the action mask {mask.astype(int).tolist()} allows nothing")
         allowed = allowed | np.repeat(~left, part.n, axis=-1)
     return allowed
+
+
+def _own(array: Array, part: Part) -> Any:
+    return array.item() if part.kind == "discrete" and array.ndim == 0 else array.copy()
 
 
 def _nested(values: Mapping[tuple[str | int, ...], Any]) -> Any:

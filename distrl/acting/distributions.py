@@ -114,12 +114,17 @@ def pick(logits: Array, noise: Array) -> tuple[Array, Array]:
         the indices [M], and their log_prob [M]
     """
     logits -= logits.max(axis=1, keepdims=True)
-    exp = np.exp(logits)
-    cumulative = np.cumsum(exp, axis=1)
-    total = cumulative[:, -1]
-    index = (cumulative[:, :-1] <= (noise * total)[:, None]).sum(axis=1)
+    index, total = choose(np.exp(logits), noise)
     log_prob = logits[np.arange(len(index)), index] - np.log(total)
     return index, log_prob
+
+
+def choose(weights: Array, noise: Array) -> tuple[Array, Array]:
+    """One index [M] of each row of weights [M, A], each as often as its weight says; and the sums of the rows [M]."""
+    cumulative = np.cumsum(weights, axis=1)
+    total = cumulative[:, -1]
+    index: Array = (cumulative[:, :-1] <= (noise * total)[:, None]).sum(axis=1)
+    return index, total
 
 
 @dataclass(frozen=True)
