@@ -93,7 +93,7 @@ POLICIES = Registry(
     "the type of its policy",
     "distrl.policies",
     {
-        "categorical": "distrl.acting.policies:CategoricalPolicy",
+        "stochastic": "distrl.acting.policies:StochasticPolicy",
         "epsilon_greedy": "distrl.acting.policies:EpsilonGreedyPolicy",
         "table": "distrl.acting.tables:TablePolicy",
     },

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distrl.errors import UserError
+from distrl.layouts import Layout, action_layout, choices_of, observation_layout
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
 
 Array = NDArray[Any]
@@ -37,14 +39,19 @@ class Fragment:
     iteration: int
     version: int  # of the weights that acted
     obs: Array  # [T + 1, N, ...]; obs[t + 1] is what the policy saw next: after an end, the first of a new episode
-    action: Array  # [T, N, ...]
+    action: Array  # [T, N, ...], as the env got them
     reward: Array  # [T, N] float64, as the env gave them
     terminated: Array  # [T, N] bool: the episode ended in a state of value 0
     truncated: Array  # [T, N] bool: the episode was cut off (and did not terminate); its value goes on
     final_obs: Array  # [E, ...]: true last observations of the E ended episodes, in the order of nonzero(ended)
-    extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob and the like
+    extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob; raw_action where it is another one
     stack: int = 0  # C: an observation is the newest C frames, and here are single frames; see distrl.fragments:
     # obs is [C - 1 + T + 1, N, ...], beginning with the older frames of the first one; final_obs [E, ...]
+
+    @property
+    def raw_action(self) -> Array:
+        """What is learnt from: the actions before they were clipped or squashed for the env."""
+        return self.extras.get("raw_action", self.action)
 
     @property
     def ended(self) -> Array:
@@ -196,6 +203,9 @@ class Evaluation:
 class Policy(Protocol):
     """What acts. Works in NumPy alone, so that runners need no torch; see distrl.acting.policies."""
 
+    obs_layout: Layout  # how observations are to come
+    action_layout: Layout  # how actions go out
+
     def load(self, vector: Array) -> None:
         """Take new weights, a flat vector [P]."""
 
@@ -203,7 +213,7 @@ class Policy(Protocol):
         """The randomness of a whole fragment, [T, N, ...]: one row a step."""
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
-        """Sampled actions [N, ...] for obs [N, ...], and what the learner wants to know beside them."""
+        """Sampled actions [N, ...] for obs [N, ...], as the env takes them, and what the learner wants to know beside them."""
 
     def greedy(self, obs: Array) -> Array:
         """The best actions [N, ...] for obs [N, ...]."""
@@ -277,3 +287,27 @@ class EnvInfo:
     render_fps: int
     action_mask: NDArray[np.bool_] | None = None  # [states, A]: which actions do anything, where the env says so
     frame_stack: int = 0  # > 0: observations are stacks of so many frames; see distrl.fragments
+    mask_in_info: bool = False  # the info names the actions that are allowed, as `action_mask`
+
+    @cached_property
+    def obs_layout(self) -> Layout:
+        """How observations travel. Raises `UserError` for spaces that cannot."""
+        in_info = self.mask_in_info and self.action_mask is None
+        try:
+            return observation_layout(self.observation_space, choices_of(self.action_layout), in_info, self.action_mask)
+        except ValueError as error:
+            raise UserError(
+                f"Observations of {self.id} are {self.observation_space}, which cannot be learnt from: {error}. Make arrays "
+                "of numbers of them, with gymnasium.wrappers.TransformObservation or a wrapper of your own."
+            ) from None
+
+    @cached_property
+    def action_layout(self) -> Layout:
+        """How actions travel. Raises `UserError` for spaces that cannot."""
+        try:
+            return action_layout(self.action_space)
+        except ValueError as error:
+            raise UserError(
+                f"Actions of {self.id} are {self.action_space}, which no policy here can choose: {error}. Make numbers of "
+                "them, with gymnasium.wrappers.TransformAction or a wrapper of your own."
+            ) from None

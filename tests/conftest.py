@@ -143,10 +143,7 @@ def run_trainer(
     module = algorithm_module(config.algorithm.name)
     policy = module.make_policy(config.algorithm, info)
     observer = observer or Recorder()
-    about = {
-        "env": config.env.model_dump(mode="json"),
-        "observation": {"shape": list(info.observation_space.shape), "dtype": str(info.observation_space.dtype)},
-    }
+    about = {"env": config.env.model_dump(mode="json")}
     weights = module.initial_weights(config.algorithm, policy, config.seed)
     job = Job(config, policy, weights, about, info.reward_threshold, run_dir, start)
     trainer = make_trainer(job, execution, Resources(runners, 0.1, 0.1), observer, interrupted)

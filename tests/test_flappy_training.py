@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import Recorder, config_of, run_trainer
 from faulty import FaultyExecution
+from toys import categorical, spec_of
 
-from distrl.acting.network import NetworkSpec, single_threaded
-from distrl.acting.policies import CategoricalPolicy, EpsilonGreedyPolicy
+from distrl.acting.network import single_threaded
+from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.algorithms.ppo import make_policy as make_ppo_policy
 from distrl.envs import flappy
 from distrl.envs.make import describe_env, find_spec
@@ -70,7 +71,7 @@ class Watcher(EpsilonGreedyPolicy):
 def test_a_fragment_of_pixels_is_small_and_whole() -> None:
     """Single frames travel; put together again they are what the policy saw, over ends and from one fragment to the next."""
     config = config_of(PIXELS)
-    policy = Watcher(NetworkSpec((4, 84, 84), 2, (), ((4, 8, 4),), "relu", 1 / 255), 0, (0.92, 0.08))
+    policy = Watcher(spec_of((4, 84, 84), 2, (), ((4, 8, 4),), "relu", 1 / 255), 0, (0.92, 0.08))
     policy.seen = []
     runner = Runner(config.env, config.rollout, 1, policy)
     watcher = runner.policy
@@ -136,7 +137,7 @@ def test_ppo_learns_from_the_same_pixels(tmp_path: Path) -> None:
 def test_the_score_is_a_metric_of_its_own() -> None:
     """A bird that never flaps dies before the first pipe; so does one that the limit stops."""
     settings = EnvSettings(id="FlappyBird-v0", kwargs={"use_lidar": False}, max_episode_steps=130, report=("score",))
-    policy = CategoricalPolicy(NetworkSpec((12,), 2, hidden=()))
+    policy = categorical(spec_of((12,), 2, hidden=()))
     idle = np.zeros(26, np.float32)
     idle[24] = 1.0
     result = Evaluator(settings, 1, policy).evaluate(Weights(0, idle), 0, 3, True, 0)
@@ -203,7 +204,7 @@ def test_the_pixel_env_is_found_by_its_id() -> None:
     info = describe_env(EnvSettings(id="distrl/FlappyBirdPixels-v0"))
     assert (info.frame_stack, info.max_episode_steps) == (4, 10_000)
     assert describe_env(EnvSettings(id="FlappyBird-v0", kwargs={"use_lidar": False})).frame_stack == 0
-    assert make_ppo_policy(config_of(FEATURES).algorithm, info).network.spec.conv
+    assert make_ppo_policy(config_of(FEATURES).algorithm, info).network.spec.encoders[0].conv
 
 
 @pytest.mark.parametrize("env_id", ["FlappyBird-v0", "distrl/FlappyBirdPixels-v0"])

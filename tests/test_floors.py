@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The rooms, lowest first: a file imports from its own room and from those below.
 ROOMS = [
-    ["types", "yaml_format", "settings", "errors", "seeding", "files", "signals", "outside", "fragments"],
+    ["types", "layouts", "yaml_format", "settings", "errors", "seeding", "files", "signals", "outside", "fragments"],
     ["registry", "presets", "config"],
     ["envs.*"],
     ["acting.*"],

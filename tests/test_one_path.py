@@ -9,10 +9,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from toys import settings
+from toys import layout_of, settings
 
 from distrl.acting.codings import Bins
-from distrl.acting.policies import policy_input
 from distrl.acting.tables import TablePolicy
 from distrl.models.player import load_policy
 from distrl.models.store import write_model
@@ -56,7 +55,7 @@ EDGE = settings("toys/Edge-v0")
 @pytest.fixture
 def policy() -> TablePolicy:
     """Takes action b in bin b."""
-    policy = TablePolicy(Bins((2,), (0.0,), (1.0,), ("0",)), actions=2)
+    policy = TablePolicy(layout_of((1,)), Bins((2,), (0.0,), (1.0,), ("0",)), actions=2)
     policy.load(np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
     return policy
 
@@ -70,16 +69,9 @@ def test_a_table_sees_the_same_tile_everywhere(policy: TablePolicy, tmp_path: Pa
     for greedy in (True, False):
         assert Evaluator(EDGE, 1, policy).evaluate(weights, 0, 2, greedy, 0).returns == Spread(3, 0, 3, 3)
         assert record_video(policy, EDGE, tmp_path / "v.gif", seed=1, greedy=greedy).returns == (3.0,)
-    write_model(tmp_path, policy, policy.vector, {"observation": {"shape": [1], "dtype": "float64"}})
+    write_model(tmp_path, policy, policy.vector, {})
     player, served = load_policy(tmp_path), GreedyPolicy()
     served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
     assert player.act([BELOW]) == player.act(np.array([BELOW]), greedy=False) == 1
     assert player.act([[BELOW], [0.2]]).tolist() == [1, 0]
     assert served.predict(None, np.array([[BELOW], [0.2]])).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
-def test_what_is_not_float64_stays_what_it_is(dtype: str) -> None:
-    obs = np.arange(6).reshape(2, 3).astype(dtype)
-    assert policy_input(obs) is obs
-    assert policy_input(obs.tolist(), dtype).dtype == dtype

@@ -16,8 +16,6 @@ import toys
 import yaml
 from conftest import config_of, run_trainer
 
-from distrl.acting.network import NetworkSpec
-from distrl.acting.policies import CategoricalPolicy
 from distrl.errors import UserError
 from distrl.execution.local import LocalExecution
 from distrl.models.store import list_checkpoints, read_model, write_model
@@ -30,8 +28,8 @@ REINFORCE = '''
 
 import numpy as np
 
-from distrl.acting.network import NetworkSpec, unflatten
-from distrl.acting.policies import CategoricalPolicy
+from distrl.acting.network import unflatten
+from distrl.acting.spaces import action_distribution, stochastic_policy
 from distrl.settings import AlgorithmSettings
 
 NEEDS_TORCH = False
@@ -43,7 +41,7 @@ class Settings(AlgorithmSettings):
 
 
 def make_policy(settings, info):
-    return CategoricalPolicy(NetworkSpec(info.observation_space.shape, int(info.action_space.n), hidden=()))
+    return stochastic_policy(info, action_distribution(info), hidden=())
 
 
 def initial_weights(settings, policy, seed):
@@ -166,8 +164,8 @@ def test_a_package_brings_algorithms_and_policies_by_name(own: Path) -> None:
         "[distrl.algorithms]\ntoy = toy_reinforce\nppo = toy_reinforce\n[distrl.policies]\ntoy_policy = toy_acts:Toy\n",
     )
     (own / "toy_acts.py").write_text(
-        "from distrl.acting.policies import CategoricalPolicy\n"
-        "class Toy(CategoricalPolicy):\n"
+        "from distrl.acting.policies import StochasticPolicy\n"
+        "class Toy(StochasticPolicy):\n"
         "    def describe(self):\n"
         "        return super().describe() | {'type': 'toy_policy'}\n"
     )
@@ -175,7 +173,8 @@ def test_a_package_brings_algorithms_and_policies_by_name(own: Path) -> None:
     assert algorithm_module("toy").__name__ == "toy_reinforce"  # type: ignore[attr-defined]
     assert algorithm_module("ppo").__name__ == "distrl.algorithms.ppo"  # type: ignore[attr-defined]
     assert explore(toys.settings("CartPole-v1"), seed=1, seconds=0.05).algorithms["toy"] is None
-    policy = POLICIES.find("toy_policy")(NetworkSpec((2,), 3, hidden=()))
+    plain = toys.categorical(toys.spec_of((2,), 3, hidden=()))
+    policy = POLICIES.find("toy_policy").from_description(plain.describe())
     weights = np.arange(9, dtype=np.float32)
     policy.load(weights)
     write_model(own, policy, weights, {})
@@ -225,18 +224,18 @@ def test_a_package_whose_algorithm_cannot_be_imported_is_told_and_harms_nothing_
 
 
 @pytest.mark.parametrize(
-    "kind", ["toy_trap", "toy_trap:Policy", "distrl.acting.policies:CategoricalPolicy", "gaussian", 3]
+    "kind", ["toy_trap", "toy_trap:Policy", "distrl.acting.policies:StochasticPolicy", "gaussian", 3]
 )
 def test_reading_a_model_imports_nothing_that_only_the_file_names(kind: Any, own: Path) -> None:
     (own / "toy_trap.py").write_text(f"open({str(own / 'sprung')!r}, 'w').close()\nclass Policy: pass\n")
-    policy = CategoricalPolicy(NetworkSpec((2,), 3, hidden=()))
+    policy = toys.categorical(toys.spec_of((2,), 3, hidden=()))
     write_model(own, policy, np.zeros(9, np.float32), {})
     about = json.loads((own / "policy.json").read_text())
     about["policy"]["type"] = kind
     (own / "policy.json").write_text(json.dumps(about))
     with pytest.raises(
         UserError,
-        match=rf"^The model in {own} .*must be one of categorical, epsilon_greedy, table, or .*distrl\.policies",
+        match=rf"^The model in {own} .*must be one of stochastic, epsilon_greedy, table, or .*distrl\.policies",
     ):
         read_model(own)
     assert not (own / "sprung").exists()

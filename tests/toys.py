@@ -10,8 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from distrl.acting.distributions import Categorical
+from distrl.acting.encoders import Convolution, Encoder
+from distrl.acting.network import NetworkSpec
+from distrl.acting.policies import StochasticPolicy
 from distrl.envs.journal import Journal, Underway, compact
 from distrl.envs.shard import Shard
+from distrl.layouts import Layout, Part, discrete_layout
 from distrl.settings import EnvSettings
 from distrl.types import Array, Snapshot
 
@@ -106,10 +111,16 @@ class Twin(gym.Env[Any, Any]):
 
     def __init__(self, action: str = "discrete", obs: str = "box") -> None:
         box = gym.spaces.Box(0, 1, (2,), np.float32)
-        self.action_space = {"discrete": gym.spaces.Discrete(2), "box": box}[action]
+        self.action_space = {
+            "discrete": gym.spaces.Discrete(2),
+            "box": box,
+            "unbounded": gym.spaces.Box(-1, np.inf, (2,), np.float32),
+            "text": gym.spaces.Text(5),
+        }[action]
         self.observation_space = {
             "box": box,
             "discrete": gym.spaces.Discrete(4),
+            "text": gym.spaces.Text(5),
             "image": gym.spaces.Box(0, 255, (4, 84, 84), np.uint8),
             "small image": gym.spaces.Box(0, 255, (3, 20, 84), np.uint8),
         }[obs]
@@ -188,6 +199,37 @@ class Played:
         for array in (again.returns, again.lengths, *again.env.values()):
             array.flags.writeable = False
         return again
+
+
+def layout_of(shape: tuple[int, ...] = (), dtype: str = "float32") -> Layout:
+    """Of single arrays."""
+    return Layout((Part((), "box", shape, dtype),), shape, dtype)
+
+
+def spec_of(
+    obs_shape: tuple[int, ...],
+    outputs: int,
+    hidden: tuple[int, ...] = (64, 64),
+    conv: tuple[Convolution, ...] = (),
+    activation: str = "tanh",
+    scale: float = 1.0,
+    layer_norm: bool = False,
+    dueling: bool = False,
+) -> NetworkSpec:
+    """For observations that are one array."""
+    part = Part((), "box", obs_shape, "uint8" if conv else "float32")
+    return NetworkSpec((Encoder(part, conv, scale=scale),), outputs, hidden, activation, layer_norm, dueling)
+
+
+def obs_layout(spec: NetworkSpec) -> Layout:
+    """Of what `spec_of` above sees."""
+    part = spec.encoders[0].part
+    return layout_of(part.shape, part.dtype)
+
+
+def categorical(spec: NetworkSpec, first_action: int = 0, probs: tuple[float, ...] = ()) -> StochasticPolicy:
+    actions = Categorical(spec.outputs, first_action, probs)
+    return StochasticPolicy(spec, actions, obs_layout(spec), discrete_layout(spec.outputs, first_action))
 
 
 def same(left: Array, right: Array) -> bool:

@@ -9,16 +9,11 @@ import functools
 import re
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
-from pydantic import Field
 
-from distrl.errors import UserError
-from distrl.settings import Positive
-from distrl.settings import Settings as Base
-from distrl.types import Array, EnvInfo
+from distrl.types import Array
 
 MAX_KEY = 2**53  # keys of a hashed table travel in the float64 vector of weights
 
@@ -206,90 +201,3 @@ class Keys:
             return np.full(numbers.shape, missing)
         at = np.minimum(np.searchsorted(self._sorted, numbers), len(self.keys) - 1)
         return np.where(self._sorted[at] == numbers, self._order[at], missing)
-
-
-class CodingSettings(Base):
-    """How an observation becomes a state. Discrete ones, and arrays, tuples and dicts of them, need no settings."""
-
-    kind: Literal["auto", "bins", "tiles"] = Field(default="auto", description="of Box observations: bins or tiles")
-    n: tuple[Positive, ...] = Field(default=(), description="bins, or tiles of a tiling, of every input")
-    inputs: tuple[str, ...] = Field(
-        default=(), description="components, such as '3', or differences of two, such as '5-3'; empty: all components"
-    )
-    low: tuple[float, ...] = Field(default=(), description="clip range of every input; empty: that of the space")
-    high: tuple[float, ...] = ()
-    tilings: int = Field(default=8, ge=1)
-    memory: int | None = Field(default=None, ge=1, description="rows that tiles are hashed to; null: one for each")
-
-
-def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
-    """How observations of an env become states. Raises `UserError` where the settings do not say it."""
-    space = info.observation_space
-    if not isinstance(space, gym.spaces.Box):
-        if settings.kind != "auto":
-            raise UserError(
-                f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space}. "
-                "Leave algorithm.coding out."
-            )
-        if space.shape is not None and len(space.shape) > 1:
-            raise UserError(
-                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Wrap the env."
-            )
-        if isinstance(space, gym.spaces.Discrete):
-            return Discrete(int(space.n), int(space.start))
-        if isinstance(space, gym.spaces.MultiDiscrete):
-            return Product(tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist()))
-        if isinstance(space, gym.spaces.MultiBinary):
-            size = int(np.prod(space.shape))
-            return Product((2,) * size, (0,) * size)
-        raise UserError(f"A table takes discrete or Box observations; those of {info.id} are {space}.")
-    if settings.kind == "auto":
-        raise UserError(
-            f"Observations of {info.id} are {space}: a table needs to know how to cut them up. Set algorithm.coding, "
-            "such as {kind: bins, n: [10, 10, 20, 10]} or {kind: tiles, n: [8, 8], tilings: 8}."
-        )
-    if len(space.shape) != 1:
-        raise UserError(
-            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}."
-        )
-    inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
-    low, high = _ranges(settings, space, inputs, info.id)
-    if len(settings.n) != len(inputs):
-        raise UserError(
-            f"algorithm.coding.n is {list(settings.n)}: {len(settings.n)} counts for {len(inputs)} inputs of {info.id}. Give one for each."
-        )
-    if settings.kind == "bins":
-        return Bins(settings.n, low, high, inputs)
-    return Tiles(settings.n, low, high, inputs, settings.tilings, settings.memory)
-
-
-def _ranges(
-    settings: CodingSettings, space: gym.spaces.Box, inputs: tuple[str, ...], env_id: str
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    low, high = [], []
-    for name in inputs:
-        try:
-            components = input_components(name)
-            lows, highs = [float(space.low[i]) for i in components], [float(space.high[i]) for i in components]
-        except (ValueError, IndexError):
-            raise UserError(
-                f"algorithm.coding.inputs has {name!r}; an input is a component of the {space.shape[0]} of {env_id}, "
-                "such as '0', or a difference of two, such as '1-0'."
-            ) from None
-        low.append(lows[0] - sum(highs[1:]))
-        high.append(highs[0] - sum(lows[1:]))
-    for name, given, own in (("low", settings.low, low), ("high", settings.high, high)):
-        if given and len(given) != len(inputs):
-            raise UserError(
-                f"algorithm.coding.{name} has {len(given)} numbers for {len(inputs)} inputs. Give one for each."
-            )
-        own[:] = given or own
-    for name, bottom, top in zip(inputs, low, high, strict=True):
-        if not (abs(bottom) < 1e30 and abs(top) < 1e30):
-            raise UserError(
-                f"Input {name!r} of {env_id} has no bounds of its own ({bottom:g} to {top:g}). Give clip ranges for all inputs: "
-                "algorithm.coding.low and algorithm.coding.high."
-            )
-        if bottom >= top:
-            raise UserError(f"algorithm.coding: input {name!r} has low {bottom:g}, which is not below high {top:g}.")
-    return tuple(low), tuple(high)

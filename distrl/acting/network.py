@@ -16,38 +16,35 @@ from typing import Any
 
 import numpy as np
 import threadpoolctl
-from numpy.lib.stride_tricks import sliding_window_view
 
+from distrl.acting.encoders import Encoder, encode
 from distrl.types import Array, Arrays
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A feed-forward network: convolutions (for pixels), hidden layers, one linear head."""
+    """A feed-forward network: encoders of the parts of an observation, hidden layers on their features, one linear head."""
 
-    obs_shape: tuple[int, ...]
+    encoders: tuple[Encoder, ...]
     outputs: int
     hidden: tuple[int, ...] = (64, 64)
-    conv: tuple[tuple[int, int, int], ...] = ()  # (channels, kernel, stride) each, on [C, H, W] observations
     activation: str = "tanh"  # or relu; convolutions always use relu
-    scale: float = 1.0  # observations are multiplied by it: 1/255 for bytes
     layer_norm: bool = False  # between a hidden layer and its activation (Ba et al. 2016, arXiv:1607.06450)
     dueling: bool = (
         False  # Q = V + A - mean A; the last hidden layer is there twice (Wang et al. 2016, arXiv:1511.06581)
     )
+    free: int = 0  # further outputs, the same for every observation: parameters themselves
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in the order in which they lie in the flat vector."""
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {"free": (self.free,)} if self.free else {}
 
         def layer(name: str, *weight: int) -> None:
             shapes[f"{name}.weight"], shapes[f"{name}.bias"] = weight, weight[:1]
 
-        size = self.obs_shape
-        for i, (channels, kernel, stride) in enumerate(self.conv):
-            layer(f"conv.{i}", channels, size[0], kernel, kernel)
-            size = (channels, *((side - kernel) // stride + 1 for side in size[1:]))
-        widths = [prod(size), *self.hidden]
+        for i, encoder in enumerate(self.encoders):
+            shapes |= {f"encoders.{i}.{name}": shape for name, shape in encoder.shapes().items()}
+        widths = [sum(encoder.features for encoder in self.encoders), *self.hidden]
         for i, hidden in enumerate(self.hidden):
             layer(f"hidden.{i}", hidden, widths[i])
         if self.layer_norm:
@@ -68,7 +65,7 @@ class NetworkSpec:
         """
         parts = []
         for name, shape in self.shapes().items():
-            if name.endswith("bias"):
+            if name == "free" or name.endswith("bias"):
                 parts.append(np.zeros(prod(shape)))
                 continue
             if len(shape) == 1:  # of a LayerNorm
@@ -88,14 +85,13 @@ class NetworkSpec:
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> NetworkSpec:
         return cls(
-            obs_shape=tuple(data["obs_shape"]),
+            encoders=tuple(map(Encoder.from_description, data["encoders"])),
             outputs=data["outputs"],
             hidden=tuple(data["hidden"]),
-            conv=tuple((c, k, s) for c, k, s in data["conv"]),
             activation=data["activation"],
-            scale=data["scale"],
-            layer_norm=data.get("layer_norm", False),
-            dueling=data.get("dueling", False),
+            layer_norm=data["layer_norm"],
+            dueling=data["dueling"],
+            free=data["free"],
         )
 
 
@@ -118,6 +114,7 @@ class Network:
         self.spec = spec
         self.vector = np.zeros(spec.parameters, np.float32)
         self._layers: Arrays = {}
+        self._encoders: list[tuple[Encoder, Arrays]] = []
 
     def load(self, vector: Array) -> None:
         self.vector = vector
@@ -127,27 +124,23 @@ class Network:
             name: np.ascontiguousarray(array.reshape(len(array), -1).T) if array.ndim > 1 else array
             for name, array in arrays.items()
         }
+        self._encoders = [
+            (encoder, {name: self._layers[f"encoders.{i}.{name}"] for name in encoder.shapes()})
+            for i, encoder in enumerate(self.spec.encoders)
+        ]
 
     def __call__(self, obs: Array) -> Array:
-        """Outputs [N, outputs], float32, for observations [N, *obs_shape]."""
-        x = obs.astype(np.float32)
-        if self.spec.scale != 1.0:
-            x *= np.float32(self.spec.scale)
-        if self.spec.conv:
-            x = np.moveaxis(x, 1, -1)  # [N, H, W, C]
-            for i, (channels, kernel, stride) in enumerate(self.spec.conv):
-                patches = sliding_window_view(x, (kernel, kernel), axis=(1, 2))[:, ::stride, ::stride]
-                n, height, width = patches.shape[:3]
-                x = self._linear(f"conv.{i}", patches.reshape(n * height * width, -1))
-                x = np.maximum(x, 0, out=x).reshape(n, height, width, channels)
-            x = np.moveaxis(x, -1, 1)
-        before = x = x.reshape(len(x), -1)
+        """Outputs [N, outputs + free], float32, for flat observations [N, ...]."""
+        features = [encode(encoder, obs, layers) for encoder, layers in self._encoders]
+        before = x = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
         for i in range(len(self.spec.hidden)):
             before, x = x, self._hidden(f"hidden.{i}", f"norm.{i}", x)
         out = self._linear("head", x)
         if self.spec.dueling:
             value = self._linear("value_head", self._hidden("value_hidden", "value_norm", before))
             out += value - out.mean(axis=1, keepdims=True)
+        if self.spec.free:
+            out = np.concatenate([out, np.broadcast_to(self._layers["free"], (len(out), self.spec.free))], axis=1)
         return out
 
     def _hidden(self, name: str, norm: str, x: Array) -> Array:

@@ -14,55 +14,50 @@ from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import DTypeLike
 
+from distrl.acting.distributions import BELOW_ONE, FORBIDDEN, Distribution, choose, describe
+from distrl.acting.distributions import from_description as distribution_of
 from distrl.acting.network import Network, NetworkSpec, unflatten
 from distrl.errors import UserError
+from distrl.layouts import Layout, discrete_layout
 from distrl.registry import POLICIES
 from distrl.types import Array, Arrays, Policy
 
 
-def policy_input(obs: Any, dtype: DTypeLike | None = None) -> Array:
-    """What a policy is given for observations, wherever it acts: float64 becomes float32, all else stays what it is.
+class StochasticPolicy:
+    """pi(a|s): a network gives the numbers of a distribution of actions for what it sees, and that is drawn from."""
 
-    Fragments travel so, and a policy must act in evaluations, in play and where it is served by the numbers that it was
-    trained on: of a table, float32 and float64 may be two tiles.
+    def __init__(
+        self, spec: NetworkSpec, distribution: Distribution, obs_layout: Layout, action_layout: Layout
+    ) -> None:
+        self.network, self.distribution = Network(spec), distribution
+        self.obs_layout, self.action_layout = obs_layout, action_layout
 
-    Args:
-        dtype: of the env's observation space, where `obs` may come in another one
-    """
-    array = np.asarray(obs, dtype)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
-
-
-class CategoricalPolicy:
-    """pi(a|s) = softmax(network(s))[a] over A discrete actions, numbered from `first_action`."""
-
-    def __init__(self, spec: NetworkSpec, first_action: int = 0) -> None:
-        self.network = Network(spec)
-        self.first_action = first_action
+    def initial(self, rng: np.random.Generator) -> Array:
+        """First weights [P]: the head's gain is so small that the policy is nearly `distribution.initial` in every state."""
+        spec, row = self.network.spec, self.distribution.initial()
+        vector = spec.initial(rng, head_gain=0.01)
+        arrays = unflatten(vector, spec.shapes())  # views
+        arrays["head.bias"][:] = row[: spec.outputs]
+        if spec.free:
+            arrays["free"][:] = row[spec.outputs :]
+        return vector
 
     def load(self, vector: Array) -> None:
         self.network.load(vector)
 
     def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
-        """Uniform numbers [T, N], one an action."""
-        return rng.random((steps, copies))
+        return self.distribution.draw(rng, steps, copies)
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
-        """Actions [N] by the inverse of the cumulative distribution, and their log_prob [N]."""
-        logits = self.network(obs)
-        logits -= logits.max(axis=1, keepdims=True)
-        exp = np.exp(logits)
-        cumulative = np.cumsum(exp, axis=1)
-        total = cumulative[:, -1]
-        index = (cumulative[:, :-1] <= (noise * total)[:, None]).sum(axis=1)
-        log_prob = logits[np.arange(len(index)), index] - np.log(total)
-        return index + self.first_action, {"log_prob": log_prob}
+        """Actions [N, ...], their log_prob [N], and what was drawn where the env gets something else."""
+        raw, log_prob = self.distribution.sample(self.network(obs), noise, self.obs_layout.mask_of(obs))
+        action = self.action_layout.join(self.distribution.env_actions(raw))
+        return action, {"log_prob": log_prob} if action is raw else {"log_prob": log_prob, "raw_action": raw}
 
     def greedy(self, obs: Array) -> Array:
-        best: Array = self.network(obs).argmax(axis=1) + self.first_action
-        return best
+        raw = self.distribution.mode(self.network(obs), self.obs_layout.mask_of(obs))
+        return self.action_layout.join(self.distribution.env_actions(raw))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self.network.spec.shapes()
@@ -71,11 +66,22 @@ class CategoricalPolicy:
         return unflatten(self.network.vector, self.shapes())
 
     def describe(self) -> dict[str, Any]:
-        return {"type": "categorical", "network": asdict(self.network.spec), "first_action": self.first_action}
+        return {
+            "type": "stochastic",
+            "network": asdict(self.network.spec),
+            "distribution": describe(self.distribution),
+            "obs_layout": self.obs_layout.describe(),
+            "action_layout": self.action_layout.describe(),
+        }
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Self:
-        return cls(NetworkSpec.from_description(data["network"]), data["first_action"])
+        return cls(
+            NetworkSpec.from_description(data["network"]),
+            distribution_of(data["distribution"]),
+            Layout.from_description(data["obs_layout"]),
+            Layout.from_description(data["action_layout"]),
+        )
 
 
 class EpsilonGreedyPolicy:
@@ -88,14 +94,23 @@ class EpsilonGreedyPolicy:
     """
 
     def __init__(
-        self, spec: NetworkSpec, first_action: int = 0, action_probs: tuple[float, ...] = (), ladder: float = 0.0
+        self,
+        spec: NetworkSpec,
+        obs_layout: Layout,
+        first_action: int = 0,
+        action_probs: tuple[float, ...] = (),
+        ladder: float = 0.0,
     ) -> None:
         """`action_probs`: of the A actions when exploring; empty: all alike."""
-        self.network = Network(spec)
+        self.network, self.obs_layout, self.action_layout = (
+            Network(spec),
+            obs_layout,
+            discrete_layout(spec.outputs, first_action),
+        )
         self.vector = np.zeros(spec.parameters + 1, np.float32)
         self.first_action, self.action_probs, self.ladder = first_action, action_probs, ladder
-        probs = np.array(action_probs or [1 / spec.outputs] * spec.outputs)
-        self._borders = np.cumsum(probs)[:-1] / probs.sum()
+        self._probs = np.array(action_probs or [1 / spec.outputs] * spec.outputs)
+        self._borders = np.cumsum(self._probs)[:-1] / self._probs.sum()
 
     def load(self, vector: Array) -> None:
         self.vector = vector
@@ -113,16 +128,26 @@ class EpsilonGreedyPolicy:
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
         """Actions [N]; beside them Q of the action taken and V = max Q, [N] each, of which first priorities are made."""
-        values = self.network(obs)
+        values, mask = self._values(obs)
         best = values.argmax(axis=1)
-        other = np.searchsorted(self._borders, noise[:, 1], side="right")
+        if mask is None:
+            other = np.searchsorted(self._borders, noise[:, 1], side="right")
+        else:
+            weights = np.where(mask, self._probs, 0.0)
+            weights = np.where(weights.any(axis=1, keepdims=True), weights, mask)
+            other, _ = choose(weights, np.minimum(noise[:, 1], BELOW_ONE))
         index = np.where(noise[:, 0] < self.epsilon(len(best)), other, best)
         rows = np.arange(len(index))
         return index + self.first_action, {"q": values[rows, index], "value": values[rows, best]}
 
     def greedy(self, obs: Array) -> Array:
-        best: Array = self.network(obs).argmax(axis=1) + self.first_action
+        best: Array = self._values(obs)[0].argmax(axis=1) + self.first_action
         return best
+
+    def _values(self, obs: Array) -> tuple[Array, Array | None]:
+        """Q [N, A], with those of forbidden actions out of the way, and which are allowed."""
+        values, mask = self.network(obs), self.obs_layout.mask_of(obs)
+        return values if mask is None else np.where(mask, values, np.float32(FORBIDDEN)), mask
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self.network.spec.shapes() | {"epsilon": (1,)}
@@ -134,6 +159,7 @@ class EpsilonGreedyPolicy:
         return {
             "type": "epsilon_greedy",
             "network": asdict(self.network.spec),
+            "obs_layout": self.obs_layout.describe(),
             "first_action": self.first_action,
             "action_probs": self.action_probs,
             "ladder": self.ladder,
@@ -141,8 +167,13 @@ class EpsilonGreedyPolicy:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Self:
-        spec = NetworkSpec.from_description(data["network"])
-        return cls(spec, data["first_action"], tuple(data["action_probs"]), data["ladder"])
+        return cls(
+            NetworkSpec.from_description(data["network"]),
+            Layout.from_description(data["obs_layout"]),
+            data["first_action"],
+            tuple(data["action_probs"]),
+            data["ladder"],
+        )
 
 
 def from_description(data: Mapping[str, Any]) -> Policy:

@@ -1,23 +1,46 @@
-"""The network that an env's spaces ask for, and the refusal of spaces that an algorithm cannot take."""
+"""What an env's spaces ask for: a network or a coding that sees its observations, a distribution of actions; else a refusal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from pydantic import Field
 
+from distrl.acting.codings import Bins, Coding, Discrete, Tiles, input_components
+from distrl.acting.codings import Product as Digits
+from distrl.acting.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+    Product,
+)
+from distrl.acting.encoders import Convolution, Encoder
 from distrl.acting.network import NetworkSpec
+from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
-from distrl.types import EnvInfo
+from distrl.layouts import Part
+from distrl.settings import Positive
+from distrl.settings import Settings as Base
+from distrl.types import Array, EnvInfo
 
-Body = Literal["auto", "mlp", "cnn", "small_cnn"]
-CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {  # channels, kernel, stride of each layer
+Body = Literal["auto", "mlp", "cnn", "small_cnn", "grid"]
+BODY = "of images; auto: cnn, or grid for small ones; the rest of an observation needs none"
+CONVOLUTIONS: dict[str, tuple[Convolution, ...]] = {  # channels, kernel, stride of each layer
     "mlp": (),
     "cnn": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al. 2015, Nature 518
     "small_cnn": ((16, 8, 4), (32, 4, 2)),  # Mnih et al. 2013, arXiv:1312.5602
+    "grid": ((16, 3, 1), (32, 3, 1)),
 }
+LEAST_SIDE = {"cnn": 36, "small_cnn": 36, "grid": 5}  # of an image, in pixels
+SYMBOLS = 16  # images with no longer side are maps of symbols, of which the bytes are taken as they are
+UNBOUNDED = 1e30  # a bound beyond it is none
 
 
 def discrete_actions(
@@ -32,21 +55,196 @@ def discrete_actions(
     return action
 
 
-def network_spec(info: EnvInfo, algorithm: str, body: Body, outputs: int, **options: Any) -> NetworkSpec:
-    """A network for the observations, which must be a Box. `body` auto: convolutions for images [C, H, W] of bytes."""
-    obs = info.observation_space
-    if not isinstance(obs, gym.spaces.Box):
+def network_spec(info: EnvInfo, body: Body, outputs: int, **options: Any) -> NetworkSpec:
+    """A network for all parts of the observations."""
+    parts = info.obs_layout.parts
+    encoders = tuple(_encoder(part, body) for part in parts)
+    if body not in ("auto", "mlp") and not any(encoder.conv for encoder in encoders):
+        seen = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
         raise UserError(
-            f"{algorithm} here takes Box observations; those of {info.id} are {obs}. Flatten or one-hot them with a "
-            "gymnasium wrapper."
+            f"algorithm.body is {body!r}, which takes images [C, H, W] or [H, W, C] with sides of at least {LEAST_SIDE[body]} "
+            f"pixels; observations of {info.id} are {seen}. Set algorithm.body=auto, or take an env that renders what it "
+            "observes, such as distrl/FlappyBirdPixels-v0."
         )
-    image = len(obs.shape) == 3 and obs.dtype == np.uint8
-    chosen = ("cnn" if image else "mlp") if body == "auto" else body
-    if chosen != "mlp" and not (image and min(obs.shape[1:]) >= 36):
+    return NetworkSpec(encoders, outputs, **options)
+
+
+def stochastic_policy(
+    info: EnvInfo, distribution: Distribution, body: Body = "auto", **options: Any
+) -> StochasticPolicy:
+    """What sees an env's observations by a network and draws its actions. `options`: of the `NetworkSpec`."""
+    spec = network_spec(info, body, distribution.outputs, free=distribution.free, **options)
+    return StochasticPolicy(spec, distribution, info.obs_layout, info.action_layout)
+
+
+def _encoder(part: Part, body: Body) -> Encoder:
+    scale = 1 / 255 if part.dtype == "uint8" else 1.0
+    if part.kind != "box" or len(part.shape) != 3 or (body == "auto" and part.dtype not in ("uint8", "bool")):
+        return Encoder(part, scale=scale)
+    last = part.shape[-1] < part.shape[0]  # there are fewer channels than pixels in a row
+    sides = part.shape[:2] if last else part.shape[1:]
+    chosen = ("cnn" if min(sides) >= LEAST_SIDE["cnn"] else "grid") if body == "auto" else body
+    if chosen == "mlp" or min(sides) < LEAST_SIDE[chosen]:
+        return Encoder(part, scale=scale)
+    return Encoder(part, CONVOLUTIONS[chosen], last, 1.0 if max(sides) <= SYMBOLS else scale)
+
+
+def action_distribution(
+    info: EnvInfo,
+    probs: Sequence[float] | None = None,
+    log_std_init: float = 0.0,
+    state_dependent_std: bool = False,
+    squash: bool = False,
+) -> Distribution:
+    """A distribution of actions of any space. The settings are those of `algorithm`, and of the kinds that have them."""
+    plain = info.action_layout.plain
+    if probs is not None:
+        if not isinstance(info.action_space, gym.spaces.Discrete):
+            raise UserError(
+                f"algorithm.action_probs is of Discrete actions; those of {info.id} are {info.action_space}. Leave it out."
+            )
+        if len(probs) != info.action_space.n:
+            raise UserError(
+                f"algorithm.action_probs has {len(probs)} numbers; {info.id} has {info.action_space.n} actions."
+            )
+        return Categorical(int(info.action_space.n), int(info.action_space.start), tuple(probs))
+    gaussian = {"log_std_init": log_std_init, "state_dependent": state_dependent_std, "squash": squash}
+    found = [_distribution(info, space, gaussian) for space in _leaves(info.action_space)]
+    return found[0] if plain else Product(tuple(found))
+
+
+def _leaves(space: gym.Space[Any]) -> list[gym.Space[Any]]:
+    if isinstance(space, gym.spaces.Dict):
+        return [leaf for below in space.spaces.values() for leaf in _leaves(below)]
+    if isinstance(space, gym.spaces.Tuple):
+        return [leaf for below in space.spaces for leaf in _leaves(below)]
+    return [space]
+
+
+def _distribution(info: EnvInfo, space: gym.Space[Any], gaussian: dict[str, Any]) -> Distribution:
+    match space:
+        case gym.spaces.Discrete():
+            return Categorical(int(space.n), int(space.start))
+        case gym.spaces.MultiDiscrete():
+            n, start = tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist())
+            return MultiCategorical(n, start, space.shape, str(space.dtype))
+        case gym.spaces.MultiBinary():
+            return Bernoulli(space.shape)
+    assert isinstance(space, gym.spaces.Box)
+    low, high = _bounds(space.low), _bounds(space.high)
+    if gaussian["squash"] and None in (*low, *high):
         raise UserError(
-            f"algorithm.body is {chosen!r}, which takes images of bytes [C, H, W] with sides of at least 36 pixels; "
-            f"observations of {info.id} are {obs.dtype} {list(obs.shape)}. Set algorithm.body=mlp, or take an env that "
-            "renders what it observes, such as distrl/FlappyBirdPixels-v0."
+            f"algorithm.squash maps to bounds, and actions of {info.id} are {space}, without some. Set algorithm.squash=false."
         )
-    scale = 1 / 255 if obs.dtype == np.uint8 else 1.0
-    return NetworkSpec(obs.shape, outputs, conv=CONVOLUTIONS[chosen], scale=scale, **options)
+    return DiagonalGaussian(space.shape, low, high, str(space.dtype), **gaussian)
+
+
+def _bounds(bound: Array) -> tuple[float | None, ...]:
+    return tuple(x if abs(x) < UNBOUNDED else None for x in bound.ravel().astype(np.float64).tolist())
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+class CodingSettings(Base):
+    """How an observation becomes a state. Discrete ones, and arrays, tuples and dicts of them, need no settings."""
+
+    kind: Literal["auto", "bins", "tiles"] = Field(default="auto", description="of Box observations: bins or tiles")
+    n: tuple[Positive, ...] = Field(default=(), description="bins, or tiles of a tiling, of every input")
+    inputs: tuple[str, ...] = Field(
+        default=(), description="components, such as '3', or differences of two, such as '5-3'; empty: all components"
+    )
+    low: tuple[float, ...] = Field(default=(), description="clip range of every input; empty: that of the space")
+    high: tuple[float, ...] = ()
+    tilings: int = Field(default=8, ge=1)
+    memory: int | None = Field(default=None, ge=1, description="rows that tiles are hashed to; null: one for each")
+
+
+def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
+    """How observations of an env become states. Raises `UserError` where the settings do not say it."""
+    space = _state_space(info)
+    if not isinstance(space, gym.spaces.Box):
+        if settings.kind != "auto":
+            raise UserError(
+                f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space}. "
+                "Leave algorithm.coding out."
+            )
+        if space.shape is not None and len(space.shape) > 1:
+            raise UserError(
+                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Wrap the env."
+            )
+        if isinstance(space, gym.spaces.Discrete):
+            return Discrete(int(space.n), int(space.start))
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            return Digits(tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist()))
+        if isinstance(space, gym.spaces.MultiBinary):
+            size = int(np.prod(space.shape))
+            return Digits((2,) * size, (0,) * size)
+        raise UserError(f"A table takes discrete or Box observations; those of {info.id} are {space}.")
+    if settings.kind == "auto":
+        raise UserError(
+            f"Observations of {info.id} are {space}: a table needs to know how to cut them up. Set algorithm.coding, "
+            "such as {kind: bins, n: [10, 10, 20, 10]} or {kind: tiles, n: [8, 8], tilings: 8}."
+        )
+    if len(space.shape) != 1:
+        raise UserError(
+            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}."
+        )
+    inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
+    low, high = _ranges(settings, space, inputs, info.id)
+    if len(settings.n) != len(inputs):
+        raise UserError(
+            f"algorithm.coding.n is {list(settings.n)}: {len(settings.n)} counts for {len(inputs)} inputs of {info.id}. Give one for each."
+        )
+    if settings.kind == "bins":
+        return Bins(settings.n, low, high, inputs)
+    return Tiles(settings.n, low, high, inputs, settings.tilings, settings.memory)
+
+
+def _state_space(info: EnvInfo) -> gym.Space[Any]:
+    """The space of what `Layout.state` gives."""
+    space: gym.Space[Any] = info.observation_space
+    parts = info.obs_layout.parts
+    if len(parts) == 1:
+        for key in parts[0].path:
+            space = space[key]  # type: ignore[index]
+    elif all(part.kind != "box" for part in parts):
+        digits = [
+            part if part.n else replace(part, n=(2,) * prod(part.shape), start=(0,) * prod(part.shape))
+            for part in parts
+        ]
+        n, start = (np.concatenate([getattr(part, name) for part in digits]) for name in ("n", "start"))
+        space = gym.spaces.MultiDiscrete(n, start=start)
+    return space
+
+
+def _ranges(
+    settings: CodingSettings, space: gym.spaces.Box, inputs: tuple[str, ...], env_id: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    low, high = [], []
+    for name in inputs:
+        try:
+            components = input_components(name)
+            lows, highs = [float(space.low[i]) for i in components], [float(space.high[i]) for i in components]
+        except (ValueError, IndexError):
+            raise UserError(
+                f"algorithm.coding.inputs has {name!r}; an input is a component of the {space.shape[0]} of {env_id}, "
+                "such as '0', or a difference of two, such as '1-0'."
+            ) from None
+        low.append(lows[0] - sum(highs[1:]))
+        high.append(highs[0] - sum(lows[1:]))
+    for name, given, own in (("low", settings.low, low), ("high", settings.high, high)):
+        if given and len(given) != len(inputs):
+            raise UserError(
+                f"algorithm.coding.{name} has {len(given)} numbers for {len(inputs)} inputs. Give one for each."
+            )
+        own[:] = given or own
+    for name, bottom, top in zip(inputs, low, high, strict=True):
+        if not (abs(bottom) < 1e30 and abs(top) < 1e30):
+            raise UserError(
+                f"Input {name!r} of {env_id} has no bounds of its own ({bottom:g} to {top:g}). Give clip ranges for all inputs: "
+                "algorithm.coding.low and algorithm.coding.high."
+            )
+        if bottom >= top:
+            raise UserError(f"algorithm.coding: input {name!r} has low {bottom:g}, which is not below high {top:g}.")
+    return tuple(low), tuple(high)

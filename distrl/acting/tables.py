@@ -18,6 +18,7 @@ import numpy as np
 
 from distrl.acting.codings import KINDS, Coding, Keys
 from distrl.acting.network import unflatten
+from distrl.layouts import Layout, discrete_layout
 from distrl.types import Array, Arrays
 
 
@@ -29,6 +30,7 @@ class TablePolicy:
 
     def __init__(
         self,
+        obs_layout: Layout,
         coding: Coding,
         actions: int,
         first_action: int = 0,
@@ -41,6 +43,7 @@ class TablePolicy:
             allowed: [size, A] bool, which actions are ever taken in a state; None: all
         """
         self.coding, self.actions, self.first_action, self.capacity = coding, actions, first_action, capacity
+        self.obs_layout, self.action_layout = obs_layout, discrete_layout(actions, first_action)
         self.allowed = allowed
         # Of a state: how many actions are allowed, and these actions first.
         self._choices = None if allowed is None else (allowed.sum(axis=1), np.argsort(~allowed, axis=1, kind="stable"))
@@ -75,9 +78,13 @@ class TablePolicy:
         small = self.coding.tilings == 1 and self.rows_in_table <= 8192
         self._best = self._argmax(self.table, slice(None)) if small else None
 
+    def numbers(self, obs: Array) -> Array:
+        """What the coding makes of observations [..., *obs_shape]."""
+        return self.coding(self.obs_layout.state(obs))
+
     def rows(self, obs: Array) -> Array:
         """Rows of the table, [...] or [..., K], of observations [..., *obs_shape]."""
-        numbers = self.coding(obs)
+        numbers = self.numbers(obs)
         return numbers if self.capacity is None else self._keys.rows(numbers, self.capacity)
 
     def values(self, obs: Array) -> Array:
@@ -104,7 +111,7 @@ class TablePolicy:
             if self._choices is None:
                 chosen = (uniform * self.actions).astype(np.int64)
             else:
-                states = self.coding(obs[explore])
+                states = self.numbers(obs[explore])
                 count, order = self._choices
                 chosen = order[states, (uniform * count[states]).astype(np.int64)]
             action[explore] = chosen
@@ -117,7 +124,7 @@ class TablePolicy:
         if self._best is not None:
             best: Array = self._best[self.rows(obs)]
             return best
-        return self._argmax(self.values(obs), None if self.penalty is None else self.coding(obs))
+        return self._argmax(self.values(obs), None if self.penalty is None else self.numbers(obs))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         keys = {} if self.capacity is None else {"keys": (self.capacity,)}
@@ -131,6 +138,7 @@ class TablePolicy:
         allowed = None if self.allowed is None else ["".join("01"[int(x)] for x in row) for row in self.allowed]
         return {
             "type": "table",
+            "obs_layout": self.obs_layout.describe(),
             "coding": {"kind": kind, **asdict(self.coding)},  # type: ignore[call-overload]
             "actions": self.actions,
             "first_action": self.first_action,
@@ -143,6 +151,7 @@ class TablePolicy:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["coding"].items() if k != "kind"}
         allowed = data["allowed"]
         return cls(
+            Layout.from_description(data["obs_layout"]),
             KINDS[data["coding"]["kind"]](**fields),
             data["actions"],
             data["first_action"],

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from distrl.acting.distributions import FORBIDDEN
 from distrl.acting.policies import EpsilonGreedyPolicy
-from distrl.acting.spaces import Body, discrete_actions, network_spec
+from distrl.acting.spaces import BODY, Body, discrete_actions, network_spec
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
 from distrl.seeding import stream
@@ -32,6 +33,8 @@ from distrl.types import Array, Arrays, Batch, EnvInfo
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from distrl.learning.networks import Network
 
 NEEDS_TORCH = True
 AT_ONCE = 512  # observations for which the target network is asked at once, at most
@@ -92,7 +95,7 @@ class Settings(AlgorithmSettings):
     munchausen: Munchausen | None = None
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
     activation: Literal["tanh", "relu"] = "relu"
-    body: Body = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
+    body: Body = Field(default="auto", description=BODY)
     exploration: Exploration = Exploration()
 
     @property
@@ -111,11 +114,10 @@ class Settings(AlgorithmSettings):
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
     exploration = settings.exploration
-    probs, remedy = exploration.action_probs or (), "Choose an env with Discrete actions."
+    probs, remedy = exploration.action_probs or (), "Set algorithm.name=ppo, which takes actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.exploration.action_probs")
     spec = network_spec(
         info,
-        "DQN",
         settings.body,
         int(action.n),
         hidden=settings.hidden,
@@ -123,7 +125,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
         layer_norm=settings.layer_norm,
         dueling=settings.dueling,
     )
-    return EpsilonGreedyPolicy(spec, int(action.start), probs, exploration.ladder)
+    return EpsilonGreedyPolicy(spec, info.obs_layout, int(action.start), probs, exploration.ladder)
 
 
 class DQN:
@@ -132,6 +134,7 @@ class DQN:
     def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> None:
         import torch  # here and not above: settings are checked, and runners started, without it
 
+        from distrl.learning.encoders import Masks
         from distrl.learning.networks import Network
         from distrl.learning.optimizer import Adam, FlatParameters
 
@@ -139,6 +142,7 @@ class DQN:
         self.settings, self.device, self.first_action = settings, device, policy.first_action
         spec, weights = policy.network.spec, initial_weights(settings, policy, seed)[:-1]
         self.online, self.target = Network(spec, weights), Network(spec, weights)
+        self.masks = Masks(policy.obs_layout).to(device)
         self.parameters = FlatParameters([self.online], device)
         self.target_parameters = FlatParameters([self.target], device)
         self.vector, self.target_vector = self.parameters.vector, self.target_parameters.vector
@@ -195,10 +199,10 @@ class DQN:
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""
         with self.torch.no_grad():
-            next_q = self.target(next_obs.flatten(0, 1)).view(*action.shape, -1)
+            next_q = self.allowed(self.target, next_obs.flatten(0, 1)).view(*action.shape, -1)
             if self.settings.munchausen is None:
                 return self.torch.zeros(action.shape, device=self.device), next_q
-            m, target_q = self.settings.munchausen, self.target(obs.flatten(0, 1))
+            m, target_q = self.settings.munchausen, self.allowed(self.target, obs.flatten(0, 1))
             bonus = munchausen_bonus(target_q, action.flatten(), m.alpha, m.temperature, m.floor)
             return bonus.view(action.shape), next_q
 
@@ -208,8 +212,15 @@ class DQN:
             if self.settings.munchausen is not None:
                 value = soft_value(next_q, self.settings.munchausen.temperature)
             else:
-                value = greedy_value(next_q, self.online(next_obs) if self.settings.double else next_q)
+                chooser = self.allowed(self.online, next_obs) if self.settings.double else next_q
+                value = greedy_value(next_q, chooser)
             return td_target(reward, discount, value)
+
+    def allowed(self, network: Network, obs: Tensor) -> Tensor:
+        """Q(s, .) [B, A], with those of forbidden actions out of the way."""
+        q, mask = network(obs), self.masks(obs)
+        masked: Tensor = q if mask is None else q.masked_fill(~mask, FORBIDDEN)
+        return masked
 
     def step(self, loss: Tensor, lr: float) -> Tensor:
         """One step of the optimiser; returns the gradient's norm before clipping."""

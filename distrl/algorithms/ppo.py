@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from distrl.acting.network import unflatten
-from distrl.acting.policies import CategoricalPolicy
-from distrl.acting.spaces import Body, discrete_actions, network_spec
+from distrl.acting.policies import StochasticPolicy
+from distrl.acting.spaces import BODY, Body, action_distribution, stochastic_policy
 from distrl.errors import UserError
 from distrl.fragments import unstacked
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
@@ -34,6 +33,8 @@ from distrl.types import Array, Arrays, EnvInfo, Fragment
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from distrl.learning.distributions import Bound
 
 NEEDS_TORCH = True
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
@@ -64,10 +65,15 @@ class Settings(AlgorithmSettings):
     adaptive_kl: float | None = Field(default=None, gt=0, description="move the lr to keep an update's KL near this")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     activation: Literal["tanh", "relu"] = "tanh"
-    body: Body = Field(default="auto", description="auto: cnn for images [C, H, W] of bytes")
+    body: Body = Field(default="auto", description=BODY)
     action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        default=None, description="of the untrained policy; null: all alike"
+        default=None, description="of the untrained policy, of Discrete actions; null: all alike"
     )
+    log_std_init: float = Field(
+        default=0.0, description="of Box actions: the first log-deviation; 0 is half the range of a bounded component"
+    )
+    state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
+    squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
     layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
 
@@ -93,35 +99,31 @@ class Settings(AlgorithmSettings):
             )
 
 
-def make_policy(settings: Settings, info: EnvInfo) -> CategoricalPolicy:
-    """The acting policy for an env's spaces. Raises `UserError` for spaces that PPO cannot take here."""
-    remedy = "Choose an env with Discrete actions."
-    action = discrete_actions(info, "PPO", remedy, settings.action_probs or (), "algorithm.action_probs")
-    spec = network_spec(
-        info,
-        "PPO",
-        settings.body,
-        int(action.n),
-        hidden=settings.hidden,
-        activation=settings.activation,
-        layer_norm=settings.layer_norm,
+def make_policy(settings: Settings, info: EnvInfo) -> StochasticPolicy:
+    """The acting policy for an env's spaces. Raises `UserError` for spaces that nothing here can take."""
+    distribution = action_distribution(
+        info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
-    return CategoricalPolicy(spec, first_action=int(action.start))
+    network = {"hidden": settings.hidden, "activation": settings.activation, "layer_norm": settings.layer_norm}
+    return stochastic_policy(info, distribution, settings.body, **network)
 
 
 class PPO:
     """`distrl.types.Algorithm`; the actor's parameters and the critic's each lie in one flat vector."""
 
-    def __init__(self, settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> None:
+    def __init__(self, settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> None:
         import torch  # here and not above: settings are checked, and runners started, without it
 
+        from distrl.learning.distributions import bind
+        from distrl.learning.encoders import Masks
         from distrl.learning.networks import Network
         from distrl.learning.optimizer import Adam, FlatParameters
 
         self.torch = torch
         self.settings, self.seed, self.device = settings, seed, device
-        self.first_action = policy.first_action
-        spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1)
+        self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
+        self.masks = Masks(policy.obs_layout).to(device)
+        spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
         self.actor = Network(spec, initial_weights(settings, policy, seed))
         self.critic = Network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
         critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
@@ -133,18 +135,21 @@ class PPO:
         self.lr = settings.lr
         self.scale = Scale()  # of the value targets
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi(.|s) [B, A] and V(s) [B] for obs [B, ...]."""
+    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
+        """pi(.|s), and V(s) [B], for obs [B, ...]."""
         features = self.actor.features(obs)
         value = self.critic.head(features) if self.settings.shared_body else self.critic(obs)
-        return self.actor.head(features).log_softmax(dim=1), value.squeeze(1)
+        return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
+
+    def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
+        """pi(.|s), by what the actor gives out for obs [B, ...]."""
+        return self.bind(self.distribution, outputs, self.masks(obs))
 
     def values(self, obs: Array) -> Array:
         """V(s) [...] for obs [..., *obs_shape], computed in slices that fit any memory."""
-        spec = self.actor.spec
-        flat = obs.reshape(-1, *spec.obs_shape)
+        flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
-            return np.zeros(obs.shape[: obs.ndim - len(spec.obs_shape)], np.float32)
+            return np.zeros(lead, np.float32)
         body = self.actor if self.settings.shared_body else self.critic
         with self.torch.no_grad():
             slices = [
@@ -152,14 +157,13 @@ class PPO:
                 for i in range(0, len(flat), AT_ONCE)
             ]
             value: Array = self.scale.undo(self.torch.cat(slices).cpu().numpy())
-        return value.reshape(obs.shape[: obs.ndim - len(spec.obs_shape)])
+        return value.reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """log pi(a|s) [B] with the weights of now, for obs [B, ...] and action [B]; in slices, as `values`."""
+        """log pi(a|s) [B] with the weights of now, for obs [B, ...] and raw actions [B, ...]; in slices, as `values`."""
         with self.torch.no_grad():
-            slices = (self.torch.split(x, AT_ONCE) for x in (obs, action[:, None]))
-            found = [self.actor(o).log_softmax(1).gather(1, a).squeeze(1) for o, a in zip(*slices, strict=True)]
-            return self.torch.cat(found)
+            slices = (self.torch.split(x, AT_ONCE) for x in (obs, action))
+            return self.torch.cat([self.policy(o, self.actor(o)).log_prob(a) for o, a in zip(*slices, strict=True)])
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""
@@ -193,11 +197,11 @@ class PPO:
         if s.normalize_value:
             self.scale.update(target)
         obs = self.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
-        action = self.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten() - self.first_action
+        action = self.tensor(np.concatenate([f.raw_action for f in fragments], axis=1)).flatten(0, 1)
         acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
         began = self.log_prob(obs, action)  # by the policy that this update begins with
         per_step = (old_value, self.scale.apply(target), advantage)
-        columns = (obs, action[:, None], acted, began, *(self.tensor(x).flatten() for x in per_step))
+        columns = (obs, action, acted, began, *(self.tensor(x).flatten() for x in per_step))
 
         batch, size = len(obs), s.minibatch_size
         totals = torch.zeros(6, device=self.device)
@@ -207,14 +211,14 @@ class PPO:
             epoch_kl = torch.zeros((), device=self.device)
             shuffled = (torch.split(column[order], size) for column in columns)
             for obs_, action_, acted_, began_, old_value_, target_, adv in zip(*shuffled, strict=True):
-                log_probs, new_value = self.forward(obs_)
-                log_prob = log_probs.gather(1, action_).squeeze(1)
+                policy, new_value = self.forward(obs_)
+                log_prob = policy.log_prob(action_)
                 log_ratio = log_prob - acted_
                 if s.normalize_advantage:
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
                 policy_loss = clipped_surrogate(log_ratio, adv, clip)
                 v_loss = value_loss(new_value, target_, old_value_, s.value_clip)
-                entropy = -(log_probs.exp() * log_probs).sum(1).mean()
+                entropy = policy.entropy().mean()
                 loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
                 norm = self.step(loss, rates)
                 with torch.no_grad():
@@ -273,14 +277,10 @@ class PPO:
         self.scale.load_state(state)
 
 
-def initial_weights(settings: Settings, policy: CategoricalPolicy, seed: int) -> Array:
-    """The weights of version 0; a small gain of the head makes the first policy nearly uniform, or `action_probs`."""
-    spec = policy.network.spec
-    vector = spec.initial(stream(seed, "actor"), head_gain=0.01)
-    if settings.action_probs is not None:
-        unflatten(vector, spec.shapes())["head.bias"][:] = np.log(settings.action_probs)
-    return vector
+def initial_weights(settings: Settings, policy: StochasticPolicy, seed: int) -> Array:
+    """The weights of version 0."""
+    return policy.initial(stream(seed, "actor"))
 
 
-def make(settings: Settings, policy: CategoricalPolicy, seed: int, device: torch.device) -> PPO:
+def make(settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> PPO:
     return PPO(settings, policy, seed, device)

@@ -35,12 +35,11 @@ from pydantic import Field, model_validator
 
 from distrl.acting.codings import (
     MAX_KEY,
-    CodingSettings,
     Discrete,
     Keys,
     Tiles,
-    make_coding,
 )
+from distrl.acting.spaces import CodingSettings, make_coding
 from distrl.acting.tables import TablePolicy
 from distrl.errors import UserError
 from distrl.seeding import stream
@@ -149,7 +148,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     if capacity is not None and coding.size > MAX_KEY:
         raise UserError(f"{coding.size:.3g} states are more than can be told apart (2^53). Take fewer inputs or bins.")
     allowed = info.action_mask if settings.mask and capacity is None and isinstance(coding, Discrete) else None
-    return TablePolicy(coding, actions, int(action.start), capacity, allowed)
+    return TablePolicy(info.obs_layout, coding, actions, int(action.start), capacity, allowed)
 
 
 @dataclass
@@ -226,7 +225,7 @@ class TabularQ:
 
     def __init__(self, settings: Settings, policy: TablePolicy, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        self.coding, self.capacity, self.actions = policy.coding, policy.capacity, policy.actions
+        self.numbers, self.capacity, self.actions = policy.numbers, policy.capacity, policy.actions
         self.first_action, self.penalty, self.tilings = policy.first_action, policy.penalty, policy.coding.tilings
         self.share = None if policy.allowed is None else policy.allowed / policy.allowed.sum(axis=1, keepdims=True)
         tables = 2 if settings.method == "double_q" else 1
@@ -279,7 +278,7 @@ class TabularQ:
         """The fragments side by side, as rows of the table; states that a hashed table does not hold yet get a row."""
         obs = np.concatenate([f.obs for f in fragments], axis=1)
         final_obs = np.concatenate([f.final_obs for f in fragments])
-        numbers, final = self.coding(obs), self.coding(final_obs)
+        numbers, final = self.numbers(obs), self.numbers(final_obs)
         if self.capacity is not None:
             numbers, final = self.give_rows(numbers, final)
         next_rows, start, copy = numbers[1:].copy(), 0, 0

@@ -13,8 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from distrl.envs import flappy
-from distrl.envs.wrappers import DiscreteParts
 from distrl.errors import UserError, did_you_mean
+from distrl.layouts import MASK, action_layout, choices_of
 from distrl.settings import EnvSettings
 from distrl.types import EnvInfo
 
@@ -69,7 +69,7 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium's hints on newer versions, repeated for every copy
-            return _with_one_array(gym.make(spec, disable_env_checker=True, **kwargs))
+            return gym.make(spec, disable_env_checker=True, **kwargs)
     except gym.error.DependencyNotInstalled as error:
         package = next((p for word, p in PACKAGES.items() if word in str(error)), None)
         hint = f" pip install {package}" if package else ""
@@ -82,21 +82,11 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
         raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
 
 
-def _with_one_array(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The env itself, or seen through `DiscreteParts` where its observations are a Tuple or Dict of discrete parts."""
-    if not isinstance(env.observation_space, gym.spaces.Tuple | gym.spaces.Dict):
-        return env
-    try:
-        return DiscreteParts(env)
-    except TypeError:
-        return env
-
-
 def describe_env(settings: EnvSettings) -> EnvInfo:
     """Make the environment once and read its spaces, limits and threshold."""
     env = make_env(settings)
     try:
-        spec = env.spec
+        spec, in_info = env.spec, _mask_in_info(env)
         return EnvInfo(
             id=settings.id,
             observation_space=env.observation_space,
@@ -105,8 +95,9 @@ def describe_env(settings: EnvSettings) -> EnvInfo:
             reward_threshold=None if spec is None else spec.reward_threshold,
             render_modes=tuple(env.metadata.get("render_modes", ())),
             render_fps=int(env.metadata.get("render_fps", 30)),
-            frame_stack=int(env.metadata.get("frame_stack", 0)),
+            frame_stack=0 if in_info else int(env.metadata.get("frame_stack", 0)),
             action_mask=_action_mask(env),
+            mask_in_info=in_info,
         )
     finally:
         env.close()
@@ -120,3 +111,11 @@ def _action_mask(env: gym.Env[Any, Any]) -> NDArray[np.bool_] | None:
     masks = np.array([mask(state) for state in range(int(space.start), int(space.start + space.n))], bool)
     masks[~masks.any(axis=1)] = True
     return masks
+
+
+def _mask_in_info(env: gym.Env[Any, Any]) -> bool:
+    """Whether the info of a reset names the allowed actions."""
+    try:
+        return bool(choices_of(action_layout(env.action_space))) and MASK in env.reset(seed=0)[1]
+    except Exception:  # it will come again where a shard is made, which tells of it with all that helps
+        return False

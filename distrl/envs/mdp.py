@@ -21,7 +21,6 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
 from distrl.envs.make import make_env
-from distrl.envs.wrappers import DiscreteParts
 from distrl.errors import UserError
 from distrl.settings import EnvSettings
 from distrl.types import Array
@@ -84,7 +83,7 @@ def _time_limit(env: gym.Env[Any, Any], settings: EnvSettings) -> int | None:
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
             limit = min(env._max_episode_steps, limit or env._max_episode_steps)
-        elif not isinstance(env, gym.wrappers.OrderEnforcing | gym.wrappers.PassiveEnvChecker | DiscreteParts):
+        elif not isinstance(env, gym.wrappers.OrderEnforcing | gym.wrappers.PassiveEnvChecker):
             raise _refusal(settings, f"the wrapper {type(env).__name__} may change what its table says")
         env = env.env
     return limit

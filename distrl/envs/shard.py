@@ -21,6 +21,7 @@ from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
 from distrl.errors import UserError
+from distrl.layouts import Layout
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Snapshot
 from distrl.types import Step as Step
@@ -50,12 +51,22 @@ class Shard(Protocol):
     def close(self) -> None: ...
 
 
-def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int, heart: Heartbeat | None = None) -> Shard:
+def make_shard(
+    settings: EnvSettings,
+    seed: int,
+    shard: int,
+    copies: int,
+    layout: Layout | None = None,
+    heart: Heartbeat | None = None,
+) -> Shard:
     """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it.
 
     Args:
+        layout: how the policy wants its observations; None: as the env's spaces say
         heart: told of every env copy that is made or stepped by itself
     """
+    if layout is not None and layout.in_info:  # which only envs stepped one by one have
+        return SingleShard(settings, seed, shard, copies, layout, heart)
     if settings.vectorize == "table" or (settings.vectorize == "auto" and not settings.report and table.fits(settings)):
         return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
@@ -65,4 +76,4 @@ def make_shard(settings: EnvSettings, seed: int, shard: int, copies: int, heart:
         )
     if native and settings.vectorize != "single":
         return NativeShard(settings, seed, shard, copies)
-    return SingleShard(settings, seed, shard, copies, heart)
+    return SingleShard(settings, seed, shard, copies, layout, heart)

@@ -18,8 +18,10 @@ import numpy as np
 
 from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.make import make_env
+from distrl.envs.wrappers import flat
 from distrl.errors import EnvError, UserError
 from distrl.fragments import check_first_stacks
+from distrl.layouts import Layout
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Snapshot
@@ -30,8 +32,15 @@ class SingleShard:
     replays = True
 
     def __init__(
-        self, settings: EnvSettings, seed: int, shard: int, copies: int, heart: Heartbeat | None = None
+        self,
+        settings: EnvSettings,
+        seed: int,
+        shard: int,
+        copies: int,
+        layout: Layout | None = None,
+        heart: Heartbeat | None = None,
     ) -> None:
+        """`layout`: of observations; None: that of the env's spaces."""
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
         self.heart = heart or Heartbeat()
         self.episode = np.zeros(copies, np.int64)
@@ -39,7 +48,7 @@ class SingleShard:
         self.envs: list[gym.Env[Any, Any]] = []
         for copy in range(copies):
             self.heart.beat(copy, "being made")
-            self.envs.append(make_env(settings))
+            self.envs.append(flat(make_env(settings), layout))
         self.frame_stack = int(self.envs[0].metadata.get("frame_stack", 0))
         space = self.envs[0].observation_space
         self.discrete = isinstance(self.envs[0].action_space, gym.spaces.Discrete)
@@ -134,8 +143,8 @@ class SingleShard:
         return total
 
     def _for_env(self, actions: Array) -> Any:
-        """Actions as the env takes them, whichever type they came or were kept in."""
-        return actions.tolist() if self.discrete else actions.astype(self.action_dtype, copy=False)
+        """Actions as the env takes them, whichever type they came or were kept in, for it to do with as it likes."""
+        return actions.tolist() if self.discrete else actions.astype(self.action_dtype)
 
     def _episode_seed(self, copy: int) -> int:
         return derive(self.seed, "episode", self.shard * self.copies + copy, int(self.episode[copy]))

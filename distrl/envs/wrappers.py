@@ -1,50 +1,48 @@
-"""Wrappers that give distrl the observations that it can take."""
+"""Wrappers that let envs of any space be stepped with flat arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
+
+from distrl.layouts import MASK, Layout, action_layout, choices_of, observation_layout
+from distrl.types import Array
 
 
-class DiscreteParts(gym.ObservationWrapper[Any, Any, Any]):
-    """A Tuple or Dict of discrete parts (nested as may be) seen as one MultiDiscrete array [D]."""
+def flat(env: gym.Env[Any, Any], layout: Layout | None = None) -> gym.Env[Any, Any]:
+    """The env with observations and actions that are one array each: itself where they are so already.
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    Args:
+        layout: of observations; None: that of its spaces
+    """
+    actions = action_layout(env.action_space)
+    layout = layout or observation_layout(env.observation_space, choices_of(actions))
+    return env if layout.plain and actions.plain else Flat(env, layout, actions)
+
+
+class Flat(gym.Wrapper[Array, Any, Any, Any]):
+    """Observations and actions as their layouts have them."""
+
+    def __init__(self, env: gym.Env[Any, Any], layout: Layout, actions: Layout) -> None:
         super().__init__(env)
-        parts = list(_parts(env.observation_space))
-        self.observation_space = gym.spaces.MultiDiscrete(
-            np.concatenate([n for n, _ in parts]), start=np.concatenate([start for _, start in parts])
-        )
+        self.layout, self.actions = layout, actions
+        self.observation_space = env.observation_space if layout.plain else _box(layout)
+        self.action_space = env.action_space if actions.plain else _box(actions)
+        if not layout.plain:  # stacks of frames are then no longer seen as such
+            self.metadata = {**env.metadata, "frame_stack": 0}
 
-    def observation(self, observation: Any) -> NDArray[np.int64]:
-        return np.array(list(_flat(observation, self.env.observation_space)), np.int64)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self.layout.pack(obs, info.get(MASK)), info
 
-
-def _parts(space: gym.Space[Any]) -> Iterator[tuple[Any, Any]]:
-    """(number of values, first value) of the parts of a space. Raises TypeError where one is not discrete."""
-    if isinstance(space, gym.spaces.Tuple | gym.spaces.Dict):
-        for part in space.spaces.values() if isinstance(space, gym.spaces.Dict) else space.spaces:
-            yield from _parts(part)
-    elif isinstance(space, gym.spaces.Discrete):
-        yield np.array([space.n]), np.array([space.start])
-    elif isinstance(space, gym.spaces.MultiDiscrete):
-        yield space.nvec.ravel(), space.start.ravel()
-    elif isinstance(space, gym.spaces.MultiBinary):
-        yield np.full(space.shape, 2).ravel(), np.zeros(space.shape, np.int64).ravel()
-    else:
-        raise TypeError(f"{space} is not discrete")
+    def step(self, action: Any) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        own = action if self.actions.plain else self.actions.unpack(action)
+        obs, reward, terminated, truncated, info = self.env.step(own)
+        return self.layout.pack(obs, info.get(MASK), terminated or truncated), reward, terminated, truncated, info
 
 
-def _flat(obs: Any, space: gym.Space[Any]) -> Iterator[int]:
-    if isinstance(space, gym.spaces.Tuple):
-        for part, below in zip(obs, space.spaces, strict=True):
-            yield from _flat(part, below)
-    elif isinstance(space, gym.spaces.Dict):
-        for name, below in space.spaces.items():
-            yield from _flat(obs[name], below)
-    else:
-        yield from np.ravel(obs).tolist()
+def _box(layout: Layout) -> gym.spaces.Box:
+    limits = np.iinfo(layout.dtype) if np.dtype(layout.dtype).kind in "iu" else np.finfo(layout.dtype)
+    return gym.spaces.Box(limits.min, limits.max, layout.shape, np.dtype(layout.dtype).type)

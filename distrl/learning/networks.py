@@ -1,4 +1,4 @@
-"""The torch side of `distrl.acting.policies.NetworkSpec`: the same layers, names and order, with gradients."""
+"""The torch side of `distrl.acting.network.NetworkSpec`: the same layers, names and order, with gradients."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from distrl.acting.network import NetworkSpec, unflatten
+from distrl.learning.encoders import TorchEncoder
 from distrl.types import Array
 
 
 class Body(nn.Module):
-    """Convolutions and hidden layers: observations [B, *obs_shape] to features [B, hidden[-1]]."""
+    """Encoders and hidden layers: flat observations [B, ...] to features [B, hidden[-1]]."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.spec = spec
         shapes = spec.shapes()
-        self.conv = nn.ModuleList(
-            nn.Conv2d(shapes[f"conv.{i}.weight"][1], channels, kernel, stride)
-            for i, (channels, kernel, stride) in enumerate(spec.conv)
-        )
+        if spec.free:
+            self.free = nn.Parameter(torch.zeros(spec.free))
+        self.encoders = nn.ModuleList(TorchEncoder(encoder) for encoder in spec.encoders)
         self.hidden = nn.ModuleList(
             nn.Linear(shapes[f"hidden.{i}.weight"][1], width) for i, width in enumerate(spec.hidden)
         )
@@ -28,10 +28,8 @@ class Body(nn.Module):
 
     def features(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
-        x = obs.float() * self.spec.scale if self.spec.scale != 1.0 else obs.float()
-        for layer in self.conv:
-            x = torch.relu(layer(x))
-        x = x.flatten(1)
+        encoded = [encoder(obs) for encoder in self.encoders]
+        x = encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
         for i in range(len(self.hidden) if layers is None else layers):
             x = self.hidden[i](x)
             x = self.activation(self.norm[i](x) if self.norm else x)
@@ -39,7 +37,7 @@ class Body(nn.Module):
 
 
 class Network(Body):
-    """A body and a linear head, with the weights of a flat vector [P]: [B, *obs_shape] to [B, outputs].
+    """A body and a linear head, with the weights of a flat vector [P]: observations [B, ...] to [B, outputs + free].
 
     With `spec.dueling`: Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581,
     equation 9).
@@ -60,8 +58,12 @@ class Network(Body):
     def forward(self, obs: Tensor) -> Tensor:
         if self.spec.dueling:
             return self.duel(self.features(obs, len(self.hidden) - 1))
-        out: Tensor = self.head(self.features(obs))
-        return out
+        return self.outputs(self.features(obs))
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """Of the head, and behind them what is free."""
+        out: Tensor = self.head(features)
+        return torch.cat([out, self.free.expand(len(out), -1)], dim=1) if self.spec.free else out
 
     def duel(self, shared: Tensor) -> Tensor:
         features = self.hidden[-1](shared)

@@ -19,8 +19,9 @@ class FlatParameters:
     """
 
     def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+        modules = [module.to(device) for module in modules]
         parameters = [parameter for module in modules for parameter in module.parameters()]
-        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]).to(device))
+        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
         start = 0
         for parameter in parameters:

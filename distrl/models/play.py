@@ -9,9 +9,9 @@ from typing import Any
 
 import gymnasium as gym
 
-from distrl.acting.policies import policy_input
 from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
+from distrl.layouts import MASK
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
 from distrl.types import Policy
@@ -61,16 +61,15 @@ def play_episodes(
     policy: Policy, game: gym.Env[Any, Any], seed: int, episodes: int, greedy: bool
 ) -> Iterator[tuple[int, float, bool]]:
     """Play, and tell of every step of an episode: its number (0 is the reset), its reward, whether it was the last."""
-    space, discrete = game.observation_space, isinstance(game.action_space, gym.spaces.Discrete)
     for episode in range(episodes):
         rng = stream(seed, "play action", episode)
-        obs, _ = game.reset(seed=derive(seed, "play episode", episode))
+        obs, info = game.reset(seed=derive(seed, "play episode", episode))
         step, ended = 0, False
         yield step, 0.0, ended
         while not ended:
-            batch = policy_input(obs, space.dtype)[None]
+            batch = policy.obs_layout.pack(obs, info.get(MASK))[None]
             action = policy.greedy(batch) if greedy else policy.act(batch, policy.draw(rng, 1, 1)[0])[0]
-            obs, reward, terminated, truncated, _ = game.step(action[0].item() if discrete else action[0])
+            obs, reward, terminated, truncated, info = game.step(policy.action_layout.unpack(action[0]))
             step, ended = step + 1, bool(terminated or truncated)
             yield step, float(reward), ended
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distrl.acting.policies import policy_input
 from distrl.models.store import find_model, read_model
 from distrl.seeding import stream
 from distrl.types import Policy
@@ -16,30 +15,26 @@ class Player:
 
     def __init__(self, policy: Policy, about: dict[str, Any], seed: int = 0) -> None:
         self.policy, self.about = policy, about
-        self.obs_shape, self.obs_dtype = tuple(about["observation"]["shape"]), about["observation"]["dtype"]
         self._rng = stream(seed, "play")
 
-    def act(self, obs: Any, greedy: bool = True) -> Any:
-        """The action for one observation `obs_shape`, or the actions [N] for a batch [N, *obs_shape].
+    def act(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
+        """The action for one observation as the env gives it, or the actions of a batch [N, ...] of them.
 
+        A batch of Dict observations is a Dict of batches, and so are actions.
+
+        Args:
+            action_mask: of the info, where the env gives it there
         Raises:
-            ValueError: the observation has another shape
+            ValueError: the observation has another shape, or a mask is missing
         """
-        batch = policy_input(obs, self.obs_dtype)
-        single = batch.shape == self.obs_shape
-        if single:
-            batch = batch[None]
-        if batch.shape[1:] != self.obs_shape:
-            raise ValueError(
-                f"an observation of shape {batch.shape}; this policy takes {self.obs_shape}, or a batch of them"
-            )
+        flat = self.policy.obs_layout.pack(obs, action_mask)
+        batch = flat.reshape(-1, *self.policy.obs_layout.shape)
         if greedy:
             action = self.policy.greedy(batch)
         else:
             action, _ = self.policy.act(batch, self.policy.draw(self._rng, 1, len(batch))[0])
-        if not single:
-            return action
-        return action[0].item() if action.ndim == 1 else action[0]
+        single = flat.shape == self.policy.obs_layout.shape
+        return self.policy.action_layout.unpack(action[0] if single else action)
 
 
 def load_policy(path: str | Path, seed: int = 0) -> Player:

@@ -21,7 +21,7 @@ from distrl.acting.policies import from_description
 from distrl.errors import UserError
 from distrl.types import Array, Arrays, Policy
 
-FORMAT = 1
+FORMAT = 2
 # What reading a damaged file raises.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 PACKAGES = ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow")

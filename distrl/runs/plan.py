@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from distrl.acting.network import single_threaded
@@ -123,6 +121,8 @@ def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
         yield f"this run learnt on {before} until here; on {device} it goes on to other bits than it would there."
     if info.max_episode_steps is None:
         yield f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
+    if unread := info.obs_layout.unread:
+        yield f"observations of {info.id} have a text, {', '.join(unread)}, which no network here reads; it is left out."
     if config.schedule.kind == "async":
         yield (
             "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated "
@@ -132,7 +132,7 @@ def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
 
 def _object_store_bytes(config: Config, info: EnvInfo) -> int:
     """What Ray's object store must hold at once, at most: fragments on their way, and batches of a replay."""
-    obs, env_steps = _observation_bytes(info), config.rollout.env_steps
+    obs, env_steps = info.obs_layout.nbytes, config.rollout.env_steps
     fragments = (3 + config.schedule.ahead) * env_steps * (obs + 64)
     drawn = 0.0 if config.replay is None else 3 * config.replay.samples_per_insert * env_steps
     return 256 * 2**20 + fragments + int(drawn * (2 * obs + 32))
@@ -142,18 +142,9 @@ def _replay_bytes(config: Config, info: EnvInfo) -> int:
     """What all replays take together. Raises `UserError` where that is more than this machine has free."""
     if config.replay is None:
         return 0
-    frame = _observation_bytes(info) // max(1, info.frame_stack)
-    if info.observation_space.dtype == np.float64:
-        frame //= 2  # kept as float32
+    frame = info.obs_layout.nbytes // max(1, info.frame_stack)
     size = config.replay.capacity * replay_row_bytes(frame, action=8)
     free = psutil.virtual_memory().available
     if config.cluster.address == "local" and size > free:
         raise UserError(too_large(config.replay.capacity, size, free))
     return size
-
-
-def _observation_bytes(info: EnvInfo) -> int:
-    space = info.observation_space
-    if space.shape is None or space.dtype is None:
-        return 8
-    return int(space.dtype.itemsize * max(1, math.prod(space.shape)))

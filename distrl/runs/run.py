@@ -147,13 +147,14 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
 def _make_trainer(
     plan: Plan, execution: Execution, resources: Resources, observer: RunObserver, request: signals.Request
 ) -> Trainer:
-    config, space = plan.config, plan.info.observation_space
+    config, info = plan.config, plan.info
     about = {
         "algorithm": config.algorithm.name,
         "env": config.env.model_dump(mode="json"),
-        "observation": {"shape": list(space.shape or ()), "dtype": str(space.dtype)},
+        "observation": info.obs_layout.tensors(info.observation_space),
+        "action": info.action_layout.tensors(info.action_space),
     }
-    job = Job(config, plan.policy, plan.initial_weights, about, plan.info.reward_threshold, plan.run_dir, plan.start)
+    job = Job(config, plan.policy, plan.initial_weights, about, info.reward_threshold, plan.run_dir, plan.start)
     return make_trainer(job, execution, resources, observer, lambda: request.reason)
 
 

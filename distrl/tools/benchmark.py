@@ -31,6 +31,7 @@ from distrl.runs.plan import plan_run
 from distrl.seeding import stream
 from distrl.settings import Config, EnvSettings, ReplaySettings
 from distrl.tools.memory import watch_memory
+from distrl.tools.random_actions import RandomActions
 from distrl.tracking.metrics import read_metrics
 from distrl.types import Batch, Fragment, Policy, Priorities
 from distrl.workers.learner import Learner
@@ -70,22 +71,16 @@ class Benchmark:
 
 def simulate(env: EnvSettings, seed: int, shards: list[int], copies: int, seconds: float) -> float:
     """env steps/s of shards stepped in turn with random actions in this process."""
-    live = [make_shard(env, seed, shard, copies) for shard in shards]
-    space = env_action_space(env)
-    space.seed(seed)
-    actions = [np.stack([space.sample() for _ in range(copies)]) for _ in range(64)]
-    order = stream(seed, "benchmark").integers(0, len(actions), 4096).tolist()
+    info = describe_env(env)
+    live = [make_shard(env, seed, shard, copies, info.obs_layout) for shard in shards]
+    actions = RandomActions(info, seed, copies)
     steps, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         for shard in live:
-            for t in range(32):
-                shard.step(actions[order[(steps + t) % len(order)]])
+            for _ in range(32):
+                shard.step(actions.batch(shard.obs))
         steps += 32 * len(live)
     return steps * copies / elapsed
-
-
-def env_action_space(env: EnvSettings) -> Any:
-    return describe_env(env).action_space
 
 
 def simulate_all(config: Config, seconds: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from distrl.layouts import MASK
 from distrl.types import Array, EnvInfo
 
 LARGE = 100.0  # observations and rewards beyond it are called badly scaled
@@ -44,26 +45,13 @@ class Played:
 
 def space_warnings(info: EnvInfo) -> Iterator[str]:
     obs, action = info.observation_space, info.action_space
-    if isinstance(obs, gym.spaces.Dict | gym.spaces.Tuple):
-        yield (
-            f"observations are a {type(obs).__name__}, which has no single array. Wrap the env in "
-            "gymnasium.wrappers.FlattenObservation."
-        )
     if isinstance(obs, gym.spaces.Box):
         if obs.dtype == np.float64:
             yield "observations are float64; networks compute in float32. Have the env give float32: half the memory."
-        if len(obs.shape) == 3:
-            if obs.dtype != np.uint8:
-                yield f"images are {obs.dtype}. Have the env give uint8 in 0..255: a quarter of the memory or less."
-            if obs.shape[-1] in (1, 3, 4) and obs.shape[0] not in (1, 3, 4):
-                yield f"images are {list(obs.shape)}, channels last. Convolutions take [C, H, W]: wrap the env."
+        if len(obs.shape) == 3 and obs.dtype != np.uint8:
+            yield f"images are {obs.dtype}. Have the env give uint8 in 0..255: a quarter of the memory or less."
     if isinstance(action, gym.spaces.Discrete) and action.start != 0:
         yield f"actions are numbered from {action.start}, not from 0. distrl adds the offset; most libraries do not."
-    if isinstance(action, gym.spaces.Box) and not (np.all(action.low == -1) and np.all(action.high == 1)):
-        yield (
-            f"actions lie in [{action.low.min():g}, {action.high.max():g}], not in [-1, 1], where Gaussian policies "
-            "start. Wrap the env in gymnasium.wrappers.RescaleAction."
-        )
 
 
 def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
@@ -93,10 +81,10 @@ def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
                 f"{smallest} {magnitude[smallest]:.3g}{bounds}. Networks learn best from values of about 1: scale them "
                 "with gymnasium.wrappers.TransformObservation."
             )
-    if "action_mask" in played.info_keys and info.action_mask is None:
+    if MASK in played.info_keys and info.action_mask is None and not info.mask_in_info:
         yield (
-            "info holds an action_mask, which is not used: policies also try the actions that it forbids. Tables would keep to "
-            "one if observations were Discrete and the environment had a method action_mask(observation)."
+            f"info holds an {MASK} after a step, but not after a reset, so it is not used: policies also try the actions that "
+            "it forbids. Give one with every info, that of reset(), too."
         )
 
 

@@ -7,14 +7,14 @@ and its actions rebuild exactly.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from distrl.envs import table
@@ -27,6 +27,7 @@ from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.tools.env_checks import Played, play_warnings, space_warnings
+from distrl.tools.random_actions import RandomActions
 from distrl.types import Array, EnvInfo, Snapshot
 
 SHARD_COPIES = 16  # copies of the shard whose speed is measured: the default of rollout.envs_per_shard
@@ -63,6 +64,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
         EnvError: it raised while it was played.
     """
     info = describe_env(settings)
+    travels = _travels(info)
     played = _play(settings, seed, info, seconds)
     warnings = [*space_warnings(info), *play_warnings(info, played)]
     difference = _first_difference(settings, seed, info, seconds)
@@ -72,7 +74,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
             "repeated, and episodes under way are lost with their process. Draw all randomness from self.np_random."
         )
     shard_steps_per_s = None
-    if _stackable(info.observation_space) and _stackable(info.action_space):
+    if travels:
         try:
             shard_steps_per_s = _shard_speed(settings, seed, info, seconds)
             if difference is None and not _rebuilds(settings, seed, info, seconds):
@@ -100,7 +102,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
 
 def _play(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> Played:
     played = Played()
-    actions = _actions(info, seed, 256)
+    actions = RandomActions(info, seed)
     deadline = time.perf_counter() + seconds
 
     def enough() -> bool:
@@ -112,9 +114,11 @@ def _play(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> Pl
             return_, length, ended = 0.0, 0, False
             start = derive(seed, "explore", episode)
             obs, extra = _guarded(settings, start, 0, env.reset, seed=start)
+            more = extra
             played.see(obs, info.observation_space)
             while not ended:
-                obs, reward, terminated, truncated, more = _guarded(settings, start, length, env.step, next(actions))
+                action = actions.single(obs, more)
+                obs, reward, terminated, truncated, more = _guarded(settings, start, length, env.step, action)
                 played.see(obs, info.observation_space)
                 played.steps += 1
                 played.truncated |= bool(truncated)
@@ -140,12 +144,15 @@ def _first_difference(settings: EnvSettings, seed: int, info: EnvInfo, seconds: 
     start = derive(seed, "explore", 0)
     envs = [make_env(settings) for _ in range(2)]
     try:
-        one, two = (_guarded(settings, start, 0, env.reset, seed=start)[0] for env in envs)
-        if not _equal(one, two):
+        (obs, extra), (other, _) = (_guarded(settings, start, 0, env.reset, seed=start) for env in envs)
+        if not _equal(obs, other):
             return "the first observation"
-        for step, action in enumerate(itertools.islice(_actions(info, seed, CHECK_STEPS), CHECK_STEPS)):
-            one, two = (_guarded(settings, start, step, env.step, action)[:4] for env in envs)
-            for name, a, b in zip(("observation", "reward", "end", "end"), one, two, strict=True):
+        actions = RandomActions(info, seed)
+        for step in range(CHECK_STEPS):
+            action = actions.single(obs, extra)
+            one, two = (_guarded(settings, start, step, env.step, copy.deepcopy(action)) for env in envs)
+            obs, extra = one[0], one[4]
+            for name, a, b in zip(("observation", "reward", "end", "end"), one[:4], two[:4], strict=True):
                 if not _equal(a, b):
                     return f"the {name} of step {step + 1}"
             if one[2] or one[3] or (step >= MIN_STEPS and time.perf_counter() > deadline):
@@ -161,20 +168,21 @@ def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -
     copies, taken = 2, list[Array]()
     journal, underway = Journal(None), Underway(copies)
     deadline = time.perf_counter() + seconds
-    one, two = (make_shard(settings, seed, 0, copies) for _ in range(2))
+    one, two = (make_shard(settings, seed, 0, copies, info.obs_layout) for _ in range(2))
     try:
-        actions = _action_batches(info, seed, copies)
+        actions = RandomActions(info, seed, copies)
         while len(taken) < MIN_STEPS or (len(taken) < CHECK_STEPS and time.perf_counter() < deadline):
-            taken.append(next(actions))
+            taken.append(actions.batch(one.obs))
             underway.count(one.step(taken[-1]))
-            two.step(next(actions))  # other actions: what the past leaves behind must not show
+            two.step(actions.batch(two.obs))  # other actions: what the past leaves behind must not show
         after = Snapshot(1, underway.returns, underway.lengths, one.arrays())
         journal.add(after, np.stack(taken) if one.replays else None)
         snapshot = journal.before(1)
         assert snapshot is not None
         if not two.restore(snapshot).all():
             return False
-        for action in itertools.islice(actions, len(taken)):
+        for _ in taken:
+            action = actions.batch(one.obs)
             a, b = one.step(action), two.step(action)
             if not (_equal(a.obs, b.obs) and _equal(a.reward, b.reward)):
                 return False
@@ -186,26 +194,33 @@ def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -
 
 def _single_speed(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> float:
     env = make_env(settings)
-    actions = _actions(info, seed, 1024)
+    actions = RandomActions(info, seed)
     episodes = itertools.count()
+    seen: Any = None  # observation and info
+
+    def reset() -> None:
+        nonlocal seen
+        seen = env.reset(seed=derive(seed, "explore", next(episodes)))
 
     def step() -> None:
-        _, _, terminated, truncated, _ = env.step(next(actions))
+        nonlocal seen
+        obs, _, terminated, truncated, extra = env.step(actions.single(*seen))
+        seen = obs, extra
         if terminated or truncated:
-            env.reset(seed=derive(seed, "explore", next(episodes)))
+            reset()
 
     try:
-        env.reset(seed=derive(seed, "explore", next(episodes)))
+        reset()
         return _rate(step, seconds)
     finally:
         env.close()
 
 
 def _shard_speed(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> float:
-    shard = make_shard(settings, seed, 0, SHARD_COPIES)
-    actions = _action_batches(info, seed, SHARD_COPIES)
+    shard = make_shard(settings, seed, 0, SHARD_COPIES, info.obs_layout)
+    actions = RandomActions(info, seed, SHARD_COPIES)
     try:
-        return SHARD_COPIES * _rate(lambda: shard.step(next(actions)), seconds)
+        return SHARD_COPIES * _rate(lambda: shard.step(actions.batch(shard.obs)), seconds)
     finally:
         shard.close()
 
@@ -230,21 +245,12 @@ def _misfit(name: str, info: EnvInfo) -> str | None:
     return None
 
 
-def _stackable(space: gym.Space[Any]) -> bool:
-    """Whether samples are arrays of one shape, or numbers."""
-    return space.shape is not None and space.dtype is not None
-
-
-def _actions(info: EnvInfo, seed: int, count: int) -> Iterator[Any]:
-    """Random actions without end: `count` of them, over and over, so that drawing them costs nothing."""
-    info.action_space.seed(derive(seed, "explore actions"))
-    return itertools.cycle([info.action_space.sample() for _ in range(count)])
-
-
-def _action_batches(info: EnvInfo, seed: int, copies: int) -> Iterator[Array]:
-    """The same as batches [N, ...]."""
-    single = _actions(info, seed, 64 * copies)
-    return itertools.cycle([np.array(list(itertools.islice(single, copies))) for _ in range(64)])
+def _travels(info: EnvInfo) -> bool:
+    """Whether observations and actions are such that anything here could learn."""
+    try:
+        return info.obs_layout is not None and info.action_layout is not None
+    except UserError:
+        return False
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -229,7 +229,6 @@ class _Follower:
         import mlflow
         import numpy as np
         from mlflow.models import Model, ModelSignature
-        from mlflow.types.schema import Schema, TensorSpec
 
         best = self.run_dir / "best"
         if not (best / "policy.json").exists():
@@ -238,8 +237,11 @@ class _Follower:
         run = self.client.get_run(self.run_id)
         if run.data.tags.get(MODEL) == digest:
             return
-        observation = read_json(best / "policy.json")["observation"]
-        shape, dtype = tuple(observation["shape"]), np.dtype(observation["dtype"])
+        about = read_json(best / "policy.json")
+        inputs, outputs = (_schema(about[kind]) for kind in ("observation", "action"))
+        example: Any = {x["name"]: np.zeros((2, *x["shape"]), x["dtype"]) for x in about["observation"]}
+        if "action_mask" in example:
+            example["action_mask"][:] = 1
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         Model.log(
             artifact_path=None,
@@ -249,16 +251,22 @@ class _Follower:
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
             code_paths=[str(Path(__file__).parent.parent)],
             artifacts={"model": str(best)},
-            signature=ModelSignature(
-                inputs=Schema([TensorSpec(dtype, (-1, *shape))]), outputs=Schema([TensorSpec(np.dtype("int64"), (-1,))])
-            ),
-            input_example=np.zeros((2, *shape), dtype),
+            signature=ModelSignature(inputs=inputs, outputs=outputs),
+            input_example=example.get("", example),
             pip_requirements=[
                 f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "safetensors", "threadpoolctl")
             ],
             registered_model_name=self.about["register_as"],
         )
         self.client.set_tag(self.run_id, MODEL, digest)
+
+
+def _schema(tensors: list[dict[str, Any]]) -> Any:
+    """Of what the env has as one array, a tensor without a name; else tensors by name."""
+    import numpy as np
+    from mlflow.types.schema import Schema, TensorSpec
+
+    return Schema([TensorSpec(np.dtype(x["dtype"]), (-1, *x["shape"]), x["name"] or None) for x in tensors])
 
 
 def follow_run(run_dir: Path) -> int:

@@ -11,20 +11,24 @@ from typing import Any
 import mlflow
 import numpy as np
 
-from distrl.acting.policies import policy_input
+from distrl.layouts import MASK
 from distrl.models.store import read_model
-from distrl.types import Array
 
 
 class GreedyPolicy(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's types are not read
-    """Observations [B, *shape] to the best actions [B]."""
+    """Observations [B, *shape] to the best actions [B, ...]; of Dicts and Tuples arrays by name, and so is a mask."""
 
     def load_context(self, context: Any) -> None:
         self._policy, _ = read_model(Path(context.artifacts["model"]))
 
     # MLflow warns about every annotation of the input but this very one.
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Array:
-        return np.asarray(self._policy.greedy(policy_input(model_input)), np.int64)
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
+        given: Any = model_input if isinstance(model_input, dict) else {"": model_input}
+        layout, actions = self._policy.obs_layout, self._policy.action_layout
+        action = self._policy.greedy(layout.join([given[part.name] for part in layout.parts], given.get(MASK)))
+        if actions.plain:
+            return action
+        return {part.name: part.of(action) for part in actions.parts}
 
 
 mlflow.models.set_model(GreedyPolicy())

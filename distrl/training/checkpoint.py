@@ -35,7 +35,7 @@ from distrl.models.store import (
 from distrl.training.progress import Progress
 from distrl.types import Array, Arrays, Policy, Snapshot, Weights
 
-FORMAT = 2
+FORMAT = 3
 Tree = Mapping[str, "Array | Tree"]  # arrays in named groups
 
 

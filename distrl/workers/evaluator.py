@@ -7,7 +7,6 @@ import copy
 import numpy as np
 
 from distrl.acting.network import single_threaded
-from distrl.acting.policies import policy_input
 from distrl.envs.shard import make_shard
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
@@ -40,7 +39,7 @@ class Evaluator:
         """
         copies = min(episodes, COPIES)
         seed = derive(self.seed, "evaluation", number)
-        shard = make_shard(self.env, seed, 0, copies)
+        shard = make_shard(self.env, seed, 0, copies, self.policy.obs_layout)
         self.policy.load(whole(message, keyframe).vector)
         wanted = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
         played = np.zeros(copies, np.int64)
@@ -49,7 +48,7 @@ class Evaluator:
         rng = stream(seed, "action")
         try:
             while (played < wanted).any():
-                obs = policy_input(shard.obs)
+                obs = shard.obs.astype(self.policy.obs_layout.dtype, copy=False)
                 if greedy:
                     action = self.policy.greedy(obs)
                 else:

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 
 from distrl.acting.network import single_threaded
-from distrl.acting.policies import policy_input
 from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.journal import Underway, compact
 from distrl.envs.shard import Shard, make_shard
@@ -105,7 +104,7 @@ class Runner:
         if live is not None:
             live.shard.close()
         n = self.settings.envs_per_shard
-        made = make_shard(self.env, self.seed, shard, n, self.heart)
+        made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout, self.heart)
         rebuilt, underway = np.ones(n, bool), Underway(n)
         if before is not None:
             rebuilt = made.restore(before, self.rebuild_timeout_s)
@@ -118,7 +117,8 @@ class Runner:
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
         stack = envs.frame_stack
-        seen = policy_input(envs.obs)  # a whole stack where `obs` holds single frames
+        obs_dtype = self.policy.obs_layout.dtype
+        seen = envs.obs.astype(obs_dtype, copy=False)  # a whole stack where `obs` holds single frames
         first = seen.swapaxes(0, 1) if stack else seen[None]
         obs = np.concatenate([first, np.empty((t_max, *first.shape[1:]), first.dtype)])
         newest = obs[len(first) :]
@@ -140,7 +140,7 @@ class Runner:
             actions.append(action)
             extras.append(extra)
             if stack:
-                seen = policy_input(result.obs)
+                seen = result.obs.astype(obs_dtype, copy=False)
                 newest[t] = seen[:, -1]
             else:
                 newest[t] = result.obs

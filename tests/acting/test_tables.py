@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toys import layout_of
 
 from distrl.acting.codings import Bins, Coding, Discrete, Keys, Product, Tiles
 from distrl.acting.policies import from_description
@@ -58,7 +59,7 @@ def test_one_tiling_has_a_row_for_each_state(memory: int | None) -> None:
     assert rows.shape == (3, 200)
     pairs = set(zip(rows.ravel().tolist(), bins.ravel().tolist(), strict=True))
     assert len(pairs) == len(np.unique(rows)) == len(np.unique(bins)) == 20
-    policy = TablePolicy(tiles, 2)
+    policy = TablePolicy(layout_of(), tiles, 2)
     assert policy.greedy(obs[0]).shape == (200,)
 
 
@@ -80,7 +81,7 @@ def test_keys_find_what_they_hold() -> None:
 
 
 def policy_with(table: np.ndarray, epsilon: float, allowed: np.ndarray | None = None, first: int = 0) -> TablePolicy:
-    policy = TablePolicy(Discrete(len(table)), table.shape[1], first, allowed=allowed)
+    policy = TablePolicy(layout_of(), Discrete(len(table)), table.shape[1], first, allowed=allowed)
     policy.load(np.append(table.ravel(), epsilon))
     return policy
 
@@ -128,7 +129,7 @@ def test_large_tables_are_read_row_by_row_with_the_same_result() -> None:
 def test_a_policy_comes_back_from_its_files(
     coding: Coding, capacity: int | None, allowed: np.ndarray | None, tmp_path: Path
 ) -> None:
-    policy = TablePolicy(coding, 2, 3, capacity, allowed)
+    policy = TablePolicy(layout_of(), coding, 2, 3, capacity, allowed)
     vector = np.random.default_rng(0).random(policy.vector.size)
     if capacity is not None:
         vector[-5:-1] = [5, 1, 0, -1]
@@ -145,7 +146,7 @@ def test_a_policy_comes_back_from_its_files(
 
 
 def test_states_that_a_hashed_table_does_not_hold_share_the_last_row() -> None:
-    policy = TablePolicy(Discrete(100), 2, capacity=3)
+    policy = TablePolicy(layout_of(), Discrete(100), 2, capacity=3)
     table = np.array([[1.0, 0], [0, 1], [0, 0], [0.5, 0.6]])
     policy.load(np.concatenate([table.ravel(), [40, 7, -1], [0.0]]))
     assert policy.values(np.array([7, 40, 41, 0])).tolist() == [[0, 1], [1, 0], [0.5, 0.6], [0.5, 0.6]]

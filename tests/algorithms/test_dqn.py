@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import CARTPOLE, config_of
 from conftest import DQN as DQN_BASE
+from toys import layout_of, obs_layout, spec_of
 
 from distrl.acting.network import NetworkSpec, flatten, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy, from_description
@@ -38,8 +39,8 @@ def make_dqn(seed: int = 1, spec: NetworkSpec | None = None, first_action: int =
     settings = Settings.model_validate(
         {"name": "dqn", "gamma": GAMMA, "batch_size": 6, "lr": 0.03, "target_every": 10} | changes
     )
-    spec = spec or NetworkSpec((3,), 2, (16,), (), "relu", 1.0, settings.layer_norm, settings.dueling)
-    return make(settings, EpsilonGreedyPolicy(spec, first_action), seed, CPU)
+    spec = spec or spec_of((3,), 2, (16,), (), "relu", 1.0, settings.layer_norm, settings.dueling)
+    return make(settings, EpsilonGreedyPolicy(spec, obs_layout(spec), first_action), seed, CPU)
 
 
 def batch(
@@ -306,7 +307,7 @@ def test_impossible_exploration_is_refused(changes: dict[str, Any], message: str
 
 def policy_with(epsilon: float, **changes: Any) -> EpsilonGreedyPolicy:
     """Q = (0, 2, 1) in every state."""
-    policy = EpsilonGreedyPolicy(NetworkSpec((1,), 3, hidden=()), **changes)
+    policy = EpsilonGreedyPolicy(spec_of((1,), 3, hidden=()), layout_of((1,)), **changes)
     policy.load(np.array([0, 0, 0, 0, 2, 1, epsilon], np.float32))
     return policy
 
@@ -347,10 +348,10 @@ def test_copies_explore_by_their_rung() -> None:
 
 
 SPECS = {
-    "dueling": NetworkSpec((8,), 4, (32, 24), (), "relu", 1.0, False, True),
-    "layer norm": NetworkSpec((8,), 4, (32, 24), (), "tanh", 1.0, True, False),
-    "both, one layer": NetworkSpec((8,), 4, (32,), (), "relu", 1.0, True, True),
-    "pixels": NetworkSpec((4, 84, 84), 2, (64,), ((16, 8, 4), (32, 4, 2)), "relu", 1 / 255, True, True),
+    "dueling": spec_of((8,), 4, (32, 24), (), "relu", 1.0, False, True),
+    "layer norm": spec_of((8,), 4, (32, 24), (), "tanh", 1.0, True, False),
+    "both, one layer": spec_of((8,), 4, (32,), (), "relu", 1.0, True, True),
+    "pixels": spec_of((4, 84, 84), 2, (64,), ((16, 8, 4), (32, 4, 2)), "relu", 1 / 255, True, True),
 }
 
 
@@ -362,10 +363,10 @@ def test_what_acts_is_what_learns(spec: NetworkSpec) -> None:
     assert {name: tuple(p.shape) for name, p in network.named_parameters()} == spec.shapes()
     with torch.no_grad():
         parameters.vector.add_(0.1 * torch.randn(parameters.vector.shape, generator=generator))
-    policy = EpsilonGreedyPolicy(spec)
+    policy = EpsilonGreedyPolicy(spec, obs_layout(spec))
     policy.load(np.append(parameters.vector.detach().numpy(), np.float32(0.0)))
     rng = np.random.default_rng(0)
-    obs = rng.integers(0, 256, (16, *spec.obs_shape)).astype(np.uint8 if spec.conv else np.float32)
+    obs = rng.integers(0, 256, (16, *spec.encoders[0].part.shape)).astype(spec.encoders[0].part.dtype)
     with torch.no_grad():
         expected = network(torch.tensor(obs)).numpy()
     action, extras = policy.act(obs, np.full((16, 2), 0.5))
@@ -386,7 +387,9 @@ def test_only_differences_between_actions_go_through_the_advantage() -> None:
 
 
 def test_a_policy_is_made_again_from_its_description() -> None:
-    policy = EpsilonGreedyPolicy(SPECS["both, one layer"], 2, (0.1, 0.2, 0.3, 0.4), 7.0)
+    policy = EpsilonGreedyPolicy(
+        SPECS["both, one layer"], obs_layout(SPECS["both, one layer"]), 2, (0.1, 0.2, 0.3, 0.4), 7.0
+    )
     vector = np.random.default_rng(0).random(SPECS["both, one layer"].parameters + 1).astype(np.float32)
     policy.load(vector)
     again = from_description(policy.describe())
@@ -410,8 +413,9 @@ BOX, IMAGE = gym.spaces.Box(0, 1, (2,), np.float32), gym.spaces.Box(0, 255, (4, 
 @pytest.mark.parametrize(
     ("obs", "action", "changes", "parts"),
     [
-        (BOX, BOX, {}, ["Some-v0", "Choose an env with Discrete actions"]),
-        (gym.spaces.Discrete(4), gym.spaces.Discrete(2), {}, ["Box observations", "one-hot"]),
+        (BOX, BOX, {}, ["Some-v0", "Discrete actions", "Set algorithm.name=ppo"]),
+        (BOX, gym.spaces.MultiDiscrete([2, 2]), {}, ["MultiDiscrete", "Set algorithm.name=ppo"]),
+        (gym.spaces.Text(4), gym.spaces.Discrete(2), {}, ["Some-v0", "Text", "TransformObservation"]),
         (
             BOX,
             gym.spaces.Discrete(2),
@@ -453,7 +457,7 @@ def test_ppo_takes_no_replay() -> None:
 
 def test_images_get_convolutions() -> None:
     settings = Settings.model_validate({"name": "dqn"})
-    assert len(make_policy(settings, info_of(IMAGE, gym.spaces.Discrete(2))).network.spec.conv) == 3
+    assert len(make_policy(settings, info_of(IMAGE, gym.spaces.Discrete(2))).network.spec.encoders[0].conv) == 3
     small = settings.model_copy(update={"body": "small_cnn"})
-    assert len(make_policy(small, info_of(IMAGE, gym.spaces.Discrete(2))).network.spec.conv) == 2
-    assert make_policy(settings, describe_env(config_of(DQN_BASE).env)).network.spec.conv == ()
+    assert len(make_policy(small, info_of(IMAGE, gym.spaces.Discrete(2))).network.spec.encoders[0].conv) == 2
+    assert make_policy(settings, describe_env(config_of(DQN_BASE).env)).network.spec.encoders[0].conv == ()

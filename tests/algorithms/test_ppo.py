@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 from torch.distributions import Categorical
-from toys import BANDIT, TWIN, same, settings
+from toys import BANDIT, TWIN, categorical, same, settings, spec_of
 
 from distrl.acting.network import NetworkSpec
-from distrl.acting.policies import CategoricalPolicy
+from distrl.acting.policies import StochasticPolicy
 from distrl.algorithms.ppo import PPO, Settings, make, make_policy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
@@ -28,7 +28,7 @@ from distrl.workers.learner import Learner
 from distrl.workers.runner import Runner
 
 CPU = torch.device("cpu")
-SPEC = NetworkSpec((3,), 4, (16,))
+SPEC = spec_of((3,), 4, (16,))
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +38,12 @@ def _one_thread() -> None:
 
 def make_ppo(seed: int = 1, spec: NetworkSpec = SPEC, first_action: int = 0, **changes: Any) -> PPO:
     plain = {"name": "ppo", "minibatch_size": 16, "lr_schedule": "constant", "lr": 1e-3}
-    return make(Settings.model_validate(plain | changes), CategoricalPolicy(spec, first_action), seed, CPU)
+    policy = categorical(spec, first_action, changes.get("action_probs", ()))
+    return make(Settings.model_validate(plain | changes), policy, seed, CPU)
 
 
-def acting(ppo: PPO) -> CategoricalPolicy:
-    policy = CategoricalPolicy(ppo.actor.spec, ppo.first_action)
+def acting(ppo: PPO) -> StochasticPolicy:
+    policy = categorical(ppo.actor.spec, ppo.distribution.start)
     policy.load(ppo.weights())
     return policy
 
@@ -59,7 +60,7 @@ def roll(
     """Random states, the policy's own actions, and a reward for both; an end after each step with chance `ends`."""
     rng = np.random.default_rng((seed, shard))
     policy = acting(ppo)
-    obs = rng.normal(size=(steps + 1, copies, *ppo.actor.spec.obs_shape)).astype(np.float32)
+    obs = rng.normal(size=(steps + 1, copies, *ppo.obs_shape)).astype(np.float32)
     taken = [policy.act(obs[t], rng.random(copies)) for t in range(steps)]
     action = np.stack([a for a, _ in taken])
     ended = rng.random((steps, copies)) < ends
@@ -73,7 +74,7 @@ def roll(
         reward=reward(obs[:-1], action).astype(np.float64),
         terminated=terminated,
         truncated=ended & ~terminated,
-        final_obs=rng.normal(size=(int(ended.sum()), *ppo.actor.spec.obs_shape)).astype(np.float32),
+        final_obs=rng.normal(size=(int(ended.sum()), *ppo.obs_shape)).astype(np.float32),
         extras={"log_prob": np.stack([e["log_prob"] for _, e in taken])},
     )
 
@@ -88,12 +89,12 @@ def likes(wanted: int) -> Callable[[Array, Array], Array]:
 
 def probability(ppo: PPO, action: int) -> float:
     """Of an action, on average over states."""
-    obs = torch.randn(200, *ppo.actor.spec.obs_shape, generator=torch.Generator().manual_seed(0))
-    return ppo.forward(obs)[0].exp()[:, action].mean().item()
+    obs = torch.randn(200, *ppo.obs_shape, generator=torch.Generator().manual_seed(0))
+    return ppo.forward(obs)[0].log_probs.exp()[:, action].mean().item()
 
 
 def mean_entropy(ppo: PPO, obs: torch.Tensor) -> float:
-    policy = Categorical(probs=ppo.forward(obs)[0].detach().exp())
+    policy = Categorical(probs=ppo.forward(obs)[0].log_probs.detach().exp())
     return float(policy.entropy().mean())  # type: ignore[no-untyped-call]
 
 
@@ -132,7 +133,7 @@ def test_the_acting_policy_is_the_one_that_learns() -> None:
         ppo.update([roll(ppo, likes(1), seed=k)], k, 0.0)
     obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     action, extras = acting(ppo).act(obs, np.random.default_rng(1).random(20))
-    wanted = ppo.forward(torch.tensor(obs))[0][torch.arange(20), torch.tensor(action)]
+    wanted = ppo.forward(torch.tensor(obs))[0].log_probs[torch.arange(20), torch.tensor(action)]
     np.testing.assert_allclose(extras["log_prob"], wanted.detach(), atol=1e-5)
 
 
@@ -226,12 +227,12 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told() -> None
 
     rates = {"actor": 1e-3, "critic": 1e-3}
 
-    log_probs, value = ppo.forward(obs)
-    norm = ppo.step((100 * log_probs[:, 0] + value).sum(), rates)
+    policy, value = ppo.forward(obs)
+    norm = ppo.step((100 * policy.log_probs[:, 0] + value).sum(), rates)
     assert norm.item() > 10
     assert norms() == pytest.approx([0.25, 0.25], rel=1e-3)  # each by its own norm
-    log_probs, value = ppo.forward(obs)
-    norm = ppo.step(1e-6 * (log_probs[:, 0] + value).sum(), rates)
+    policy, value = ppo.forward(obs)
+    norm = ppo.step(1e-6 * (policy.log_probs[:, 0] + value).sum(), rates)
     assert np.hypot(*norms()) == pytest.approx(norm.item(), rel=1e-4)
     assert 0 < norm.item() < 0.25
 
@@ -428,7 +429,7 @@ def through_safetensors(state: Arrays, path: Path) -> Arrays:
 def through_a_checkpoint(state: Arrays, path: Path) -> Arrays:
     run = RunState.beginning(np.zeros(SPEC.parameters, np.float32), shards=1)
     run.learner = state
-    write_checkpoint(path / "1", run, CategoricalPolicy(SPEC), {}, "")
+    write_checkpoint(path / "1", run, categorical(SPEC), {}, "")
     return read_checkpoint(path / "1", shards=1).learner
 
 
@@ -532,33 +533,38 @@ def test_weights_that_were_handed_out_do_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spaces", "body", "parts"),
+    ("spaces", "changes", "parts"),
     [
-        ({"action": "box"}, "auto", ["Discrete actions", TWIN, "Box("]),
-        ({"obs": "discrete"}, "auto", ["Box observations", TWIN, "Discrete(4)"]),
-        ({}, "cnn", ["algorithm.body is 'cnn'", "[2]", "algorithm.body=mlp"]),
-        ({"obs": "small image"}, "auto", ["at least 36 pixels", "[3, 20, 84]"]),
+        ({"obs": "text"}, {}, [TWIN, "Text(", "gymnasium.wrappers.TransformObservation"]),
+        ({"action": "text"}, {}, [TWIN, "Text(", "gymnasium.wrappers.TransformAction"]),
+        ({}, {"body": "cnn"}, ["algorithm.body is 'cnn'", "[2]", "algorithm.body=auto"]),
+        ({"obs": "small image"}, {"body": "cnn"}, ["at least 36 pixels", "[3, 20, 84]"]),
+        ({"action": "box"}, {"action_probs": [0.5, 0.5]}, ["algorithm.action_probs", TWIN, "Leave it out"]),
+        ({}, {"action_probs": [0.5, 0.2, 0.3]}, ["algorithm.action_probs has 3 numbers", "2 actions"]),
+        ({"action": "unbounded"}, {"squash": True}, ["algorithm.squash", TWIN, "algorithm.squash=false"]),
     ],
 )
-def test_spaces_that_ppo_cannot_take_are_refused(spaces: dict[str, Any], body: str, parts: list[str]) -> None:
+def test_spaces_that_ppo_cannot_take_are_refused(
+    spaces: dict[str, Any], changes: dict[str, Any], parts: list[str]
+) -> None:
     with pytest.raises(UserError) as caught:
-        make_policy(Settings.model_validate({"name": "ppo", "body": body}), describe_env(settings(TWIN, **spaces)))
+        make_policy(Settings.model_validate({"name": "ppo", **changes}), describe_env(settings(TWIN, **spaces)))
     assert [part for part in parts if part not in str(caught.value)] == []
 
 
 def test_the_network_fits_the_spaces() -> None:
     plain = make_policy(Settings(name="ppo", hidden=(5,), activation="relu"), describe_env(settings("LunarLander-v3")))
-    assert plain.network.spec == NetworkSpec((8,), 4, (5,), (), "relu", 1.0)
+    assert plain.network.spec == spec_of((8,), 4, (5,), (), "relu", 1.0)
     pixels = make_policy(Settings(name="ppo", hidden=(512,)), describe_env(settings(TWIN, obs="image")))
-    assert len(pixels.network.spec.conv) == 3
-    assert pixels.network.spec.scale == pytest.approx(1 / 255)
+    assert len(pixels.network.spec.encoders[0].conv) == 3
+    assert pixels.network.spec.encoders[0].scale == pytest.approx(1 / 255)
     assert pixels.network.spec.parameters == 1_685_154  # of Mnih et al. 2015, for 2 actions
     flat = make_policy(Settings(name="ppo", body="mlp"), describe_env(settings(TWIN, obs="image")))
-    assert flat.network.spec.conv == ()
+    assert flat.network.spec.encoders[0].conv == ()
 
 
 def test_images_are_learned_from_through_convolutions() -> None:
-    spec = NetworkSpec((1, 12, 12), 2, (8,), ((4, 4, 2),), "relu", 1 / 255)
+    spec = spec_of((1, 12, 12), 2, (8,), ((4, 4, 2),), "relu", 1 / 255)
     ppo = make_ppo(spec=spec, lr=3e-3, minibatch_size=32)
 
     def bright(obs: Array, action: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from toys import layout_of
 
 from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
 from distrl.acting.tables import TablePolicy
@@ -57,7 +58,7 @@ def fragments_of(seed: int, steps: int, copies: int, shards: int = 1, states: in
 
 
 def learner_of(settings: Settings, allowed: np.ndarray | None = None, coding: Coding | None = None) -> TabularQ:
-    agent = TabularQ(settings, TablePolicy(coding or Discrete(STATES), ACTIONS, allowed=allowed), 7)
+    agent = TabularQ(settings, TablePolicy(layout_of(), coding or Discrete(STATES), ACTIONS, allowed=allowed), 7)
     agent.tables[:] = np.random.default_rng(1).normal(size=agent.tables.shape)
     return agent
 
@@ -182,7 +183,7 @@ def test_a_greedy_action_never_cuts_the_trace(tilings: int) -> None:
         coding=Tiles((n,), (0.0,), (float(n),), ("0",), tilings),
     )
     obs = np.arange(0.0, n, 2).reshape(steps + 1, copies, 1)
-    values = np.stack([agent.values(0, agent.coding(x)) for x in obs])
+    values = np.stack([agent.values(0, agent.numbers(x)) for x in obs])
     action = values[:-1].argmax(axis=-1)
     reward = np.random.default_rng(3).uniform(50, 60, size=action.shape)
     nothing = np.zeros(action.shape, bool)
@@ -263,7 +264,7 @@ def test_the_two_ways_to_add_up_give_the_same_bits() -> None:
 def test_tilings_learn_the_sum_of_their_rows() -> None:
     """With a rate of 1 a state that occurs once has its target exactly, and a far one is not touched."""
     coding = Tiles((4, 4), (0.0, 0.0), (1.0, 1.0), ("0", "1"), tilings=8)
-    agent = TabularQ(settings_of(lr=1, initial=3.0), TablePolicy(coding, ACTIONS), 0)
+    agent = TabularQ(settings_of(lr=1, initial=3.0), TablePolicy(layout_of(), coding, ACTIONS), 0)
     near, far = np.array([[0.2, 0.2]]), np.array([[0.9, 0.9]])
     assert agent.values(0, coding(near))[0].tolist() == pytest.approx([3.0] * 3)
     step = Fragment(
@@ -278,11 +279,11 @@ def test_tilings_learn_the_sum_of_their_rows() -> None:
 
 
 def test_a_hashed_table_learns_what_a_dense_one_does() -> None:
-    dense = TabularQ(settings_of(method="double_q", initial=0.5), TablePolicy(Discrete(1000), ACTIONS), 7)
+    dense = TabularQ(settings_of(method="double_q", initial=0.5), TablePolicy(layout_of(), Discrete(1000), ACTIONS), 7)
     hashed = TabularQ(
-        settings_of(method="double_q", initial=0.5), TablePolicy(Discrete(1000), ACTIONS, capacity=400), 7
+        settings_of(method="double_q", initial=0.5), TablePolicy(layout_of(), Discrete(1000), ACTIONS, capacity=400), 7
     )
-    policy = TablePolicy(Discrete(1000), ACTIONS, capacity=400)
+    policy = TablePolicy(layout_of(), Discrete(1000), ACTIONS, capacity=400)
     for iteration in range(3):
         fragments = fragments_of(iteration, 10, 10, states=1000)
         dense.update(fragments, iteration, 0.0)
@@ -299,7 +300,7 @@ def test_a_hashed_table_learns_what_a_dense_one_does() -> None:
 
 
 def test_a_full_table_says_so() -> None:
-    agent = TabularQ(settings_of(), TablePolicy(Discrete(1000), ACTIONS, capacity=20), 7)
+    agent = TabularQ(settings_of(), TablePolicy(layout_of(), Discrete(1000), ACTIONS, capacity=20), 7)
     with pytest.raises(UserError, match=r"algorithm\.capacity=20"):
         agent.update(fragments_of(0, 10, 10, states=1000), 0, 0.0)
 
@@ -414,7 +415,8 @@ BOX = gym.spaces.Box(-np.inf, np.inf, (2,))
         (BOX, None, {"coding": {"kind": "bins", "n": [3], "inputs": ["2"]}}, ["'2'", "component of the 2"]),
         (gym.spaces.Box(0, 1, (2, 2)), None, {"coding": {"kind": "bins", "n": [3]}}, ["one axis"]),
         (gym.spaces.Discrete(3), None, {"coding": {"kind": "bins", "n": [3]}}, ["is for Box"]),
-        (gym.spaces.Text(5), None, {}, ["discrete or Box"]),
+        (gym.spaces.Text(5), None, {}, ["it is a Text", "TransformObservation"]),
+        (gym.spaces.Dict({"a": gym.spaces.Discrete(3), "b": BOX}), None, {}, ["discrete or Box"]),
         (gym.spaces.MultiDiscrete([10**4, 10**5]), None, {}, ["1,000,000,000 rows", "14.9 GiB", "algorithm.capacity"]),
         (gym.spaces.Discrete(10**6), None, {"capacity": 10**9}, ["Lower algorithm.capacity"]),
         (gym.spaces.MultiDiscrete([10**6] * 3), None, {"capacity": 100}, ["2^53"]),

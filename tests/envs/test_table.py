@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from toys import Played
 
+from distrl.acting.codings import Product
+from distrl.acting.spaces import CodingSettings, make_coding
 from distrl.envs.make import describe_env, make_env
 from distrl.envs.mdp import read_table
 from distrl.envs.shard import make_shard
@@ -266,14 +268,11 @@ gym.register("Parts-v0", lambda **_: Parts())
 
 
 def test_tuples_and_dicts_of_discrete_parts_are_one_array() -> None:
-    info = describe_env(EnvSettings(id="Parts-v0"))
-    assert isinstance(info.observation_space, gym.spaces.MultiDiscrete)
-    assert dict(zip(info.observation_space.nvec.tolist(), info.observation_space.start.tolist(), strict=True)) == {
-        2: 0, 4: 0, 3: 5,
-    }  # fmt: skip
-    obs, _ = make_env(EnvSettings(id="Parts-v0")).reset()
-    assert info.observation_space.contains(obs)
-    assert obs.tolist() == [1, 3, 6]
+    settings = EnvSettings(id="Parts-v0")
+    assert make_coding(CodingSettings(), describe_env(settings)) == Product((2, 4, 3), (0, 0, 5))
+    shard = SingleShard(settings, 1, 0, 2)
+    assert shard.obs.dtype == np.int64
+    assert shard.obs.tolist() == [[1, 3, 6]] * 2
 
 
 def test_taxi_says_what_does_nothing() -> None:

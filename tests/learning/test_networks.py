@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical
-from toys import same
+from toys import categorical, same, spec_of
 
 from distrl.acting.network import Network as NumpyNetwork
 from distrl.acting.network import NetworkSpec, flatten, single_threaded, unflatten
-from distrl.acting.policies import CategoricalPolicy, from_description
+from distrl.acting.policies import StochasticPolicy, from_description
 from distrl.learning.networks import Network
 from distrl.learning.optimizer import FlatParameters
 from distrl.types import Array
 
 SPECS = {
-    "tanh": NetworkSpec((8,), 4),
-    "relu": NetworkSpec((3, 5), 2, hidden=(33, 17), activation="relu"),
-    "linear": NetworkSpec((6,), 3, hidden=()),
-    "narrow": NetworkSpec((1,), 1, hidden=(1, 1)),
-    "nature": NetworkSpec((4, 84, 84), 6, (512,), ((32, 8, 4), (64, 4, 2), (64, 3, 1)), "relu", 1 / 255),
-    "oblong": NetworkSpec((3, 40, 57), 5, (64,), ((8, 8, 4), (16, 4, 2)), "tanh", 1 / 255),
+    "tanh": spec_of((8,), 4),
+    "relu": spec_of((3, 5), 2, hidden=(33, 17), activation="relu"),
+    "linear": spec_of((6,), 3, hidden=()),
+    "narrow": spec_of((1,), 1, hidden=(1, 1)),
+    "nature": spec_of((4, 84, 84), 6, (512,), ((32, 8, 4), (64, 4, 2), (64, 3, 1)), "relu", 1 / 255),
+    "oblong": spec_of((3, 40, 57), 5, (64,), ((8, 8, 4), (16, 4, 2)), "tanh", 1 / 255),
 }
 
 
@@ -44,9 +45,10 @@ def make(spec: NetworkSpec, seed: int = 0) -> tuple[Network, FlatParameters]:
 
 def observations(spec: NetworkSpec, count: int, seed: int = 1) -> Array:
     rng = np.random.default_rng(seed)
-    if spec.conv:
-        return rng.integers(0, 256, (count, *spec.obs_shape), np.uint8)
-    return rng.normal(size=(count, *spec.obs_shape)).astype(np.float32)
+    part = spec.encoders[0].part
+    if part.dtype == "uint8":
+        return rng.integers(0, 256, (count, *part.shape), np.uint8)
+    return rng.normal(size=(count, *part.shape)).astype(np.float32)
 
 
 def acting(spec: NetworkSpec, vector: Array) -> NumpyNetwork:
@@ -55,10 +57,10 @@ def acting(spec: NetworkSpec, vector: Array) -> NumpyNetwork:
     return network
 
 
-def biased(*logits: float, first_action: int = 0) -> CategoricalPolicy:
+def biased(*logits: float, first_action: int = 0) -> StochasticPolicy:
     """A policy with these logits in every state."""
-    spec = NetworkSpec((1,), len(logits), hidden=())
-    policy = CategoricalPolicy(spec, first_action)
+    spec = spec_of((1,), len(logits), hidden=())
+    policy = categorical(spec, first_action)
     policy.load(np.array([0.0] * len(logits) + list(logits), np.float32))
     return policy
 
@@ -94,8 +96,8 @@ def test_bytes_are_scaled_and_other_numbers_taken_as_they_are(name: str) -> None
     network = acting(spec, make(spec)[1].vector.detach().numpy())
     obs = observations(spec, 4)
     assert same(network(obs), network(obs.astype(np.float64)))
-    if spec.scale != 1:
-        unscaled = NetworkSpec(**{**vars(spec), "scale": 1.0})
+    if spec.encoders[0].scale != 1:
+        unscaled = replace(spec, encoders=(replace(spec.encoders[0], scale=1.0),))
         np.testing.assert_allclose(network(obs), acting(unscaled, network.vector)(obs / 255), atol=1e-5)
 
 
@@ -121,7 +123,7 @@ def test_the_same_numbers_give_the_same_bits_wherever_they_lie_in_memory(name: s
 
 
 def test_acting_changes_neither_observations_nor_weights() -> None:
-    policy = CategoricalPolicy(SPECS["oblong"])
+    policy = categorical(SPECS["oblong"])
     vector = make(SPECS["oblong"])[1].vector.detach().numpy().copy()
     policy.load(vector)
     obs, before = observations(SPECS["oblong"], 4), vector.copy()
@@ -170,7 +172,7 @@ def test_flat_parameters_keep_the_numbers_and_the_order_of_several_modules() -> 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 12), (12, 5)])
 def test_orthogonal_layers_are_orthogonal(inputs: int, outputs: int) -> None:
-    spec = NetworkSpec((inputs,), outputs, hidden=())
+    spec = spec_of((inputs,), outputs, hidden=())
     arrays = unflatten(spec.initial(np.random.default_rng(0), head_gain=3.0), spec.shapes())
     w = arrays["head.weight"]
     product = w @ w.T if outputs < inputs else w.T @ w
@@ -205,15 +207,16 @@ def test_arrays_that_do_not_fit_the_network_are_refused() -> None:
         with pytest.raises(ValueError, match="are needed"):
             flatten(wrong, spec.shapes())
     with pytest.raises(ValueError, match=str(spec.parameters)):
-        CategoricalPolicy(spec).load(np.zeros(spec.parameters + 1, np.float32))
+        categorical(spec).load(np.zeros(spec.parameters + 1, np.float32))
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_policy_survives_its_description_in_json(name: str) -> None:
-    policy = CategoricalPolicy(SPECS[name], first_action=-2)
+    policy = categorical(SPECS[name], first_action=-2)
     again = from_description(json.loads(json.dumps(policy.describe())))
-    assert isinstance(again, CategoricalPolicy)
-    assert (again.network.spec, again.first_action) == (SPECS[name], -2)
+    assert isinstance(again, StochasticPolicy)
+    assert (again.network.spec, again.distribution) == (SPECS[name], policy.distribution)
+    assert (again.obs_layout, again.action_layout) == (policy.obs_layout, policy.action_layout)
     vector = make(SPECS[name])[1].vector.detach().numpy()
     obs, noise = observations(SPECS[name], 3), np.array([0.1, 0.5, 0.9])
     for p in (policy, again):
@@ -247,7 +250,7 @@ def test_each_action_takes_its_probability_of_the_noise() -> None:
 def test_log_prob_is_that_of_the_torch_policy(name: str) -> None:
     spec = SPECS[name]
     network, parameters = make(spec)
-    policy = CategoricalPolicy(spec)
+    policy = categorical(spec)
     policy.load(parameters.vector.detach().numpy())
     obs = observations(spec, 32)
     noise = policy.draw(np.random.default_rng(2), 3, 32)

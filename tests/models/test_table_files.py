@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toys import categorical, layout_of, spec_of
 from typer.testing import CliRunner
 
 from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
-from distrl.acting.network import NetworkSpec
-from distrl.acting.policies import CategoricalPolicy
 from distrl.acting.tables import TablePolicy
 from distrl.cli import app
 from distrl.config import load_config
@@ -24,7 +23,7 @@ ALLOWED = np.array([[True, True], [False, True], [True, False]])
 
 
 def policy_of(coding: Coding, capacity: int | None = None, allowed: np.ndarray | None = None) -> TablePolicy:
-    policy = TablePolicy(coding, 2, 1, capacity, allowed)
+    policy = TablePolicy(layout_of(), coding, 2, 1, capacity, allowed)
     vector = np.random.default_rng(0).normal(size=policy.vector.size)
     if capacity is not None:
         vector[-1 - capacity : -1] = [*range(5, 5 - capacity + 1, -1), -1]
@@ -73,7 +72,7 @@ def test_a_csv_tells_what_the_policy_does_where(policy: TablePolicy, tmp_path: P
 
 def test_a_network_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Only tables"):
-        export(CategoricalPolicy(NetworkSpec((2,), 2)), {}, tmp_path / "table.csv")
+        export(categorical(spec_of((2,), 2)), {}, tmp_path / "table.csv")
 
 
 def test_a_wrong_file_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from distrl.errors import UserError
+from distrl.layouts import discrete_layout
 from distrl.models.play import play
 from distrl.models.video import record_video
 from distrl.settings import EnvSettings
@@ -27,6 +29,8 @@ class Scripted:
 
     def __init__(self, best: Callable[[Array], Any], sampled: Callable[[Array, Array], Any] | None = None) -> None:
         self.best, self.sampled = best, sampled
+        self.obs_layout: Any = SimpleNamespace(pack=lambda obs, mask: np.asarray(obs))
+        self.action_layout = discrete_layout(2)
 
     def load(self, vector: Array) -> None: ...
 

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from toys import categorical, spec_of
 
-from distrl.acting.network import NetworkSpec
-from distrl.acting.policies import CategoricalPolicy
+from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import write_model
@@ -319,12 +319,15 @@ def start(
     return MlflowTracker.start(run_dir, uri, experiment, tags, params, run_dir.name, register_as=f"{experiment}-policy")
 
 
-def complete(run_dir: Path) -> CategoricalPolicy:
+def complete(run_dir: Path) -> StochasticPolicy:
     """What a run leaves at its end."""
-    policy = CategoricalPolicy(NetworkSpec(obs_shape=(4,), outputs=2))
+    policy = categorical(spec_of(obs_shape=(4,), outputs=2))
     rng = np.random.default_rng(1)
     policy.load(rng.normal(size=policy.network.spec.parameters).astype(np.float32))
-    about = {"observation": {"shape": [4], "dtype": "float32"}}
+    about = {
+        "observation": [{"name": "", "shape": [4], "dtype": "float32"}],
+        "action": [{"name": "", "shape": [], "dtype": "int64"}],
+    }
     write_directory(run_dir / "best", lambda directory: write_model(directory, policy, policy.network.vector, about))
     (run_dir / "plots").mkdir()
     (run_dir / "plots" / "return.png").write_bytes(b"picture")

@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from toys import BANDIT, DIE, same, settings
+from toys import BANDIT, DIE, categorical, same, settings, spec_of
 
-from distrl.acting.network import NetworkSpec
-from distrl.acting.policies import CategoricalPolicy
+from distrl.acting.policies import StochasticPolicy
 from distrl.settings import EnvSettings
 from distrl.types import Evaluation, Weights
 from distrl.workers.evaluator import COPIES, Evaluator
@@ -20,8 +19,8 @@ DICE, LAMPS = settings(DIE), settings(BANDIT)
 SPACES = {CARTPOLE.id: (4, 2), LUNAR.id: (8, 4), DIE: (1, 2), BANDIT: (2, 2)}  # numbers seen, actions
 
 
-def policy_for(inputs: int, actions: int) -> CategoricalPolicy:
-    return CategoricalPolicy(NetworkSpec((inputs,), actions, hidden=()))
+def policy_for(inputs: int, actions: int) -> StochasticPolicy:
+    return categorical(spec_of((inputs,), actions, hidden=()))
 
 
 def evaluator(env: EnvSettings, seed: int = 1) -> Evaluator:

@@ -13,8 +13,10 @@ import pytest
 import toys
 from toys import SCRIPT, same, settings
 
+from distrl.acting.distributions import Categorical
+from distrl.acting.encoders import Encoder
 from distrl.acting.network import NetworkSpec
-from distrl.acting.policies import CategoricalPolicy
+from distrl.acting.policies import StochasticPolicy
 from distrl.envs.journal import Journal
 from distrl.envs.make import describe_env
 from distrl.errors import EnvError, UserError
@@ -33,10 +35,11 @@ ENVS = {
 SHAPE = RolloutSettings(shards=3, envs_per_shard=4, steps=25)
 
 
-def make_policy(env: EnvSettings) -> CategoricalPolicy:
+def make_policy(env: EnvSettings) -> StochasticPolicy:
     info = describe_env(env)
-    space: Any = info.action_space
-    return CategoricalPolicy(NetworkSpec(info.observation_space.shape or (), int(space.n), (16,)), int(space.start))
+    actions, encoders = info.action_layout.parts[0], tuple(Encoder(part) for part in info.obs_layout.parts)
+    spec = NetworkSpec(encoders, actions.n[0], (16,))
+    return StochasticPolicy(spec, Categorical(actions.n[0], actions.start[0]), info.obs_layout, info.action_layout)
 
 
 def make_runner(env: EnvSettings, shape: RolloutSettings = SHAPE, seed: int = 1) -> Runner:

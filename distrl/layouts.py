@@ -1,0 +1,309 @@
+"""How the observations and actions of any space travel: as one flat array each, cut up again where they are used.
+
+A single Box, Discrete, MultiDiscrete or MultiBinary is an array already and travels as it is. The parts of a Dict or a
+Tuple, nested as may be, lie one behind the other in an array [size]: of their own type where all have the same, else of
+bytes, aligned so that each can be read as it lies. So images stay bytes, floats stay exact, and fragments, journals, the
+replay and checkpoints hold plain arrays whatever the space is.
+
+A mask of the actions is a part of its own, which is not for the network: that of the key `action_mask` of a Dict, that of
+the info (then it is laid behind the observation), or, where the state says all, a table of masks of all states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # what acts needs no gymnasium
+    import gymnasium as gym
+
+Array = NDArray[Any]  # as in distrl.types, which imports this file
+MASK = "action_mask"
+# Observations that do not travel in their own type: float64 is more than networks compute in, the rest is strange to torch.
+TRAVELS_AS = {"float64": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of an observation or action, and where it lies in the flat array."""
+
+    path: tuple[str | int, ...]  # keys of Dicts and places in Tuples that lead to it; () the whole
+    kind: Literal["box", "discrete", "binary", "mask"]
+    shape: tuple[int, ...]
+    dtype: str
+    n: tuple[int, ...] = ()  # of discrete ones: how many values each component has; of a mask: the sizes of its groups
+    start: tuple[int, ...] = ()  # of discrete ones: the first value of each component
+    at: tuple[int, int] | None = None  # its elements of the flat array; None: it is that array
+
+    @property
+    def name(self) -> str:
+        """'' of the whole"""
+        return ".".join(map(str, self.path))
+
+    def of(self, flat: Array) -> Array:
+        """Its array [..., *shape], a view of flat ones [..., size] where that is possible."""
+        if self.at is None:
+            return flat
+        own: Array = flat[..., slice(*self.at)].view(self.dtype)
+        return own.reshape((*flat.shape[:-1], *self.shape))
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Part:
+        return cls(**_with_tuples(data))
+
+
+@dataclass(frozen=True)
+class Layout:
+    parts: tuple[Part, ...]  # what is seen (or done)
+    shape: tuple[int, ...]  # of one flat array
+    dtype: str
+    mask: Part | None = None
+    in_info: bool = False  # the mask comes in the info
+    states: tuple[str, ...] = ()  # masks of all states of a single Discrete observation, as '0110'
+    unread: tuple[str, ...] = ()  # parts that are left out, since they are texts
+
+    @property
+    def plain(self) -> bool:
+        """Whether the env's own arrays travel as they are."""
+        return self.parts[0].at is None
+
+    @property
+    def masked(self) -> bool:
+        return self.mask is not None or bool(self.states)
+
+    @property
+    def nbytes(self) -> int:
+        """Of one flat array."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @cached_property
+    def table(self) -> Array:
+        """[states, A] bool"""
+        return np.array([[char == "1" for char in row] for row in self.states])
+
+    def mask_of(self, flat: Array) -> Array | None:
+        """Which choices are allowed, [..., M] bool; None: nothing is masked."""
+        allowed: Array | None = None
+        if self.mask is not None:
+            allowed = self.mask.of(flat) != 0
+        elif self.states:
+            allowed = self.table[flat - self.parts[0].start[0]]
+        return allowed
+
+    def state(self, flat: Array) -> Array:
+        """What a table reads: the only part [..., *shape], or the whole numbers [..., D] of all parts."""
+        if len(self.parts) == 1:
+            return self.parts[0].of(flat)
+        last = self.parts[-1].at
+        assert last is not None
+        return flat[..., : last[1]]
+
+    def pack(self, value: Any, mask: Any = None, over: bool = False) -> Array:
+        """The flat array [..., size] of an observation, or of a batch of them, as the space has it.
+
+        Args:
+            mask: of the info, where it comes from there
+            over: the episode is: nobody acts any more, so no choice need be left
+        Raises:
+            ValueError: a part is missing or has another shape, or a mask leaves no choice
+        """
+        arrays = [_inside(value, part) for part in self.parts]
+        lead = arrays[0].shape[: arrays[0].ndim - len(self.parts[0].shape)]
+        for part, array in zip(self.parts, arrays, strict=True):
+            if array.shape != (*lead, *part.shape):
+                what = repr(part.name) if part.path else "it"
+                raise ValueError(f"{what} has shape {list(array.shape)}, the space says {list(part.shape)}")
+        if self.plain:
+            return arrays[0].astype(self.dtype, copy=False)
+        flat = np.zeros((*lead, *self.shape), self.dtype)
+        for part, array in zip(self.parts, arrays, strict=True):
+            part.of(flat)[...] = array
+        if self.mask is not None:
+            allowed = mask if self.in_info else _inside(value, self.mask)
+            self.mask.of(flat)[...] = _checked(allowed, lead, self.mask, over)
+        return flat
+
+    def join(self, arrays: Sequence[Array], mask: Array | None = None) -> Array:
+        """The flat array [N, size] of arrays [N, *shape], one a part."""
+        if self.plain:
+            return arrays[0].astype(self.dtype, copy=False)
+        flat = np.zeros((len(arrays[0]), *self.shape), self.dtype)
+        for part, array in zip(self.parts, arrays, strict=True):
+            part.of(flat)[...] = array
+        if self.mask is not None and mask is not None:
+            self.mask.of(flat)[...] = mask
+        return flat
+
+    def unpack(self, flat: Array) -> Any:
+        """What the space has, of one flat array [size] or a batch of them: Dicts and Tuples of arrays of their own."""
+        return _nested({part.path: _own(part.of(flat), part) for part in self.parts})
+
+    def tensors(self, space: Any) -> list[dict[str, Any]]:
+        """Name, shape and type of each part as the space has it, and of the mask, as plain JSON."""
+        found = []
+        for part in (*self.parts, *([self.mask] if self.mask is not None else [])):
+            own = space
+            for key in () if part is self.mask and self.in_info else part.path:
+                own = own[key]
+            dtype = part.dtype if part is self.mask else str(own.dtype)
+            found.append({"name": part.name, "shape": list(part.shape), "dtype": dtype})
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Layout:
+        parts = tuple(Part.from_description(part) for part in data["parts"])
+        mask = None if data["mask"] is None else Part.from_description(data["mask"])
+        return cls(**{**_with_tuples(data), "parts": parts, "mask": mask})
+
+
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where there were tuples."""
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in data.items()}
+
+
+def action_layout(space: gym.Space[Any]) -> Layout:
+    """How actions travel. Raises ValueError, with a reason, for a space that cannot."""
+    import gymnasium as gym
+
+    leaves = list(_leaves(space, ()))
+    if texts := [part.name for part in leaves if part.dtype == "text"]:
+        raise ValueError(f"{texts[0]!r} is a Text")
+    return _laid_out(leaves, isinstance(space, gym.spaces.Dict | gym.spaces.Tuple))
+
+
+def discrete_layout(n: int, start: int = 0) -> Layout:
+    """Of one whole number from `start` on."""
+    return Layout((Part((), "discrete", (), "int64", (n,), (start,)),), (), "int64")
+
+
+def choices_of(actions: Layout) -> tuple[int, ...]:
+    """The sizes of the groups of a mask of these actions; () where nothing can be masked."""
+    return tuple(n for part in actions.parts if part.kind == "discrete" for n in part.n)
+
+
+def observation_layout(
+    space: gym.Space[Any], choices: tuple[int, ...] = (), in_info: bool = False, states: Array | None = None
+) -> Layout:
+    """How observations travel. Raises ValueError, with a reason, for a space that cannot.
+
+    Args:
+        choices: see `choices_of`
+        in_info: the info holds a mask
+        states: [states, A] bool, the masks of all states of a Discrete space
+    """
+    import gymnasium as gym
+
+    composite = isinstance(space, gym.spaces.Dict | gym.spaces.Tuple)
+    leaves = list(_leaves(space, ()))
+    unread = tuple(part.name for part in leaves if part.dtype == "text")
+    leaves = [replace(p, dtype=TRAVELS_AS.get(p.dtype, p.dtype)) for p in leaves if p.dtype != "text"]
+    mask = next((part for part in leaves if part.path == (MASK,)), None) if choices else None
+    if mask is not None:
+        leaves.remove(mask)
+        if prod(mask.shape) != sum(choices):
+            raise ValueError(f"{MASK!r} has shape {list(mask.shape)}, and there are {sum(choices)} choices to mask")
+        in_info = False
+    if not leaves:
+        raise ValueError("it is a Text" if unread else "nothing is in it")
+    if mask is not None or in_info:
+        mask = Part((MASK,), "mask", (sum(choices),), "int8", choices)
+    layout = _laid_out([*leaves, *([mask] if mask else [])], composite or mask is not None)
+    if mask is not None:
+        layout = replace(layout, parts=layout.parts[:-1], mask=layout.parts[-1])
+    rows = () if states is None else tuple("".join("01"[int(x)] for x in row) for row in states)
+    return replace(layout, in_info=in_info, states=rows, unread=unread)
+
+
+def _leaves(space: gym.Space[Any], path: tuple[str | int, ...]) -> Iterator[Part]:
+    """The parts of a space, not yet laid out; of a Text, which no network here reads, one of dtype 'text'."""
+    import gymnasium as gym
+
+    match space:
+        case gym.spaces.Dict():
+            for name, below in space.spaces.items():
+                yield from _leaves(below, (*path, name))
+        case gym.spaces.Tuple():
+            for place, below in enumerate(space.spaces):
+                yield from _leaves(below, (*path, place))
+        case gym.spaces.Box():
+            yield Part(path, "box", space.shape, str(space.dtype))
+        case gym.spaces.Discrete():
+            yield Part(path, "discrete", (), "int64", (int(space.n),), (int(space.start),))
+        case gym.spaces.MultiDiscrete():
+            n, start = tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist())
+            yield Part(path, "discrete", space.shape, str(space.dtype), n, start)
+        case gym.spaces.MultiBinary():
+            yield Part(path, "binary", space.shape, "int8")
+        case gym.spaces.Text():
+            yield Part(path, "box", (), "text")
+        case _:
+            raise ValueError(f"{'.'.join(map(str, path)) or 'it'} is a {type(space).__name__}")
+
+
+def _laid_out(parts: Sequence[Part], composite: bool) -> Layout:
+    if not composite:
+        return Layout(tuple(parts), parts[0].shape, parts[0].dtype)
+    if all(part.kind != "box" for part in parts):
+        parts = [replace(part, dtype="int64") for part in parts]  # whole numbers alone: tables can read them
+    parts = [replace(part, dtype="uint8") if part.dtype == "bool" else part for part in parts]
+    types = {part.dtype for part in parts}
+    flat = types.pop() if len(types) == 1 else "uint8"
+    laid, stop = [], 0
+    for part in parts:
+        step = np.dtype(part.dtype).itemsize // np.dtype(flat).itemsize
+        start = -(-stop // step) * step
+        stop = start + step * prod(part.shape)
+        laid.append(replace(part, at=(start, stop)))
+    widest = max(np.dtype(part.dtype).itemsize for part in parts) // np.dtype(flat).itemsize
+    return Layout(tuple(laid), (-(-stop // widest) * widest,), flat)
+
+
+def _inside(value: Any, part: Part) -> Array:
+    """The array that lies at a part's path."""
+    try:
+        for key in part.path:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(f"{part.name!r} is missing") from None
+    return np.asarray(value)
+
+
+def _checked(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Array:
+    """A mask [..., M] bool in which each group has a choice."""
+    size = prod(part.shape)
+    if mask is None:
+        if not over:
+            raise ValueError(f"there is no {MASK!r}, though there was one at first")
+        mask = np.zeros((*lead, size))
+    mask = np.asarray(mask)
+    if mask.size != prod(lead) * size:
+        raise ValueError(f"the action mask has shape {list(mask.shape)}, and there are {size} choices to mask")
+    allowed: Array = mask.reshape(*lead, size) != 0
+    starts = np.cumsum([0, *part.n[:-1]])
+    left = np.logical_or.reduceat(allowed, starts, axis=-1)
+    if not left.all():
+        if not over:
+            raise ValueError(f"the action mask {mask.astype(int).tolist()} allows nothing")
+        allowed = allowed | np.repeat(~left, part.n, axis=-1)
+    return allowed
+
+
+def _own(array: Array, part: Part) -> Any:
+    return array.item() if part.kind == "discrete" and array.ndim == 0 else array.copy()
+
+
+def _nested(values: Mapping[tuple[str | int, ...], Any]) -> Any:
+    if () in values:
+        return values[()]
+    keys = dict.fromkeys(path[0] for path in values)
+    below = {key: _nested({path[1:]: x for path, x in values.items() if path[0] == key}) for key in keys}
+    return tuple(below.values()) if all(isinstance(key, int) for key in keys) else below
