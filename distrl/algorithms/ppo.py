@@ -24,7 +24,7 @@ from distrl.acting.network import unflatten
 from distrl.acting.policies import CategoricalPolicy
 from distrl.acting.spaces import Body, discrete_actions, network_spec
 from distrl.errors import UserError
-from distrl.fragments import unstacked
+from distrl.fragments import true_successors, unstacked
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
 from distrl.learning.scale import Scale
 from distrl.seeding import stream
@@ -168,16 +168,13 @@ class PPO:
     def advantages(self, fragments: list[Fragment]) -> tuple[Array, Array]:
         """Values and GAE advantages, each [T, S * N], with the weights of now."""
         value = self.values(np.concatenate([f.obs for f in fragments], axis=1))  # [T + 1, S * N]
-        next_value = value[1:].copy()
         final_value = self.values(np.concatenate([f.final_obs for f in fragments]))
-        starts = np.cumsum([len(f.final_obs) for f in fragments])[:-1]
-        shards = np.split(next_value, np.cumsum([f.ended.shape[1] for f in fragments])[:-1], axis=1)  # views
-        for fragment, after, final in zip(fragments, shards, np.split(final_value, starts), strict=True):
-            after[fragment.ended] = final
-            after[fragment.terminated] = 0.0
-        reward, ended = (np.concatenate(x, axis=1) for x in zip(*((f.reward, f.ended) for f in fragments), strict=True))
-        value = value[:-1]
-        return value, gae(reward, value, next_value, ended, self.settings.gamma, self.settings.gae_lambda)
+        next_value = true_successors(value[1:], final_value, fragments)
+        reward, terminated, ended = (
+            np.concatenate(x, axis=1) for x in zip(*((f.reward, f.terminated, f.ended) for f in fragments), strict=True)
+        )
+        next_value[terminated] = 0.0
+        return value[:-1], gae(reward, value[:-1], next_value, ended, self.settings.gamma, self.settings.gae_lambda)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
