@@ -1,12 +1,13 @@
-"""Observations that are stacks of the newest frames: taken apart where they are made, put together where they are used.
+"""What is done to fragments before something is learnt from them.
 
-An env says with `metadata["frame_stack"] = C` that its observations [C, ...] are the newest C frames, newest last, and
-that an episode begins with its first frame C times, and is refused where it does not. Its fragments then hold single
-frames.
+Observations that are stacks of the newest frames are taken apart where they are made, and put together here
+(`unstacked`). An env says with `metadata["frame_stack"] = C` that its observations [C, ...] are the newest C frames,
+newest last, and that an episode begins with its first frame C times; it is refused where it does not. Its fragments then hold single frames.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,3 +61,19 @@ def unstacked(fragment: Fragment) -> Fragment:
     ]
     final_obs = np.concatenate([before, fragment.final_obs[:, None]], axis=1)
     return replace(fragment, obs=obs, final_obs=final_obs, stack=0)
+
+
+def true_successors(following: Array, final: Array, fragments: Sequence[Fragment]) -> Array:
+    """What every step led to [T, S * N, ...]: of where an episode ended its last observation, not the next episode's first.
+
+    Args:
+        following: [T, S * N, ...] something of the observations `obs[1:]` of the fragments, side by side
+        final: [E, ...] the same of their `final_obs`, one fragment's after the other's
+    """
+    successor = following.copy()
+    column = row = 0
+    for fragment in fragments:
+        copies, ends = fragment.ended.shape[1], len(fragment.final_obs)
+        successor[:, column : column + copies][fragment.ended] = final[row : row + ends]
+        column, row = column + copies, row + ends
+    return successor

@@ -146,7 +146,7 @@ class DQN:
         self.parameters = FlatParameters([self.online], device)
         self.target_parameters = FlatParameters([self.target], device)
         self.vector, self.target_vector = self.parameters.vector, self.target_parameters.vector
-        self.optimizer = Adam({"online": self.parameters}, eps=settings.adam_eps)
+        self.optimizer = Adam({"online": self.parameters}, settings.adam_eps, settings.max_grad_norm)
         self.epsilon = settings.exploration.epsilon(0)
         self.updates = 0
 
@@ -174,7 +174,7 @@ class DQN:
                 target = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
                 chosen = self.online(obs[i]).gather(1, action[j, :, None]).squeeze(1)
                 loss = (weight[j] * self.loss(chosen, target)).mean()
-                norms[j], losses[j] = self.step(loss, lr), loss.detach()
+                norms[j], losses[j] = self.optimizer.minimise(loss, {"online": lr}), loss.detach()
                 errors[j], q_means[j] = target - chosen.detach(), chosen.detach().mean()
             done = until
             self.updates += until - part.start
@@ -221,17 +221,6 @@ class DQN:
         q, mask = network(obs), self.masks(obs)
         masked: Tensor = q if mask is None else q.masked_fill(~mask, FORBIDDEN)
         return masked
-
-    def step(self, loss: Tensor, lr: float) -> Tensor:
-        """One step of the optimiser; returns the gradient's norm before clipping."""
-        grad = self.parameters.grad
-        grad.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm: Tensor = self.torch.linalg.vector_norm(grad)
-        if self.settings.max_grad_norm is not None:
-            grad.mul_((self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.step({"online": lr})
-        return norm
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""

@@ -23,7 +23,7 @@ from pydantic import Field
 from distrl.acting.policies import StochasticPolicy
 from distrl.acting.spaces import BODY, Body, action_distribution, stochastic_policy
 from distrl.errors import UserError
-from distrl.fragments import unstacked
+from distrl.fragments import true_successors, unstacked
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
 from distrl.learning.scale import Scale
 from distrl.seeding import stream
@@ -131,7 +131,7 @@ class PPO:
             "actor": FlatParameters([self.actor], device),
             "critic": FlatParameters(critic_parts, device),
         }
-        self.optimizer = Adam(self.parameters, eps=1e-5)
+        self.optimizer = Adam(self.parameters, 1e-5, settings.max_grad_norm)
         self.lr = settings.lr
         self.scale = Scale()  # of the value targets
 
@@ -172,16 +172,13 @@ class PPO:
     def advantages(self, fragments: list[Fragment]) -> tuple[Array, Array]:
         """Values and GAE advantages, each [T, S * N], with the weights of now."""
         value = self.values(np.concatenate([f.obs for f in fragments], axis=1))  # [T + 1, S * N]
-        next_value = value[1:].copy()
         final_value = self.values(np.concatenate([f.final_obs for f in fragments]))
-        starts = np.cumsum([len(f.final_obs) for f in fragments])[:-1]
-        shards = np.split(next_value, np.cumsum([f.ended.shape[1] for f in fragments])[:-1], axis=1)  # views
-        for fragment, after, final in zip(fragments, shards, np.split(final_value, starts), strict=True):
-            after[fragment.ended] = final
-            after[fragment.terminated] = 0.0
-        reward, ended = (np.concatenate(x, axis=1) for x in zip(*((f.reward, f.ended) for f in fragments), strict=True))
-        value = value[:-1]
-        return value, gae(reward, value, next_value, ended, self.settings.gamma, self.settings.gae_lambda)
+        next_value = true_successors(value[1:], final_value, fragments)
+        reward, terminated, ended = (
+            np.concatenate(x, axis=1) for x in zip(*((f.reward, f.terminated, f.ended) for f in fragments), strict=True)
+        )
+        next_value[terminated] = 0.0
+        return value[:-1], gae(reward, value[:-1], next_value, ended, self.settings.gamma, self.settings.gae_lambda)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
@@ -220,7 +217,7 @@ class PPO:
                 v_loss = value_loss(new_value, target_, old_value_, s.value_clip)
                 entropy = policy.entropy().mean()
                 loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
-                norm = self.step(loss, rates)
+                norm = self.optimizer.minimise(loss, rates)
                 with torch.no_grad():
                     kl = approximate_kl(log_prob - began_)
                     clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
@@ -240,22 +237,6 @@ class PPO:
             "clip_range": clip,
             "minibatches": float(updates),
         }
-
-    def step(self, loss: Tensor, rates: dict[str, float]) -> Tensor:
-        """One step of the optimiser; returns the gradient's norm before clipping."""
-        torch = self.torch
-        for parameters in self.parameters.values():
-            parameters.grad.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norms = torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters.values()])
-        if self.settings.max_grad_norm is not None:
-            # Each by its own norm: the critic's gradient must not shrink the actor's.
-            scales = (self.settings.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-            for parameters, scale in zip(self.parameters.values(), scales, strict=True):
-                parameters.grad.mul_(scale)
-        self.optimizer.step(rates)
-        norm: Tensor = torch.linalg.vector_norm(norms)
-        return norm
 
     def adapt(self, kl: float, wanted: float) -> None:
         """Keep KL(old || new) near `wanted` through the learning rate (as Schulman et al. do through a penalty)."""

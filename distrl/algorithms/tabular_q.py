@@ -42,6 +42,7 @@ from distrl.acting.codings import (
 from distrl.acting.spaces import CodingSettings, make_coding
 from distrl.acting.tables import TablePolicy
 from distrl.errors import UserError
+from distrl.fragments import true_successors
 from distrl.seeding import stream
 from distrl.settings import AlgorithmSettings, Config
 from distrl.settings import Settings as Base
@@ -281,12 +282,6 @@ class TabularQ:
         numbers, final = self.numbers(obs), self.numbers(final_obs)
         if self.capacity is not None:
             numbers, final = self.give_rows(numbers, final)
-        next_rows, start, copy = numbers[1:].copy(), 0, 0
-        for f in fragments:
-            shape = f.ended.shape
-            number = int(np.count_nonzero(f.ended))
-            next_rows[:, copy : copy + shape[1]][f.ended] = final[start : start + number]
-            start, copy = start + number, copy + shape[1]
         action, reward, terminated, ended = (
             np.concatenate(x, axis=1)
             for x in zip(*((f.action, f.reward, f.terminated, f.ended) for f in fragments), strict=True)
@@ -295,7 +290,7 @@ class TabularQ:
             numbers[:-1],
             action - self.first_action,
             reward,
-            next_rows,
+            true_successors(numbers[1:], final, fragments),
             np.where(terminated, 0.0, self.settings.gamma),
             ended,
         )

@@ -73,16 +73,35 @@ class Adam:
     """
 
     def __init__(
-        self, parameters: dict[str, FlatParameters], eps: float, betas: tuple[float, float] = (0.9, 0.999)
+        self,
+        parameters: dict[str, FlatParameters],
+        eps: float,
+        max_grad_norm: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        self.parameters, self.eps, self.betas = parameters, eps, betas
+        """`max_grad_norm`: of each vector's gradient by itself, so that none shrinks another's; None: any."""
+        self.parameters, self.eps, self.max_grad_norm, self.betas = parameters, eps, max_grad_norm, betas
         self.m = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
         self.v = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
         self.t = torch.zeros((), device=next(iter(self.m.values())).device)  # float32, as the fused step wants it
 
+    def minimise(self, loss: Tensor, lr: dict[str, float]) -> Tensor:
+        """One step down the loss; returns the norm of the whole gradient before clipping, a scalar. `lr` by name."""
+        for parameters in self.parameters.values():
+            parameters.grad.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms = torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters.values()])
+        if self.max_grad_norm is not None:
+            scales = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+            for parameters, scale in zip(self.parameters.values(), scales, strict=True):
+                parameters.grad.mul_(scale)
+        self.step(lr)
+        norm: Tensor = torch.linalg.vector_norm(norms)
+        return norm
+
     @torch.no_grad()
     def step(self, lr: dict[str, float]) -> None:
-        """One step along the gradients that lie in the parameters; `lr` by name."""
+        """One step along the gradients that lie in the parameters."""
         self.t += 1
         for name, parameters in self.parameters.items():
             theta, g, m, v = parameters.vector, parameters.grad, self.m[name], self.v[name]

@@ -216,27 +216,6 @@ def test_all_metrics_are_plain_finite_numbers() -> None:
     assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
 
 
-def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_told() -> None:
-    ppo = make_ppo(max_grad_norm=0.25)
-    obs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
-
-    def norms() -> list[float]:
-        """Of the actor's gradient and the critic's."""
-        grads = [[p.grad.flatten() for p in m.parameters() if p.grad is not None] for m in (ppo.actor, ppo.critic)]
-        return [torch.cat(g).norm().item() for g in grads]
-
-    rates = {"actor": 1e-3, "critic": 1e-3}
-
-    policy, value = ppo.forward(obs)
-    norm = ppo.step((100 * policy.log_probs[:, 0] + value).sum(), rates)
-    assert norm.item() > 10
-    assert norms() == pytest.approx([0.25, 0.25], rel=1e-3)  # each by its own norm
-    policy, value = ppo.forward(obs)
-    norm = ppo.step(1e-6 * (policy.log_probs[:, 0] + value).sum(), rates)
-    assert np.hypot(*norms()) == pytest.approx(norm.item(), rel=1e-4)
-    assert 0 < norm.item() < 0.25
-
-
 # --- truth about episodes ---------------------------------------------------------------------------------------
 
 
