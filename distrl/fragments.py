@@ -2,7 +2,8 @@
 
 Observations that are stacks of the newest frames are taken apart where they are made, and put together here
 (`unstacked`). An env says with `metadata["frame_stack"] = C` that its observations [C, ...] are the newest C frames,
-newest last, and that an episode begins with its first frame C times; it is refused where it does not. Its fragments then hold single frames.
+newest last, and that an episode begins with its first frame C times; it is refused where it does not. Its fragments
+then hold single frames.
 """
 
 from __future__ import annotations

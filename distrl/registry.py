@@ -84,6 +84,7 @@ ALGORITHMS = Registry(
     "distrl.algorithms",
     {
         "ppo": "distrl.algorithms.ppo",
+        "a2c": "distrl.algorithms.a2c",
         "dqn": "distrl.algorithms.dqn",
         "q": "distrl.algorithms.tabular_q",
     },

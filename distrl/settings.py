@@ -32,6 +32,11 @@ class AlgorithmSettings(Settings):
     name: str
 
     @property
+    def any_age(self) -> bool:
+        """Whether it can learn from what weights of any age did."""
+        return self.replayed is not None
+
+    @property
     def replayed(self) -> Replayed | None:
         """What a replay needs to know, of an algorithm that learns from one."""
         return None
@@ -111,10 +116,10 @@ class ScheduleSettings(Settings):
     ahead: int = Field(default=4, ge=1, description="of async: iterations that runners may be before the learner")
 
     def check(self, config: Config) -> None:
-        if self.kind == "async" and config.algorithm.replayed is None:
+        if self.kind == "async" and not config.algorithm.any_age:
             raise UserError(
-                f"schedule.kind is async, which needs an algorithm that learns from a replay, such as dqn; "
-                f"{config.algorithm.name} learns from the newest fragments. Set schedule.kind=lockstep."
+                f"schedule.kind is async, which needs an algorithm that can learn from what old weights did: dqn, or a2c and "
+                f"ppo with algorithm.vtrace=true; this is {config.algorithm.name}. Set schedule.kind=lockstep, or that."
             )
         foreign = "lag" if self.kind == "async" else "ahead"
         if getattr(self, foreign) != ScheduleSettings.model_fields[foreign].default:

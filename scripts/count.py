@@ -22,8 +22,8 @@ LOOP = [
     "training.updates:Updates",
 ]
 TORCH = ["learning.networks:Body", "learning.networks:Network", "learning.optimizer:FlatParameters"]
-TORCH += ["learning.optimizer:Adam", "learning.optimizer:fused_adam_step"]
-PPO_MATHS = ["gae", "clipped_surrogate", "value_loss", "approximate_kl", "explained_variance"]
+TORCH += ["learning.optimizer:Optimizer", "learning.optimizer:Adam", "learning.optimizer:fused_adam_step"]
+PPO_MATHS = ["vtrace", "discounted_sum", "clipped_surrogate", "value_loss", "approximate_kl", "explained_variance"]
 DQN_MATHS = ["td_target", "greedy_value"]
 ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
     "PPO": (
@@ -32,7 +32,10 @@ ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
             "training.feed:OnPolicyFeed",
             "workers.learner:Learner",
             "algorithms.ppo:PPO",
+            "algorithms.actor_critic:ActorCritic",
+            "algorithms.actor_critic:ActorCriticBatch",
             "fragments:unstacked",
+            "fragments:true_successors",
             "learning.scale:Scale",
             *(f"learning.losses:{name}" for name in PPO_MATHS),
             *TORCH,

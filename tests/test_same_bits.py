@@ -21,7 +21,8 @@ from distrl.types import Snapshot, Weights
 from distrl.workers.runner import Runner
 from distrl.workers.versions import Changes, Message
 
-BASES = {"cartpole": CARTPOLE, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
+A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
+BASES = {"cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
 
 
 @pytest.fixture(scope="module")

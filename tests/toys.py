@@ -131,9 +131,11 @@ class Walk(gym.Env[Any, Any]):
 
     FAR = 4
 
-    def __init__(self, obs: str = "box", first_action: int = 0) -> None:
+    def __init__(self, obs: str = "box", first_action: int = 0, continuous: bool = False) -> None:
         self.obs, self.first_action = obs, first_action
-        self.action_space = gym.spaces.Discrete(3, start=first_action)
+        self.action_space: gym.Space[Any] = gym.spaces.Discrete(3, start=first_action)
+        if continuous:
+            self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
         self.observation_space = {
             "box": gym.spaces.Box(-self.FAR, self.FAR, (2,), np.float32),
             "discrete": gym.spaces.Discrete(2 * self.FAR + 1, start=-self.FAR),
@@ -146,8 +148,11 @@ class Walk(gym.Env[Any, Any]):
         self.place = int(self.np_random.integers(-2, 3))
         return self.show(), {}
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        push = int(action) - self.first_action - 1
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if isinstance(self.action_space, gym.spaces.Box):
+            push = int(np.rint(action[0]))
+        else:
+            push = int(action) - self.first_action - 1
         reward = float(push * self.place < 0)
         self.place = int(np.clip(self.place + push + self.np_random.integers(-1, 2), -self.FAR, self.FAR))
         return self.show(), reward, abs(self.place) == self.FAR, False, {}

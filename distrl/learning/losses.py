@@ -40,14 +40,39 @@ def gae(reward: Array, value: Array, next_value: Array, ended: Array, gamma: flo
         advantages [T, ...] float32
     """
     _check_alike(reward, value, next_value, ended)
-    delta = (reward + gamma * next_value - value).astype(np.float32)
-    decay = (gamma * gae_lambda * ~ended).astype(np.float32)
+    return discounted_sum(reward + gamma * next_value - value, gamma * gae_lambda * ~ended)
+
+
+def discounted_sum(delta: Array, decay: Array) -> Array:
+    """A_t = delta_t + decay_t A_{t+1} [T, ...], in float32."""
+    delta, decay = delta.astype(np.float32), decay.astype(np.float32)
     advantage = np.empty_like(delta)
     running = np.zeros(delta.shape[1:], np.float32)
     for t in reversed(range(len(delta))):
         running = delta[t] + decay[t] * running
         advantage[t] = running
     return advantage
+
+
+def vtrace(
+    log_rho: Array, reward: Array, value: Array, next_value: Array, ended: Array, gamma: float, gae_lambda: float
+) -> Array:
+    """Advantages of steps that another policy made, by V-trace (Espeholt et al. 2018, arXiv:1802.01561, equation 1).
+
+        rho_t = min(1, pi(a_t|s_t) / mu(a_t|s_t)),   c_t = lambda rho_t
+        A_t   = rho_t delta_t + gamma c_t (1 - ended_t) A_{t+1}
+
+    and V(s_t) + A_t is the target of the value. Of the policy's own steps (log_rho 0) these are the advantages of `gae`.
+
+    Args:
+        log_rho: [T, ...] log of the ratio of the policy that learns to the one that acted
+        reward, value, next_value, ended: as of `gae`
+    Returns:
+        advantages [T, ...] float32
+    """
+    _check_alike(log_rho, reward, value, next_value, ended)
+    rho = np.exp(np.minimum(log_rho, 0.0))
+    return discounted_sum(rho * (reward + gamma * next_value - value), gamma * gae_lambda * rho * ~ended)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
@@ -58,6 +83,12 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> T
     _check_alike(log_ratio, advantage)
     ratio = log_ratio.exp()
     return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
+
+
+def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """-E[ log pi(a|s) A ], whose gradient is that of the expected return (Sutton et al. 2000); a scalar for [B] each."""
+    _check_alike(log_prob, advantage)
+    return -(log_prob * advantage).mean()
 
 
 def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> Tensor:

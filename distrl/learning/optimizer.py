@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -65,25 +65,17 @@ def fused_adam_step(
 adam_step = fused_adam_step if hasattr(torch, "_fused_adam_") else plain_adam_step
 
 
-class Adam:
-    """Adam on flat vectors, each with a learning rate of its own; `adam_step` is the one that runs.
+class Optimizer:
+    """Steps on flat vectors, each with a learning rate of its own; `moments` of each are kept beside it."""
 
-    The same steps as `torch.optim.Adam`, which takes longer to call than to compute on vectors of this size, and
-    whose first use imports a compiler for two seconds.
-    """
+    moments: tuple[str, ...]
 
-    def __init__(
-        self,
-        parameters: dict[str, FlatParameters],
-        eps: float,
-        max_grad_norm: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
-    ) -> None:
+    def __init__(self, parameters: dict[str, FlatParameters], eps: float, max_grad_norm: float | None = None) -> None:
         """`max_grad_norm`: of each vector's gradient by itself, so that none shrinks another's; None: any."""
-        self.parameters, self.eps, self.max_grad_norm, self.betas = parameters, eps, max_grad_norm, betas
-        self.m = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
-        self.v = {name: torch.zeros_like(p.grad) for name, p in parameters.items()}
-        self.t = torch.zeros((), device=next(iter(self.m.values())).device)  # float32, as the fused step wants it
+        self.parameters, self.eps, self.max_grad_norm = parameters, eps, max_grad_norm
+        self.kept = {name: {kind: torch.zeros_like(p.grad) for kind in self.moments} for name, p in parameters.items()}
+        # float32, as the fused step wants it
+        self.t = torch.zeros((), device=next(iter(parameters.values())).vector.device)
 
     def minimise(self, loss: Tensor, lr: dict[str, float]) -> Tensor:
         """One step down the loss; returns the norm of the whole gradient before clipping, a scalar. `lr` by name."""
@@ -104,20 +96,52 @@ class Adam:
         """One step along the gradients that lie in the parameters."""
         self.t += 1
         for name, parameters in self.parameters.items():
-            theta, g, m, v = parameters.vector, parameters.grad, self.m[name], self.v[name]
-            adam_step(theta, g, m, v, self.t, lr[name], self.betas, self.eps)
+            self.move(parameters.vector, parameters.grad, self.kept[name], lr[name])
+
+    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
+        """Change theta [P] and its moments in place, by its gradient g [P]."""
+        raise NotImplementedError
 
     def state(self) -> Arrays:
         """Parameters and moments."""
-        arrays = {"t": np.array(int(self.t))}
-        for name, parameters in self.parameters.items():
-            for kind, tensor in (("parameters", parameters.vector), ("m", self.m[name]), ("v", self.v[name])):
-                arrays[f"{name}.{kind}"] = tensor.detach().cpu().numpy().copy()
-        return arrays
+        arrays = {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._tensors()}
+        return {"t": np.array(int(self.t)), **arrays}
 
     @torch.no_grad()
     def load_state(self, state: Arrays) -> None:
         self.t.fill_(int(state["t"]))
+        for name, tensor in self._tensors():
+            tensor.copy_(torch.tensor(state[name]))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameters in self.parameters.items():
-            for kind, tensor in (("parameters", parameters.vector), ("m", self.m[name]), ("v", self.v[name])):
-                tensor.copy_(torch.tensor(state[f"{name}.{kind}"]))
+            yield f"{name}.parameters", parameters.vector
+            yield from ((f"{name}.{kind}", tensor) for kind, tensor in self.kept[name].items())
+
+
+class Adam(Optimizer):
+    """Adam with beta 0.9 and 0.999; `adam_step` is the one that runs.
+
+    The same steps as `torch.optim.Adam`, which takes longer to call than to compute on vectors of this size, and
+    whose first use imports a compiler for two seconds.
+    """
+
+    moments = ("m", "v")
+    betas = (0.9, 0.999)
+
+    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
+        adam_step(theta, g, kept["m"], kept["v"], self.t, lr, self.betas, self.eps)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012), as A2C was published with; the steps of `torch.optim.RMSprop`.
+
+    v = alpha v + (1 - alpha) g^2,   theta = theta - lr g / (sqrt(v) + eps)
+    """
+
+    moments = ("v",)
+    alpha = 0.99
+
+    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
+        v = kept["v"].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+        theta.addcdiv_(g, v.sqrt().add_(self.eps), value=-lr)

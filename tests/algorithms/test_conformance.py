@@ -32,7 +32,7 @@ ENVS: dict[str, EnvSettings] = {
     "box, first action 3": toys.settings(toys.WALK, 12, first_action=3),
     "discrete": toys.settings(toys.WALK, 12, obs="discrete", first_action=-1),
     "image": toys.settings(toys.WALK, 12, obs="image"),
-    "continuous": toys.settings(toys.TWIN, action="box"),
+    "continuous": toys.settings(toys.WALK, 12, continuous=True),
 }
 ITERATIONS = 2
 Given = tuple[Fragment, ...] | Batch  # what an update learns from

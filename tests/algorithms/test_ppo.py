@@ -79,6 +79,12 @@ def roll(
     )
 
 
+def advantages(ppo: PPO, fragments: list[Fragment]) -> tuple[Array, Array]:
+    """Values and advantages [T, S N], with the weights of now."""
+    batch = ppo.batch(fragments)
+    return batch.value, batch.advantage
+
+
 def random_reward(obs: Array, action: Array) -> Array:
     return np.random.default_rng(5).normal(size=action.shape)
 
@@ -230,16 +236,16 @@ def test_a_cut_episode_goes_on_in_the_value_of_its_last_observation() -> None:
     steps, copies = fragment.reward.shape
     fragment.truncated[3, 1] = fragment.terminated[5, 2] = True
     fragment.final_obs = np.zeros((2, 3), np.float32)  # of copy 1, then of copy 2
-    value, before = ppo.advantages([fragment])
+    value, before = advantages(ppo, [fragment])
 
     cut = replace(fragment, final_obs=np.array([[9, 9, 9], [0, 0, 0]], np.float32))
-    after = ppo.advantages([cut])[1]
+    after = advantages(ppo, [cut])[1]
     changed = after != before
     assert changed[:, 1].tolist() == [True] * 4 + [False] * (steps - 4)  # the steps of that episode, none after it
     assert columns(after, before) == [1]
 
     ended = replace(fragment, final_obs=np.array([[0, 0, 0], [9, 9, 9]], np.float32))
-    assert same(ppo.advantages([ended])[1], before)
+    assert same(advantages(ppo, [ended])[1], before)
     assert value.shape == before.shape == (steps, copies)
 
 
@@ -248,8 +254,8 @@ def test_a_cut_and_an_end_differ_by_the_value_that_is_left() -> None:
     fragment = roll(ppo, random_reward, ends=0.0)
     fragment.truncated[3, 1] = True
     fragment.final_obs = np.full((1, 3), 2.0, np.float32)
-    cut = ppo.advantages([fragment])[1]
-    ended = ppo.advantages([replace(fragment, terminated=fragment.truncated, truncated=fragment.terminated)])[1]
+    cut = advantages(ppo, [fragment])[1]
+    ended = advantages(ppo, [replace(fragment, terminated=fragment.truncated, truncated=fragment.terminated)])[1]
     left = ppo.values(np.full((1, 3), 2.0, np.float32))[0]
     assert abs(left) > 0.1
     assert cut[3, 1] - ended[3, 1] == pytest.approx(0.9 * left, rel=1e-4)
@@ -261,9 +267,9 @@ def test_what_came_after_an_end_is_not_what_the_end_led_to() -> None:
     fragment = roll(ppo, random_reward, ends=0.0)
     fragment.truncated[3, 1] = True
     fragment.final_obs = np.zeros((1, 3), np.float32)
-    before = ppo.advantages([fragment])[1]
+    before = advantages(ppo, [fragment])[1]
     fragment.obs[4, 1] += 5
-    changed = ppo.advantages([fragment])[1] != before
+    changed = advantages(ppo, [fragment])[1] != before
     assert not changed[:4, 1].any()
     assert changed[4, 1]
 
@@ -271,9 +277,9 @@ def test_what_came_after_an_end_is_not_what_the_end_led_to() -> None:
 def test_shards_stand_side_by_side_and_do_not_mix() -> None:
     ppo = make_ppo()
     fragments = [roll(ppo, random_reward, shard=s, ends=0.3) for s in range(3)]
-    value, advantage = ppo.advantages(fragments)
+    value, advantage = advantages(ppo, fragments)
     for i, fragment in enumerate(fragments):
-        one_value, one_advantage = ppo.advantages([fragment])
+        one_value, one_advantage = advantages(ppo, [fragment])
         np.testing.assert_allclose(value[:, 4 * i : 4 * i + 4], one_value, atol=1e-6)
         np.testing.assert_allclose(advantage[:, 4 * i : 4 * i + 4], one_advantage, atol=1e-5)
 

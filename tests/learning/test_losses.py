@@ -19,6 +19,7 @@ from distrl.learning.losses import (
     munchausen_bonus,
     td_target,
     value_loss,
+    vtrace,
 )
 from distrl.types import Array
 
@@ -109,6 +110,36 @@ def test_nothing_flows_back_over_an_end() -> None:
     changed = gae(reward, value, next_value, ended, 0.99, 0.95) != before
     assert changed[:, 0].tolist() == [False] * 5 + [True] * 2 + [False] * 2
     assert changed[:, 1].tolist() == [True] * 7 + [False] * 2
+
+
+# --- vtrace -----------------------------------------------------------------------------------------------------
+
+
+def test_vtrace_of_the_policys_own_steps_is_gae() -> None:
+    rng = np.random.default_rng(3)
+    reward, value, next_value = rng.normal(size=(3, 12, 4))
+    ended = rng.random((12, 4)) < 0.2
+    found = vtrace(np.zeros((12, 4)), reward, value, next_value, ended, 0.97, 0.9)
+    assert (found == gae(reward, value, next_value, ended, 0.97, 0.9)).all()
+
+
+def test_vtrace_is_the_sum_of_the_paper() -> None:
+    """v_s = V(x_s) + sum_t gamma^(t-s) (c_s ... c_{t-1}) rho_t delta_t, term by term; episodes end where they do."""
+    rng = np.random.default_rng(4)
+    steps, gamma, lam = 9, 0.95, 0.8
+    log_rho, reward, value, next_value = rng.normal(size=(4, steps))
+    ended = np.zeros(steps, bool)
+    ended[5] = True
+    rho = [min(1.0, math.exp(x)) for x in log_rho]
+    found = vtrace(*(x[:, None] for x in (log_rho, reward, value, next_value, ended)), gamma, lam)[:, 0]  # type: ignore[arg-type]
+    for s in range(steps):
+        wanted, product = 0.0, 1.0
+        for t in range(s, steps):
+            wanted += product * rho[t] * (reward[t] + gamma * next_value[t] - value[t])
+            if ended[t]:
+                break
+            product *= gamma * lam * rho[t]
+        assert found[s] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 # --- the clipped surrogate --------------------------------------------------------------------------------------

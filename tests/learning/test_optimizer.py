@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distrl.learning import optimizer
-from distrl.learning.optimizer import Adam, FlatParameters, adam_step, fused_adam_step, plain_adam_step
+from distrl.learning.optimizer import Adam, FlatParameters, RMSprop, adam_step, fused_adam_step, plain_adam_step
 
 
 def linear(seed: int) -> tuple[torch.nn.Linear, FlatParameters]:
@@ -101,3 +101,22 @@ def test_a_step_goes_down_the_loss() -> None:
         losses.append(loss.item())
         optimizer.minimise(loss, {"all": 0.1})
     assert losses[-1] < 1e-3 < losses[0]
+
+
+def test_rmsprop_takes_the_steps_of_torch_and_goes_on_bit_for_bit_from_its_state() -> None:
+    (_, flat), (_, resumed) = linear(1), linear(2)
+    ours, again = RMSprop({"all": flat}, eps=1e-5), RMSprop({"all": resumed}, eps=1e-5)
+    plain = torch.nn.Parameter(flat.vector.detach().clone())
+    theirs = torch.optim.RMSprop([plain], lr=1e-2, alpha=0.99, eps=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    for t in range(30):
+        if t == 20:
+            again.load_state(ours.state())
+        gradient = torch.randn(15, generator=generator) * 10 ** (t % 5 - 3)
+        plain.grad = gradient.clone()
+        for flat_, optimizer_ in ((flat, ours), (resumed, again)):
+            flat_.grad.copy_(gradient)
+            optimizer_.step({"all": 1e-2})
+        theirs.step()
+    torch.testing.assert_close(flat.vector.detach(), plain.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(flat.vector, resumed.vector)

@@ -1,0 +1,95 @@
+"""Synchronous advantage actor-critic (Mnih et al. 2016, arXiv:1602.01783, in the synchronous form of OpenAI 2017).
+
+    for every iteration:
+        values and GAE advantages of the S x T x N steps, with the weights of now
+        for every minibatch (by default there is one: all steps):
+            minimise  -E[ log pi(a|s) A ] + value_coef L_value - entropy_coef H
+
+A batch that is one version old (schedule.lag: 1), or of any age (schedule.kind: async), is corrected by V-trace
+(Espeholt et al. 2018, arXiv:1802.01561): that is IMPALA.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from distrl.acting.policies import StochasticPolicy
+from distrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
+from distrl.algorithms.actor_critic import initial_weights as initial_weights
+from distrl.algorithms.actor_critic import make_policy as make_policy
+from distrl.errors import UserError
+from distrl.learning.losses import explained_variance, policy_gradient, value_loss
+from distrl.seeding import stream
+from distrl.settings import Config
+from distrl.types import Fragment
+
+if TYPE_CHECKING:
+    import torch
+
+NEEDS_TORCH = True
+
+
+class Settings(ActorCriticSettings):
+    name: Literal["a2c"]
+    lr: float = Field(default=7e-4, gt=0, description="of the actor, and of a shared body")
+    normalize_advantage: bool = False
+    vtrace: bool = Field(default=True, description="correct advantages for the age of the weights that acted (V-trace)")
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    minibatches: int = Field(default=1, ge=1, description="gradient steps of an iteration, each on a part of its steps")
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if config.rollout.env_steps % self.minibatches:
+            raise UserError(
+                f"algorithm.minibatches is {self.minibatches}, which does not divide the {config.rollout.env_steps} steps of "
+                "an iteration (rollout.shards x envs_per_shard x steps). Take a divisor."
+            )
+
+
+class A2C(ActorCritic):
+    """`distrl.types.Algorithm`."""
+
+    def __init__(self, settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> None:
+        super().__init__(settings, policy, seed, device)
+        from distrl.learning.optimizer import RMSprop
+
+        self.settings = settings
+        if settings.optimizer == "rmsprop":
+            self.optimizer = RMSprop(self.parameters, 1e-5, settings.max_grad_norm)
+
+    def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
+        s, torch = self.settings, self.torch
+        rates = self.rates(s.lr, progress)
+        batch = self.batch(fragments)
+        if s.normalize_value:
+            self.scale.update(batch.target)
+        per_step = (self.scale.apply(batch.target), batch.advantage)
+        columns = (batch.obs, batch.action, *(self.tensor(x).flatten() for x in per_step))
+        count = len(batch.obs)
+        if s.minibatches > 1:
+            order = self.tensor(stream(self.seed, "minibatch", iteration).permutation(count))
+            columns = tuple(column[order] for column in columns)
+        totals = torch.zeros(4, device=self.device)
+        parts = (torch.split(column, count // s.minibatches) for column in columns)
+        for obs, action, target, advantage in zip(*parts, strict=True):
+            policy, value = self.forward(obs)
+            if s.normalize_advantage:
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            policy_loss = policy_gradient(policy.log_prob(action), advantage)
+            v_loss = value_loss(value, target, value.detach(), None)
+            entropy = policy.entropy().mean()
+            norm = self.optimizer.minimise(policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy, rates)
+            with torch.no_grad():
+                totals += torch.stack([policy_loss, v_loss, entropy, norm])
+        names = ("policy_loss", "value_loss", "entropy", "grad_norm")
+        return dict(zip(names, (totals / s.minibatches).tolist(), strict=True)) | {
+            "staleness_kl": batch.staleness,
+            "explained_variance": explained_variance(batch.value, batch.target),
+            "learning_rate": rates["actor"],
+        }
+
+
+def make(settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> A2C:
+    return A2C(settings, policy, seed, device)

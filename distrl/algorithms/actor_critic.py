@@ -1,0 +1,214 @@
+"""What actor-critic algorithms share: their settings, policy and critic, and advantages of what the runners brought.
+
+Imported without torch, so that settings are checked and runners start without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from distrl.acting.policies import StochasticPolicy
+from distrl.acting.spaces import BODY, Body, action_distribution, stochastic_policy
+from distrl.errors import UserError
+from distrl.fragments import true_successors, unstacked
+from distrl.learning.losses import vtrace
+from distrl.learning.scale import Scale
+from distrl.seeding import stream
+from distrl.settings import AlgorithmSettings, Config, Fraction
+from distrl.types import Array, Arrays, EnvInfo, Fragment
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from distrl.learning.distributions import Bound
+    from distrl.learning.optimizer import Optimizer
+
+AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
+Decay = Literal["constant", "linear"]
+
+
+class ActorCriticSettings(AlgorithmSettings):
+    """What PPO and A2C have in common."""
+
+    gamma: Fraction = 0.99
+    gae_lambda: Fraction = 0.95
+    lr: float = Field(default=3e-4, gt=0, description="of the actor, and of a shared body")
+    critic_lr: float | None = Field(default=None, gt=0, description="null: as lr")
+    lr_schedule: Decay = "linear"
+    value_coef: float = Field(default=0.5, ge=0)
+    entropy_coef: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=0.5, gt=0, description="of the actor's gradient, and of the critic's")
+    normalize_advantage: bool = True
+    normalize_value: bool = Field(default=True, description="the critic learns targets scaled to mean 0, deviation 1")
+    vtrace: bool = Field(
+        default=False, description="correct advantages for the age of the weights that acted (V-trace)"
+    )
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    body: Body = Field(default="auto", description=BODY)
+    action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None, description="of the untrained policy, of Discrete actions; null: all alike"
+    )
+    log_std_init: float = Field(
+        default=0.0, description="of Box actions: the first log-deviation; 0 is half the range of a bounded component"
+    )
+    state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
+    squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
+    layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
+    shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
+
+    @property
+    def any_age(self) -> bool:
+        return self.vtrace
+
+    def check(self, config: Config) -> None:
+        if self.lr_schedule == "linear" and config.stop.env_steps is None:
+            raise UserError(
+                "algorithm.lr_schedule is 'linear', which needs stop.env_steps to know where it ends. Set one."
+            )
+        if self.shared_body and self.critic_lr is not None:
+            raise UserError(
+                "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
+            )
+
+
+def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolicy:
+    """The acting policy for an env's spaces. Raises `UserError` for spaces that nothing here can take."""
+    distribution = action_distribution(
+        info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
+    )
+    network = {"hidden": settings.hidden, "activation": settings.activation, "layer_norm": settings.layer_norm}
+    return stochastic_policy(info, distribution, settings.body, **network)
+
+
+def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:
+    """The weights of version 0."""
+    return policy.initial(stream(seed, "actor"))
+
+
+@dataclass
+class ActorCriticBatch:
+    """What an update learns from: B = T S N steps, on the device, but for values and advantages."""
+
+    obs: Tensor  # [B, ...]
+    action: Tensor  # [B, ...] raw
+    acted: Tensor  # [B] log pi(a|s) of the policy that acted
+    began: Tensor  # [B] of the policy that the update begins with
+    value: Array  # [T, S N] by the critic that the update begins with
+    advantage: Array  # [T, S N]
+
+    @property
+    def target(self) -> Array:
+        """Of the value, [T, S N]."""
+        return self.advantage + self.value
+
+    @property
+    def staleness(self) -> float:
+        """KL(acted || began), estimated."""
+        log_ratio = self.began - self.acted
+        return float((log_ratio.exp() - 1 - log_ratio).mean())
+
+
+class ActorCritic:
+    """Actor and critic; the parameters of each lie in one flat vector. An algorithm adds its `update`."""
+
+    def __init__(
+        self, settings: ActorCriticSettings, policy: StochasticPolicy, seed: int, device: torch.device
+    ) -> None:
+        import torch  # here and not above: settings are checked, and runners started, without it
+
+        from distrl.learning.distributions import bind
+        from distrl.learning.encoders import Masks
+        from distrl.learning.networks import Network
+        from distrl.learning.optimizer import Adam, FlatParameters
+
+        self.torch = torch
+        self.shared, self.seed, self.device = settings, seed, device
+        self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
+        self.masks = Masks(policy.obs_layout).to(device)
+        spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
+        self.actor = Network(spec, initial_weights(settings, policy, seed))
+        self.critic = Network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
+        critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
+        self.parameters = {
+            "actor": FlatParameters([self.actor], device),
+            "critic": FlatParameters(critic_parts, device),
+        }
+        self.optimizer: Optimizer = Adam(self.parameters, 1e-5, settings.max_grad_norm)
+        self.scale = Scale()  # of the value targets
+
+    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
+        """pi(.|s), and V(s) [B], for obs [B, ...]."""
+        features = self.actor.features(obs)
+        value = self.critic.head(features) if self.shared.shared_body else self.critic(obs)
+        return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
+
+    def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
+        """pi(.|s), by what the actor gives out for obs [B, ...]."""
+        return self.bind(self.distribution, outputs, self.masks(obs))
+
+    def values(self, obs: Array) -> Array:
+        """V(s) [...] for obs [..., *obs_shape], computed in slices that fit any memory."""
+        flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
+        if len(flat) == 0:
+            return np.zeros(lead, np.float32)
+        body = self.actor if self.shared.shared_body else self.critic
+        with self.torch.no_grad():
+            slices = [
+                self.critic.head(body.features(self.tensor(flat[i : i + AT_ONCE])))
+                for i in range(0, len(flat), AT_ONCE)
+            ]
+            value: Array = self.scale.undo(self.torch.cat(slices).cpu().numpy())
+        return value.reshape(lead)
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """log pi(a|s) [B] with the weights of now, for obs [B, ...] and raw actions [B, ...]; in slices, as `values`."""
+        with self.torch.no_grad():
+            slices = (self.torch.split(x, AT_ONCE) for x in (obs, action))
+            return self.torch.cat([self.policy(o, self.actor(o)).log_prob(a) for o, a in zip(*slices, strict=True)])
+
+    def tensor(self, array: Array) -> Tensor:
+        """A copy on the device, in torch's own aligned memory."""
+        return self.torch.tensor(array, device=self.device)
+
+    def batch(self, fragments: list[Fragment]) -> ActorCriticBatch:
+        """The fragments of an iteration side by side, with values and advantages by the weights of now."""
+        fragments = [unstacked(fragment) for fragment in fragments]
+        seen = np.concatenate([f.obs for f in fragments], axis=1)  # [T + 1, S * N, ...]
+        obs = self.tensor(seen[:-1]).flatten(0, 1)
+        action = self.tensor(np.concatenate([f.raw_action for f in fragments], axis=1)).flatten(0, 1)
+        acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
+        began = self.log_prob(obs, action)
+        value = self.values(seen)
+        terminated, ended, reward = (
+            np.concatenate([getattr(f, name) for f in fragments], axis=1) for name in ("terminated", "ended", "reward")
+        )
+        final = self.values(np.concatenate([f.final_obs for f in fragments]))
+        next_value = true_successors(value[1:], final, fragments)
+        next_value[terminated] = 0.0
+        age = (began - acted).cpu().numpy().reshape(ended.shape) if self.shared.vtrace else np.zeros(ended.shape)
+        s = self.shared
+        advantage = vtrace(age, reward, value[:-1], next_value, ended, s.gamma, s.gae_lambda)
+        return ActorCriticBatch(obs, action, acted, began, value[:-1], advantage)
+
+    def rates(self, lr: float, progress: float) -> dict[str, float]:
+        """Learning rates of now, by what they are of."""
+        s = self.shared
+        now = lr * (max(0.0, 1.0 - progress) if s.lr_schedule == "linear" else 1.0)
+        return {"actor": now, "critic": now * (s.critic_lr or s.lr) / s.lr}
+
+    def weights(self) -> Array:
+        vector: Array = self.parameters["actor"].vector.detach().cpu().numpy().copy()
+        return vector
+
+    def state(self) -> Arrays:
+        return {**self.optimizer.state(), **self.scale.state()}
+
+    def load_state(self, state: Arrays) -> None:
+        self.optimizer.load_state(state)
+        self.scale.load_state(state)
