@@ -21,13 +21,13 @@ import numpy as np
 from pydantic import Field
 
 from distrl.acting.policies import StochasticPolicy
-from distrl.acting.spaces import BODY, Body, action_distribution, stochastic_policy
+from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
 from distrl.errors import UserError
 from distrl.fragments import true_successors, unstacked
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, gae, value_loss
 from distrl.learning.scale import Scale
 from distrl.seeding import stream
-from distrl.settings import AlgorithmSettings, Config
+from distrl.settings import Config, Fraction
 from distrl.types import Array, Arrays, EnvInfo, Fragment
 
 if TYPE_CHECKING:
@@ -38,11 +38,10 @@ if TYPE_CHECKING:
 
 NEEDS_TORCH = True
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Schedule = Literal["constant", "linear"]
 
 
-class Settings(AlgorithmSettings):
+class Settings(NetworkSettings):
     name: Literal["ppo"]
     gamma: Fraction = 0.99
     gae_lambda: Fraction = 0.95
@@ -63,9 +62,6 @@ class Settings(AlgorithmSettings):
         default=None, gt=0, description="stop the epochs of an update beyond 1.5 times this KL"
     )
     adaptive_kl: float | None = Field(default=None, gt=0, description="move the lr to keep an update's KL near this")
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
-    activation: Literal["tanh", "relu"] = "tanh"
-    body: Body = Field(default="auto", description=BODY)
     action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         default=None, description="of the untrained policy, of Discrete actions; null: all alike"
     )
@@ -74,7 +70,6 @@ class Settings(AlgorithmSettings):
     )
     state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
     squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
-    layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
 
     def check(self, config: Config) -> None:
@@ -104,8 +99,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> StochasticPolicy:
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
-    network = {"hidden": settings.hidden, "activation": settings.activation, "layer_norm": settings.layer_norm}
-    return stochastic_policy(info, distribution, settings.body, **network)
+    return stochastic_policy(info, distribution, **settings.network)
 
 
 class PPO:
