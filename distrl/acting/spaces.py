@@ -26,12 +26,12 @@ from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
 from distrl.layouts import Part
-from distrl.settings import Positive
+from distrl.settings import AlgorithmSettings, Positive
 from distrl.settings import Settings as Base
 from distrl.types import Array, EnvInfo
 
 Body = Literal["auto", "mlp", "cnn", "small_cnn", "grid"]
-BODY = "of images; auto: cnn, or grid for small ones; the rest of an observation needs none"
+Activation = Literal["tanh", "relu"]
 CONVOLUTIONS: dict[str, tuple[Convolution, ...]] = {  # channels, kernel, stride of each layer
     "mlp": (),
     "cnn": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),  # Mnih et al. 2015, Nature 518
@@ -55,8 +55,25 @@ def discrete_actions(
     return action
 
 
-def network_spec(info: EnvInfo, body: Body, outputs: int, **options: Any) -> NetworkSpec:
-    """A network for all parts of the observations."""
+class NetworkSettings(AlgorithmSettings):
+    """Base of the settings of an algorithm with networks."""
+
+    hidden: tuple[Positive, ...] = (64, 64)
+    activation: Activation = "tanh"
+    body: Body = Field(
+        default="auto",
+        description="of images; auto: cnn, or grid for small ones; the rest of an observation needs none",
+    )
+    layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """For `network_spec` and `stochastic_policy`."""
+        return {"body": self.body, "hidden": self.hidden, "activation": self.activation, "layer_norm": self.layer_norm}
+
+
+def network_spec(info: EnvInfo, outputs: int, body: Body = "auto", **options: Any) -> NetworkSpec:
+    """A network for all parts of the observations. `options`: of the `NetworkSpec`."""
     parts = info.obs_layout.parts
     encoders = tuple(_encoder(part, body) for part in parts)
     if body not in ("auto", "mlp") and not any(encoder.conv for encoder in encoders):
@@ -69,11 +86,9 @@ def network_spec(info: EnvInfo, body: Body, outputs: int, **options: Any) -> Net
     return NetworkSpec(encoders, outputs, **options)
 
 
-def stochastic_policy(
-    info: EnvInfo, distribution: Distribution, body: Body = "auto", **options: Any
-) -> StochasticPolicy:
-    """What sees an env's observations by a network and draws its actions. `options`: of the `NetworkSpec`."""
-    spec = network_spec(info, body, distribution.outputs, free=distribution.free, **options)
+def stochastic_policy(info: EnvInfo, distribution: Distribution, **options: Any) -> StochasticPolicy:
+    """What sees an env's observations by a network and draws its actions. `options`: of `network_spec`."""
+    spec = network_spec(info, distribution.outputs, free=distribution.free, **options)
     return StochasticPolicy(spec, distribution, info.obs_layout, info.action_layout)
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from pydantic import Field
 
 from distrl.acting.policies import StochasticPolicy
-from distrl.acting.spaces import BODY, Body, action_distribution, stochastic_policy
+from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
 from distrl.errors import UserError
 from distrl.fragments import true_successors, unstacked
 from distrl.learning.losses import vtrace
 from distrl.learning.scale import Scale
 from distrl.seeding import stream
-from distrl.settings import AlgorithmSettings, Config, Fraction
+from distrl.settings import Config, Fraction
 from distrl.types import Array, Arrays, EnvInfo, Fragment
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ AT_ONCE = 8192  # observations that a network is asked for without gradients, at
 Decay = Literal["constant", "linear"]
 
 
-class ActorCriticSettings(AlgorithmSettings):
+class ActorCriticSettings(NetworkSettings):
     """What PPO and A2C have in common."""
 
     gamma: Fraction = 0.99
@@ -48,9 +48,6 @@ class ActorCriticSettings(AlgorithmSettings):
     vtrace: bool = Field(
         default=False, description="correct advantages for the age of the weights that acted (V-trace)"
     )
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
-    activation: Literal["tanh", "relu"] = "tanh"
-    body: Body = Field(default="auto", description=BODY)
     action_probs: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         default=None, description="of the untrained policy, of Discrete actions; null: all alike"
     )
@@ -59,7 +56,6 @@ class ActorCriticSettings(AlgorithmSettings):
     )
     state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
     squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
-    layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
 
     @property
@@ -82,8 +78,7 @@ def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolic
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
-    network = {"hidden": settings.hidden, "activation": settings.activation, "layer_norm": settings.layer_norm}
-    return stochastic_policy(info, distribution, settings.body, **network)
+    return stochastic_policy(info, distribution, **settings.network)
 
 
 def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:

@@ -22,11 +22,11 @@ from pydantic import Field, model_validator
 
 from distrl.acting.distributions import FORBIDDEN
 from distrl.acting.policies import EpsilonGreedyPolicy
-from distrl.acting.spaces import BODY, Body, discrete_actions, network_spec
+from distrl.acting.spaces import Activation, NetworkSettings, discrete_actions, network_spec
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
 from distrl.seeding import stream
-from distrl.settings import AlgorithmSettings, Config, Fraction, Replayed
+from distrl.settings import Config, Fraction, Positive, Replayed
 from distrl.settings import Settings as BaseSettings
 from distrl.types import Array, Arrays, Batch, EnvInfo
 
@@ -77,7 +77,7 @@ class Munchausen(BaseSettings):
     floor: float = Field(default=-1.0, le=0, description="the least of the log-probability's part")
 
 
-class Settings(AlgorithmSettings):
+class Settings(NetworkSettings):
     name: Literal["dqn"]
     gamma: Fraction = 0.99
     n_step: int = Field(default=1, ge=1)
@@ -91,11 +91,9 @@ class Settings(AlgorithmSettings):
     tau: float = Field(default=1.0, gt=0, le=1, description="how far it then goes to the online one; 1: all the way")
     double: bool = True
     dueling: bool = False
-    layer_norm: bool = False
     munchausen: Munchausen | None = None
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 256)
-    activation: Literal["tanh", "relu"] = "relu"
-    body: Body = Field(default="auto", description=BODY)
+    hidden: tuple[Positive, ...] = (256, 256)
+    activation: Activation = "relu"
     exploration: Exploration = Exploration()
 
     @property
@@ -116,15 +114,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     exploration = settings.exploration
     probs, remedy = exploration.action_probs or (), "Set algorithm.name=ppo, which takes actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.exploration.action_probs")
-    spec = network_spec(
-        info,
-        settings.body,
-        int(action.n),
-        hidden=settings.hidden,
-        activation=settings.activation,
-        layer_norm=settings.layer_norm,
-        dueling=settings.dueling,
-    )
+    spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.network)
     return EpsilonGreedyPolicy(spec, info.obs_layout, int(action.start), probs, exploration.ladder)
 
 
