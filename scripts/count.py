@@ -3,7 +3,7 @@
     python scripts/count.py
 
 `ON_THE_WAY` names what an update goes through, from the loop to the optimiser's step, as whole classes and functions with
-their docstrings and comments. tests/test_sizes.py holds the limits.
+their docstrings and comments. tests/test_sizes.py holds the limits of classes and functions.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LOOP = [
     "training.schedule:Lockstep",
     "training.updates:Updates",
 ]
-TORCH = ["learning.networks:Body", "learning.networks:Network", "learning.optimizer:FlatParameters"]
-TORCH += ["learning.optimizer:Adam", "learning.optimizer:fused_adam_step"]
+TORCH = ["learning.encoders:TorchEncoder", "learning.networks:Body", "learning.networks:Network"]
+TORCH += ["learning.optimizer:FlatParameters", "learning.optimizer:Adam", "learning.optimizer:fused_adam_step"]
 PPO_MATHS = ["gae", "clipped_surrogate", "value_loss", "approximate_kl", "explained_variance"]
 DQN_MATHS = ["td_target", "greedy_value"]
 ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
@@ -33,6 +33,9 @@ ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
             "workers.learner:Learner",
             "algorithms.ppo:PPO",
             "fragments:unstacked",
+            "fragments:true_successors",
+            "learning.distributions:bind",
+            "learning.distributions:BoundCategorical",
             "learning.scale:Scale",
             *(f"learning.losses:{name}" for name in PPO_MATHS),
             *TORCH,
