@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import CARTPOLE, config_of
 from conftest import DQN as DQN_BASE
-from toys import layout_of, obs_layout, spec_of
+from toys import obs_layout, spec_of
 
-from distrl.acting.network import NetworkSpec, flatten, single_threaded
-from distrl.acting.policies import EpsilonGreedyPolicy, from_description
+from distrl.acting.network import NetworkSpec, single_threaded
+from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.algorithms import dqn as dqn_module
 from distrl.algorithms.dqn import DQN, Exploration, Settings, make, make_policy
 from distrl.envs.make import describe_env
@@ -305,48 +305,6 @@ def test_impossible_exploration_is_refused(changes: dict[str, Any], message: str
         config_of(base)
 
 
-def policy_with(epsilon: float, **changes: Any) -> EpsilonGreedyPolicy:
-    """Q = (0, 2, 1) in every state."""
-    policy = EpsilonGreedyPolicy(spec_of((1,), 3, hidden=()), layout_of((1,)), **changes)
-    policy.load(np.array([0, 0, 0, 0, 2, 1, epsilon], np.float32))
-    return policy
-
-
-@pytest.mark.parametrize("probs", [(), (0.7, 0.1, 0.2), (0.0, 0.0, 1.0)])
-def test_it_explores_as_often_and_in_the_way_it_was_told(probs: tuple[float, ...]) -> None:
-    policy = policy_with(0.4, action_probs=probs, first_action=1)
-    obs = np.zeros((20_000, 1), np.float32)
-    action, extras = policy.act(obs, policy.draw(np.random.default_rng(0), 1, 20_000)[0])
-    expected = 0.4 * np.array(probs or [1 / 3] * 3) + 0.6 * np.array([0, 1, 0])
-    assert np.bincount(action - 1, minlength=3) / 20_000 == pytest.approx(expected, abs=0.012)
-    assert (extras["q"] == np.array([0, 2, 1])[action - 1]).all()
-    assert (extras["value"] == 2).all()
-    assert (policy.greedy(obs) == 2).all()
-
-
-def test_epsilon_at_its_ends() -> None:
-    obs = np.zeros((1000, 1), np.float32)
-    for epsilon, expected in ((0.0, {1}), (1.0, {0})):
-        policy = policy_with(epsilon, action_probs=(1.0, 0.0, 0.0))
-        assert set(policy.act(obs, policy.draw(np.random.default_rng(0), 1, 1000)[0])[0]) == expected
-
-
-def test_a_ladder_gives_every_copy_its_own_rate() -> None:
-    """From epsilon to epsilon^(1 + ladder) in equal steps of the exponent."""
-    policy = policy_with(2.0**-4, ladder=3.0)
-    assert policy.epsilon(5) == pytest.approx([2.0**-4, 2.0**-7, 2.0**-10, 2.0**-13, 2.0**-16])
-    assert policy.epsilon(3) == pytest.approx([2.0**-4, 2.0**-10, 2.0**-16])
-    assert policy.epsilon(1) == pytest.approx([2.0**-4])
-    assert policy_with(0.4).epsilon(8) == pytest.approx([0.4] * 8)
-
-
-def test_copies_explore_by_their_rung() -> None:
-    policy = policy_with(0.5, ladder=2.0, action_probs=(1.0, 0.0, 0.0))
-    noise = policy.draw(np.random.default_rng(0), 20_000, 3)
-    explored = np.mean([policy.act(np.zeros((3, 1), np.float32), row)[0] == 0 for row in noise], axis=0)
-    assert explored == pytest.approx([0.5, 0.25, 0.125], abs=0.012)
-
-
 SPECS = {
     "dueling": spec_of((8,), 4, (32, 24), (), "relu", 1.0, False, True),
     "layer norm": spec_of((8,), 4, (32, 24), (), "tanh", 1.0, True, False),
@@ -384,20 +342,6 @@ def test_only_differences_between_actions_go_through_the_advantage() -> None:
         assert torch.allclose(network(obs), before, atol=1e-5)
         network.value_head.bias.add_(3.0)
         assert torch.allclose(network(obs), before + 3.0, atol=1e-5)
-
-
-def test_a_policy_is_made_again_from_its_description() -> None:
-    policy = EpsilonGreedyPolicy(
-        SPECS["both, one layer"], obs_layout(SPECS["both, one layer"]), 2, (0.1, 0.2, 0.3, 0.4), 7.0
-    )
-    vector = np.random.default_rng(0).random(SPECS["both, one layer"].parameters + 1).astype(np.float32)
-    policy.load(vector)
-    again = from_description(policy.describe())
-    assert again.describe() == policy.describe()
-    again.load(flatten(policy.arrays(), again.shapes()))
-    obs, noise = np.random.default_rng(1).random((9, 8)), np.random.default_rng(2).random((9, 2))
-    assert (again.act(obs, noise)[0] == policy.act(obs, noise)[0]).all()
-    assert policy.arrays()["epsilon"].tolist() == [vector[-1]]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

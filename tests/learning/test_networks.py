@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,6 @@ from toys import categorical, same, spec_of
 
 from distrl.acting.network import Network as NumpyNetwork
 from distrl.acting.network import NetworkSpec, flatten, single_threaded, unflatten
-from distrl.acting.policies import StochasticPolicy, from_description
 from distrl.learning.networks import Network
 from distrl.learning.optimizer import FlatParameters
 from distrl.types import Array
@@ -55,14 +53,6 @@ def acting(spec: NetworkSpec, vector: Array) -> NumpyNetwork:
     network = NumpyNetwork(spec)
     network.load(vector)
     return network
-
-
-def biased(*logits: float, first_action: int = 0) -> StochasticPolicy:
-    """A policy with these logits in every state."""
-    spec = spec_of((1,), len(logits), hidden=())
-    policy = categorical(spec, first_action)
-    policy.load(np.array([0.0] * len(logits) + list(logits), np.float32))
-    return policy
 
 
 # --- NumPy against torch ----------------------------------------------------------------------------------------
@@ -132,6 +122,24 @@ def test_acting_changes_neither_observations_nor_weights() -> None:
     policy.greedy(obs)
     assert same(obs, seen)
     assert same(vector, before)
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu", "oblong"])
+def test_log_prob_is_that_of_the_torch_policy(name: str) -> None:
+    spec = SPECS[name]
+    network, parameters = make(spec)
+    policy = categorical(spec)
+    policy.load(parameters.vector.detach().numpy())
+    obs = observations(spec, 32)
+    noise = policy.draw(np.random.default_rng(2), 3, 32)
+    assert noise.shape == (3, 32)
+    distribution = Categorical(logits=network(torch.tensor(obs)))
+    for row in noise:
+        action, extras = policy.act(obs, row)
+        assert len(set(action.tolist())) > 1
+        wanted = distribution.log_prob(torch.tensor(action)).detach().numpy()  # type: ignore[no-untyped-call]
+        np.testing.assert_allclose(extras["log_prob"], wanted, atol=1e-5)
+    assert policy.greedy(obs).tolist() == network(torch.tensor(obs)).argmax(1).tolist()
 
 
 # --- torch ------------------------------------------------------------------------------------------------------
@@ -208,95 +216,3 @@ def test_arrays_that_do_not_fit_the_network_are_refused() -> None:
             flatten(wrong, spec.shapes())
     with pytest.raises(ValueError, match=str(spec.parameters)):
         categorical(spec).load(np.zeros(spec.parameters + 1, np.float32))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_a_policy_survives_its_description_in_json(name: str) -> None:
-    policy = categorical(SPECS[name], first_action=-2)
-    again = from_description(json.loads(json.dumps(policy.describe())))
-    assert isinstance(again, StochasticPolicy)
-    assert (again.network.spec, again.distribution) == (SPECS[name], policy.distribution)
-    assert (again.obs_layout, again.action_layout) == (policy.obs_layout, policy.action_layout)
-    vector = make(SPECS[name])[1].vector.detach().numpy()
-    obs, noise = observations(SPECS[name], 3), np.array([0.1, 0.5, 0.9])
-    for p in (policy, again):
-        p.load(vector)
-    assert same(again.act(obs, noise)[1]["log_prob"], policy.act(obs, noise)[1]["log_prob"])
-
-
-# --- the categorical policy -------------------------------------------------------------------------------------
-
-LOGITS = (0.0, 1.0, -1.0, 2.0, -3.0, 0.5)
-
-
-def test_actions_are_as_frequent_as_the_softmax_says() -> None:
-    policy, count = biased(*LOGITS), 30_000
-    noise = policy.draw(np.random.default_rng(0), 1, count)[0]
-    action, _ = policy.act(np.zeros((count, 1), np.float32), noise)
-    expected = count * torch.tensor(LOGITS).softmax(0).numpy()
-    chi_square = ((np.bincount(action, minlength=6) - expected) ** 2 / expected).sum()
-    assert chi_square < 20.5  # 5 degrees of freedom: the 0.999 quantile
-
-
-def test_each_action_takes_its_probability_of_the_noise() -> None:
-    count = 100_000
-    action, _ = biased(*LOGITS).act(np.zeros((count, 1), np.float32), (np.arange(count) + 0.5) / count)
-    shares = np.bincount(action, minlength=6) / count
-    np.testing.assert_allclose(shares, torch.tensor(LOGITS).softmax(0).numpy(), atol=2 / count)
-    assert (np.diff(action) >= 0).all()
-
-
-@pytest.mark.parametrize("name", ["tanh", "relu", "oblong"])
-def test_log_prob_is_that_of_the_torch_policy(name: str) -> None:
-    spec = SPECS[name]
-    network, parameters = make(spec)
-    policy = categorical(spec)
-    policy.load(parameters.vector.detach().numpy())
-    obs = observations(spec, 32)
-    noise = policy.draw(np.random.default_rng(2), 3, 32)
-    assert noise.shape == (3, 32)
-    distribution = Categorical(logits=network(torch.tensor(obs)))
-    for row in noise:
-        action, extras = policy.act(obs, row)
-        assert len(set(action.tolist())) > 1
-        wanted = distribution.log_prob(torch.tensor(action)).detach().numpy()  # type: ignore[no-untyped-call]
-        np.testing.assert_allclose(extras["log_prob"], wanted, atol=1e-5)
-    assert policy.greedy(obs).tolist() == network(torch.tensor(obs)).argmax(1).tolist()
-
-
-def test_actions_are_numbered_from_the_first() -> None:
-    obs, noise = np.zeros((50, 1), np.float32), np.linspace(0, 0.99, 50)
-    plain, shifted = biased(*LOGITS), biased(*LOGITS, first_action=-7)
-    (left, one), (right, other) = plain.act(obs, noise), shifted.act(obs, noise)
-    assert (left - 7).tolist() == right.tolist()
-    assert same(one["log_prob"], other["log_prob"])
-    assert shifted.greedy(obs).tolist() == [3 - 7] * 50
-    assert np.issubdtype(right.dtype, np.integer)
-
-
-@pytest.mark.parametrize("noise", [0.0, 1e-12, 0.5, 1 - 1e-12, np.nextafter(1.0, 0.0)])
-@pytest.mark.parametrize("first_action", [0, 3])
-def test_extreme_logits_give_possible_actions_of_finite_log_prob(noise: float, first_action: int) -> None:
-    possible = {
-        (-1e4, 1e4, -1e4): {1},
-        (1e4, -1e4, -1e4): {0},
-        (-1e4, -1e4, 1e4): {2},
-        (1e4, -1e4, 1e4): {0, 2},
-        (-1e4, 1e4, 1e4): {1, 2},
-        (1e4, 1e4, -1e4): {0, 1},
-        (1e4, 1e4, 1e4): {0, 1, 2},
-    }
-    for logits, actions in possible.items():
-        policy = biased(*logits, first_action=first_action)
-        action, extras = policy.act(np.zeros((1, 1), np.float32), np.array([noise]))
-        assert action[0] - first_action in actions
-        assert extras["log_prob"][0] == pytest.approx(-np.log(len(actions)))
-
-
-def test_no_action_is_out_of_range_where_rounding_could_make_it_so() -> None:
-    rng = np.random.default_rng(0)
-    noise = np.full(1, np.nextafter(1.0, 0.0))
-    for _ in range(300):
-        action, extras = biased(*rng.normal(0, 5, 18)).act(np.zeros((1, 1), np.float32), noise)
-        assert 0 <= action[0] < 18
-        assert -np.inf < extras["log_prob"][0] <= 0
