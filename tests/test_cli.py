@@ -136,10 +136,9 @@ def test_a_resumed_run_cannot_become_another(finished: Path) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "terminate"])
 def test_a_driver_that_ends_early_leaves_nothing_and_resumes_to_the_same_bits(
-    how: str, finished: Path, tmp_path: Path
+    how: str, finished: Path, temporary: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at an arbitrary moment, and what schedulers and spot machines send, of a run on Ray."""
-    before = {p.name for p in Path("/tmp").glob("distrl-*")}
     run_dir = tmp_path / "run"
     process = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}")
     wait_for_rows(run_dir, 5, process)
@@ -148,7 +147,7 @@ def test_a_driver_that_ends_early_leaves_nothing_and_resumes_to_the_same_bits(
     process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
     assert process.wait(60) == (-signal.SIGKILL if how == "kill" else 130)
     assert gone(members, 30)
-    assert {p.name for p in Path("/tmp").glob("distrl-*")} <= before
+    assert not [*temporary.glob("distrl-*")]
     assert result_of(run_dir)["status"] == ("running" if how == "kill" else "interrupted")
     rows = (run_dir / "metrics.jsonl").read_text().splitlines()
     resumed = distrl("train", "--resume", str(run_dir), "cluster.runners=1", "-q", cwd=tmp_path)
