@@ -9,7 +9,12 @@ Everything else is a bug of distrl and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
+import traceback
 from collections.abc import Iterable
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class UserError(Exception):
@@ -36,6 +41,21 @@ class EnvError(Exception):
             f"{self.env_id} raised in shard {self.shard}, env copy {self.env_copy}, "
             f"episode seed {self.seed}, step {self.step} of the episode\n{self.cause}"
         )
+
+
+def users_traceback(error: BaseException) -> str:
+    """The traceback of an error in a user's code, without what of distrl led there, nor the attempt before."""
+    inner = error
+    while inner.__context__ is not None and not isinstance(inner.__context__, EnvError):
+        inner = inner.__context__
+    inner.__context__ = None
+    told = traceback.TracebackException.from_exception(error)
+    ours = itertools.takewhile(lambda frame: frame.filename.startswith(_PACKAGE), told.stack)
+    frames = list(told.stack)[len(list(ours)) :]
+    if not frames:
+        return "".join(told.format_exception_only())
+    told.stack = traceback.StackSummary.from_list(frames)
+    return "".join(told.format())
 
 
 class WorkerLost(Exception):

@@ -128,6 +128,10 @@ class Spread:
         """The spread of at least one value."""
         return cls(float(np.mean(values)), float(np.std(values)), float(min(values)), float(max(values)))
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Spread:
+        return cls(*(float(data[name]) for name in ("mean", "std", "min", "max")))
+
     def __format__(self, spec: str) -> str:
         """'MEAN ± STD (min MIN, max MAX)', every number in the format `spec`."""
         mean, std, low, high = (format(value, spec) for value in (self.mean, self.std, self.min, self.max))
@@ -189,11 +193,11 @@ class Evaluation:
                 env_steps=data["env_steps"],
                 greedy=data["greedy"],
                 episodes=data["episodes"],
-                returns=Spread(data["mean"], data["std"], data["min"], data["max"]),
-                lengths=Spread(**data["length"]),
-                scores={name: Spread(**score) for name, score in data["scores"].items()},
+                returns=Spread.from_json(data),
+                lengths=Spread.from_json(data["length"]),
+                scores={name: Spread.from_json(score) for name, score in data["scores"].items()},
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"This is no evaluation as this distrl writes it: {type(error).__name__} {error}."
             ) from None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,6 +154,14 @@ def run_trainer(
         for worker in trainer.workers:
             execution.kill(worker)
     return Outcome(trainer, observer, run_dir)
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the processes of a test put what is temporary; its name is short, for the paths of sockets must be."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

@@ -10,39 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import yaml
-from conftest import CARTPOLE
+from processes import SMALL, distrl, family, gone, result_of, start, wait_for_rows, write
 
 from distrl.cli.train import summarize
 from distrl.runs.result import Result
 from distrl.types import Evaluation, Spread
-
-SMALL: dict[str, Any] = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
-
-
-def distrl(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "distrl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
-
-
-def write(directory: Path, config: dict[str, Any], name: str = "config.yaml") -> str:
-    (directory / name).write_text(yaml.safe_dump(config))
-    return name
-
-
-def result_of(run_dir: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((run_dir / "result.json").read_text())
-    return data
-
-
-def remains(run_dir: Path) -> list[str]:
-    """Processes and temporary directories of runs that are still there."""
-    lines = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if str(run_dir) in line]
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +64,14 @@ def test_scores_are_told_on_lines_of_their_own(tmp_path: Path, capsys: pytest.Ca
     scores = {"pipes": Spread(3, 1, 2, 4), "[red]": Spread(5, 0, 5, 5)}
     evaluation = Evaluation(1, 100, False, 10, Spread(7.5, 0.5, 7, 8), Spread(20, 0, 20, 20), scores)
     facts = {"status": "finished", "stopped_by": "env_steps", "env_steps": 100, "train_s": 1.0}
-    summarize(Result(tmp_path, facts | {"evaluation": evaluation.to_json()}))
+    run_dir = tmp_path / "a:b:[red]run[/]"
+    (run_dir / "best").mkdir(parents=True)
+    summarize(Result(run_dir, facts | {"evaluation": evaluation.to_json()}))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "return 7.50 ± 0.50 (min 7.00, max 8.00) over 10 sampled episodes of the best model" in lines
     assert "pipes 3.00 ± 1.00 (min 2.00, max 4.00)" in lines
     assert "[red] 5.00 ± 0.00 (min 5.00, max 5.00)" in lines
+    assert f"model {run_dir}/best" in lines  # what is written is what it says, neither markup nor an emoji
 
 
 def test_a_trained_model_is_used(finished: Path) -> None:
@@ -127,6 +104,7 @@ def test_dry_run_makes_nothing(tmp_path: Path) -> None:
         (["seed=one"], "seed is 'one'"),
         (["algorithm.gamma=1.5"], "algorithm.gamma is 1.5"),
         (["env.id=CartPole-v7"], "Did you mean 'CartPole-v1'?"),
+        (["env.id=a:b:[red]CartPole[/]"], "'a:b:[red]CartPole[/]'"),
         (["env.id=Pendulum-v1"], "Discrete actions"),
         (["env.id=FrozenLake-v1"], "Box observations"),
         (["algorithm.minibatch_size=100"], "does not divide"),
@@ -156,47 +134,20 @@ def test_a_resumed_run_cannot_become_another(finished: Path) -> None:
     assert "algorithm.lr" in refused.stderr
 
 
-def start(directory: Path, *arguments: str) -> psutil.Popen:
-    command = [sys.executable, "-m", "distrl", "train", *arguments, "-q"]
-    return psutil.Popen(command, cwd=directory, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def wait_for_rows(run_dir: Path, rows: int, process: psutil.Popen) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        file = run_dir / "metrics.jsonl"
-        if file.exists() and file.read_text().count("\n") >= rows:
-            return
-        time.sleep(0.05)
-    raise AssertionError(
-        f"no {rows} rows: {process.stderr.read().decode() if process.poll() is not None else 'too slow'}"
-    )
-
-
-def family(process: psutil.Popen) -> list[psutil.Process]:
-    members: list[psutil.Process] = process.children(recursive=True)
-    return members
-
-
-def gone(processes: list[psutil.Process], seconds: float) -> bool:
-    return not psutil.wait_procs(processes, timeout=seconds)[1]
-
-
-@pytest.mark.parametrize("how", ["kill", "interrupt"])
+@pytest.mark.parametrize("how", ["kill", "terminate"])
 def test_a_driver_that_ends_early_leaves_nothing_and_resumes_to_the_same_bits(
-    how: str, finished: Path, tmp_path: Path
+    how: str, finished: Path, temporary: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL at an arbitrary moment, and Ctrl-C, of a run on Ray."""
-    before = {p.name for p in Path("/tmp").glob("distrl-*")}
+    """SIGKILL at an arbitrary moment, and what schedulers and spot machines send, of a run on Ray."""
     run_dir = tmp_path / "run"
     process = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}")
     wait_for_rows(run_dir, 5, process)
     members = family(process)
     assert any("raylet" in " ".join(p.cmdline()) for p in members)
-    process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGINT)
+    process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
     assert process.wait(60) == (-signal.SIGKILL if how == "kill" else 130)
     assert gone(members, 30)
-    assert {p.name for p in Path("/tmp").glob("distrl-*")} <= before
+    assert not [*temporary.glob("distrl-*")]
     assert result_of(run_dir)["status"] == ("running" if how == "kill" else "interrupted")
     rows = (run_dir / "metrics.jsonl").read_text().splitlines()
     resumed = distrl("train", "--resume", str(run_dir), "cluster.runners=1", "-q", cwd=tmp_path)
@@ -208,12 +159,32 @@ def test_a_driver_that_ends_early_leaves_nothing_and_resumes_to_the_same_bits(
     assert [json.loads(row)["iteration"] for row in all_rows] == list(range(13))
 
 
+def test_a_quiet_run_says_what_it_recovered_from_and_no_more(tmp_path: Path) -> None:
+    """A lost learner leaves many results behind that never come, and Ray has a word to say on each."""
+    run_dir = tmp_path / "run"
+    config = write(tmp_path, SMALL)
+    process = start(tmp_path, config, f"run_dir={run_dir}", "stop.env_steps=10000000", stdout=subprocess.PIPE)
+    wait_for_rows(run_dir, 5, process)
+    (learner,) = [p for p in family(process) if " ".join(p.cmdline()).startswith("ray::Learner")]
+    learner.kill()
+    wait_for_rows(run_dir, (run_dir / "metrics.jsonl").read_text().count("\n") + 5, process)
+    time.sleep(1)  # for what else there may be to say
+    process.send_signal(signal.SIGINT)
+    told, warned = process.communicate(timeout=60)
+    assert [line.split(b" (")[0] for line in warned.splitlines()] == [
+        b"warning: the learner was lost",
+        b"",
+        b"Ending the run with a checkpoint; Ctrl-C once more to leave at once.",
+    ]
+    assert [line.split()[0] for line in told.splitlines()] == [b"Interrupted", b"Go"]
+
+
 def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     first = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}", "stop.env_steps=10000000", "--local")
     wait_for_rows(run_dir, 1, first)
     second = distrl("train", "--resume", str(run_dir), "--local", cwd=tmp_path)
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.SIGINT)
     assert first.wait(60) == 130
     assert second.returncode == 2
     assert "another process" in second.stderr

@@ -16,7 +16,19 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The rooms, lowest first: a file imports from its own room and from those below.
 ROOMS = [
-    ["types", "layouts", "yaml_format", "settings", "errors", "seeding", "files", "signals", "outside", "fragments"],
+    [
+        "types",
+        "layouts",
+        "yaml_format",
+        "json_format",
+        "settings",
+        "errors",
+        "seeding",
+        "files",
+        "signals",
+        "outside",
+        "fragments",
+    ],
     ["registry", "presets", "config"],
     ["envs.*"],
     ["acting.*"],
@@ -35,6 +47,7 @@ ROOMS = [
 # Libraries, and the only modules that may import them.
 OWNERS = {
     "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray"],
+    "yaml": ["yaml_format"],
     "mlflow": ["tracking.follower", "tracking.mlflow_model"],
     "torch": ["learning.*", "algorithms.*", "workers.learner", "tools.doctor"],  # doctor tells what torch sees
 }

@@ -37,8 +37,7 @@ def test_a_run_that_has_not_begun_ends_as_if_it_had_never_been(number: signal.Si
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_ray_that_is_just_starting_ends_too(tmp_path: Path) -> None:
-    before = {p.name for p in Path("/tmp").glob("distrl-*")}
+def test_a_ray_that_is_just_starting_ends_too(temporary: Path, tmp_path: Path) -> None:
     process = start(tmp_path, write(tmp_path, SMALL))
     while not any("gcs_server" in p.name() for p in family(process)):
         assert process.poll() is None
@@ -48,7 +47,7 @@ def test_a_ray_that_is_just_starting_ends_too(tmp_path: Path) -> None:
     assert process.wait(30) == 130
     assert told_by(process) == ""
     assert gone(members, 10)
-    assert {p.name for p in Path("/tmp").glob("distrl-*")} <= before
+    assert not [*temporary.glob("distrl-*")]
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 

@@ -80,6 +80,7 @@ def test_a_lasting_bug_of_the_env_ends_the_run_with_all_that_is_known(
     message = str(caught.value)
     assert "ConnectionError: the simulator hung up" in message
     assert 'raise ConnectionError("the simulator hung up")' in message  # the line of the original traceback
+    assert "distrl/envs" not in message
     assert "shard" in message
     assert "episode seed" in message
     assert caught.value.env_copy // 4 == caught.value.shard

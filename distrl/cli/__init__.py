@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 from distrl.cli import machine as machine  # each module adds its commands to the application
 from distrl.cli import models as models
@@ -27,10 +27,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}")
+        err.print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(2)
     except (EnvError, Diverged) as error:
-        err.print(f"[bold red]failed:[/] {escape(str(error))}")
+        err.print(Text.assemble(("failed: ", "bold red"), str(error)))
         sys.exit(1)
     except BrokenPipeError:
         os._exit(1)

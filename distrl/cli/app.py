@@ -14,8 +14,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Reinforcement learning with Ray: the same run, the same weights, on a laptop and on a cluster.",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Texts are printed as they are: nothing that a user's name or path holds is markup or an emoji. Styles come in `Text`.
+out = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+err = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 Run = Annotated[Path, typer.Argument(help="a run directory, a checkpoint or a model directory")]
 Sampled = Annotated[bool, typer.Option("--sampled", help="sample actions instead of taking the best")]

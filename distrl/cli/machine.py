@@ -68,15 +68,14 @@ def verify(
             style=None if len(seen) == 1 else "bold red",
         )
     if len(seen) > 1:
-        err.print("[bold red]The weights differ.[/]")
+        err.print("The weights differ.", style="bold red")
         raise typer.Exit(1)
-    out.print("[green]The same weights, bit for bit.[/]")
+    out.print("The same weights, bit for bit.", style="green")
 
 
-def render_exploration(exploration: Exploration, console: Console | None = None) -> None:
+def render_exploration(exploration: Exploration, console: Console = out) -> None:
     """Print it as a table, and the warnings below."""
     import numpy as np
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -84,7 +83,6 @@ def render_exploration(exploration: Exploration, console: Console | None = None)
     from distrl.tools.explore import SHARD_COPIES
 
     e, info = exploration, exploration.info
-    console = console or Console()
     table = Table(
         show_header=False, box=None, padding=(0, 2, 0, 0), title=Text(info.id, style="bold"), title_justify="left"
     )
@@ -92,7 +90,7 @@ def render_exploration(exploration: Exploration, console: Console | None = None)
     table.add_column(overflow="fold")
 
     def row(name: str, value: object, style: str = "") -> None:
-        table.add_row(name, Text(str(value), style))  # Text: brackets of spaces are no markup
+        table.add_row(name, Text(str(value), style))
 
     row("observations", short(info.observation_space))
     row("actions", short(info.action_space))
@@ -115,7 +113,7 @@ def render_exploration(exploration: Exploration, console: Console | None = None)
         row(f"speed, shard of {SHARD_COPIES}", f"{e.shard_steps_per_s:,.0f} env steps/s in one process")
     for name, misfit in e.algorithms.items():
         row(name, "fits" if misfit is None else f"does not fit: {misfit}", "green" if misfit is None else "yellow")
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for warning in e.warnings:
         console.print(Text.assemble(("warning ", "bold yellow"), warning))
     if not e.warnings:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from distrl.cli.app import Run, Sampled, Seed, app, out
 from distrl.errors import UserError
@@ -36,11 +36,14 @@ def evaluate(
 
     result, env = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps)
     out.print(
-        f"{env.id}: [bold]{result.returns:.2f}[/] over {result.played} of {result.lengths.mean:,.0f} steps; "
-        f"weights of {result.env_steps:,} env steps"
+        Text.assemble(
+            f"{env.id}: ",
+            (f"{result.returns:.2f}", "bold"),
+            f" over {result.played} of {result.lengths.mean:,.0f} steps; weights of {result.env_steps:,} env steps",
+        )
     )
     for name, score in result.scores.items():
-        out.print(f"{escape(name)}: [bold]{score:.2f}[/]")
+        out.print(Text.assemble(f"{name}: ", (f"{score:.2f}", "bold")))
 
 
 def _evaluate_exactly(run: Path) -> None:
@@ -50,7 +53,7 @@ def _evaluate_exactly(run: Path) -> None:
     limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
     out.print(f"{env.id}, exactly, over all starts and outcomes ({limit}); weights of {about['env_steps']:,} env steps")
     rows = Table(show_header=False, box=None)
-    rows.add_row("agent", f"[bold]{found.value:.6f}[/]", "greedy actions")
+    rows.add_row("agent", Text(f"{found.value:.6f}", "bold"), "greedy actions")
     rows.add_row("optimum", f"{found.optimum:.6f}", "the best policy found that does not see the time")
     rows.add_row("gap", f"{found.gap:.6f}")
     rows.add_row("bound", f"{found.bound:.6f}", "the best policy that sees the time left (value iteration)")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from distrl.cli.app import app, err, out
 from distrl.errors import UserError
@@ -79,9 +79,7 @@ def _config(source: str | None, env: str | None, algo: str | None, overrides: li
     from distrl.runs.choose import choose_config
 
     config, origin = choose_config(env, algo, overrides)
-    err.print(
-        f"{config.algorithm.name} on {env} by {origin}. Write it to a file with --save-config FILE.", markup=False
-    )
+    err.print(f"{config.algorithm.name} on {env} by {origin}. Write it to a file with --save-config FILE.")
     return config
 
 
@@ -91,7 +89,7 @@ def _save(config: Config, path: Path) -> None:
     if path.exists():
         raise UserError(f"{str(path)!r} exists. Choose another name for --save-config.")
     write_text(path, config.model_copy(update={"run_dir": None}).to_yaml())
-    out.print(f"{path}: train it with 'distrl train {path}'.", markup=False)
+    out.print(f"{path}: train it with 'distrl train {path}'.")
 
 
 @app.command()
@@ -103,7 +101,7 @@ def presets() -> None:
     rows += [(p.name, p.algorithm, p.env_id, p.score or "not measured") for p in all_presets()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:  # no rich table: piped, it would be cut
-        out.print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip(), markup=False)
+        out.print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _dry_run(plan: Plan) -> None:
@@ -111,7 +109,7 @@ def _dry_run(plan: Plan) -> None:
     from distrl.execution.resources import cpu_count, share_out
 
     config, rollout = plan.config, plan.config.rollout
-    out.print(config.to_yaml().rstrip(), markup=False)
+    out.print(config.to_yaml().rstrip())
     table = Table(show_header=False, box=None, title="What this run is made of", title_justify="left")
     here = f"{cpu_count()} CPUs here"
     if config.cluster.address == "local":
@@ -134,38 +132,49 @@ def _dry_run(plan: Plan) -> None:
         "run directory": plan.run_dir,
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),
     }.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, str(value))
     out.print(table)
     for warning in plan.warnings:
-        err.print(f"[yellow]warning:[/] {escape(warning)}")
+        err.print(Text.assemble(("warning: ", "yellow"), warning))
 
 
 def summarize(result: Result) -> None:
     """Print what was reached, where it lies, and what to type next."""
     run_dir, steps = result.run_dir, result.data["env_steps"]
     if result.status == "interrupted":
-        out.print(f"[bold]Interrupted[/] after {steps:,} env steps; a checkpoint is in {run_dir}/checkpoints.")
-        out.print(f"Go on with:  distrl train --resume {run_dir}", markup=False)
+        out.print(
+            Text.assemble(
+                ("Interrupted", "bold"), f" after {steps:,} env steps; a checkpoint is in {run_dir}/checkpoints."
+            )
+        )
+        out.print(f"Go on with:  distrl train --resume {run_dir}")
         return
     how = {
         "return_mean": "solved: the training return reached its mark",
         "env_steps": "all env steps done",
         "seconds": "time is up",
     }[result.data["stopped_by"]]
-    out.print(f"[bold green]Finished[/] after {steps:,} env steps in {result.data['train_s']:.1f} s ({how}).")
+    out.print(
+        Text.assemble(
+            ("Finished", "bold green"), f" after {steps:,} env steps in {result.data['train_s']:.1f} s ({how})."
+        )
+    )
     for name, text in [*_scores(result.evaluation), *_places(run_dir)]:
-        out.print(f" {escape(name):<7} {text}")  # in no table: what is to be copied must stay on one line
-    out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl plot {run_dir}", markup=False)
+        out.print(Text.assemble(f" {name:<7} ", text))  # in no table: what is to be copied must stay on one line
+    out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl plot {run_dir}")
 
 
-def _scores(evaluation: Evaluation | None) -> Iterator[tuple[str, str]]:
+def _scores(evaluation: Evaluation | None) -> Iterator[tuple[str, Text]]:
     if evaluation is not None:
-        yield "return", f"[bold]{evaluation.returns:.2f}[/] over {evaluation.played} of the best model"
+        yield (
+            "return",
+            Text.assemble((f"{evaluation.returns:.2f}", "bold"), f" over {evaluation.played} of the best model"),
+        )
         for name, score in evaluation.scores.items():
-            yield name, f"[bold]{score:.2f}[/]"
+            yield name, Text(f"{score:.2f}", "bold")
 
 
-def _places(run_dir: Path) -> Iterator[tuple[str, str]]:
+def _places(run_dir: Path) -> Iterator[tuple[str, Text]]:
     """Where the model, the pictures and the page in MLflow are, as far as there are any."""
     from distrl.tracking.where import mlflow_location
 
@@ -177,5 +186,5 @@ def _places(run_dir: Path) -> Iterator[tuple[str, str]]:
     }
     for name, place in places.items():
         if (run_dir / place).exists():
-            yield name, escape(str(run_dir / place))
-    yield from zip(("MLflow", ""), map(escape, mlflow_location(run_dir)), strict=False)
+            yield name, Text(str(run_dir / place))
+    yield from zip(("MLflow", ""), map(Text, mlflow_location(run_dir)), strict=False)

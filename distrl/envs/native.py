@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import traceback
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from distrl.envs.make import find_spec
-from distrl.errors import EnvError
+from distrl.errors import EnvError, users_traceback
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Snapshot
@@ -61,10 +60,10 @@ class NativeShard:
                 for name in self.names:
                     target[name][..., ended] = source[name][..., ended]
                 obs[ended] = fresh[ended]
-        except Exception:
+        except Exception as error:
             seed = derive(self.seed, "native episode", self.shard, self.resets)
             raise EnvError(
-                self.settings.id, self.shard, self.shard * self.copies, seed, -1, traceback.format_exc()
+                self.settings.id, self.shard, self.shard * self.copies, seed, -1, users_traceback(error)
             ) from None
         return Step(obs, reward.astype(np.float64), terminated, truncated, final_obs)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.make import make_env
 from distrl.envs.wrappers import flat
-from distrl.errors import EnvError, UserError
+from distrl.errors import EnvError, UserError, users_traceback
 from distrl.fragments import check_first_stacks
 from distrl.layouts import Layout
 from distrl.seeding import derive
@@ -82,8 +81,8 @@ class SingleShard:
                     self._start_episode(i)
                 else:
                     self.obs[i] = obs
-        except Exception:
-            raise self._error(i) from None
+        except Exception as error:
+            raise self._error(i, error) from None
         return Step(self.obs, reward, terminated, truncated, final_obs, infos)
 
     def arrays(self) -> Arrays:
@@ -157,8 +156,8 @@ class SingleShard:
             return call(*args)
         except UserError:
             raise
-        except Exception:
-            raise self._error(copy) from None
+        except Exception as error:
+            raise self._error(copy, error) from None
 
     def _too_long(self, timeout_s: float, total: int) -> UserError:
         done = int(self._steps.sum())
@@ -171,12 +170,12 @@ class SingleShard:
             "(rollout.envs_per_shard) are rebuilt sooner."
         )
 
-    def _error(self, copy: int) -> EnvError:
+    def _error(self, copy: int, error: Exception) -> EnvError:
         return EnvError(
             self.settings.id,
             self.shard,
             self.shard * self.copies + copy,
             self._episode_seed(copy),
             int(self._steps[copy]),
-            traceback.format_exc(),
+            users_traceback(error),
         )

@@ -71,7 +71,8 @@ class RayConnection:
         self._keeper: threading.Thread | None = None
         self._connected, self._leave = threading.Event(), threading.Event()
         self._failure: Exception | None = None
-        self._environment = {k: os.environ.get(k) for k in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", _MARK)}
+        names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_IGNORE_UNHANDLED_ERRORS", _MARK)
+        self._environment = {name: os.environ.get(name) for name in names}
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
         # A history of calls that grows for hours: none.
@@ -125,6 +126,11 @@ class RayConnection:
     def _connect(self, **settings: Any) -> None:
         """`ray.init` in a thread of its own, so that it can be interrupted, and leaves the handlers of signals alone."""
         import ray
+        from ray._private import worker
+
+        # What a lost worker takes with it is told once, by the trainer; Ray would tell it of every result.
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
+        worker.print_to_stdstream = lambda data, ignore_prefix: None  # on stdout, which is for results
 
         def live() -> None:
             # Ray's processes inherit this. A closed terminal tells all that began there; it is the driver who ends them.

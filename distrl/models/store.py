@@ -19,6 +19,7 @@ from safetensors.numpy import save as tensor_bytes
 from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
 from distrl.errors import UserError
+from distrl.json_format import json_text
 from distrl.types import Array, Arrays, Policy
 
 FORMAT = 2
@@ -44,7 +45,7 @@ def write_model(directory: Path, policy: Policy, vector: Array, about: Mapping[s
     """Write a policy with the weights `vector` [P]; `about`: JSON of the env, the algorithm and the training behind it."""
     write_tensors(directory / "policy.safetensors", unflatten(vector, policy.shapes()))
     sha256 = file_sha256(directory / "policy.safetensors")
-    text = json.dumps({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
+    text = json_text({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
     (directory / "policy.json").write_text(text, encoding="utf-8")
 
 

@@ -22,6 +22,7 @@ from distrl.acting.policies import from_description
 from distrl.acting.tables import TablePolicy
 from distrl.errors import UserError
 from distrl.files import draft
+from distrl.json_format import json_text
 from distrl.types import Array, Policy
 
 FORMATS = ("csv", "npz", "json")
@@ -120,11 +121,11 @@ def _write_json(policy: TablePolicy, about: dict[str, Any], path: Path) -> None:
     data: dict[str, Any] = _head(policy, about) | {"epsilon": policy.epsilon}
     if policy.capacity is not None:
         data["keys"] = policy.arrays()["keys"].astype(np.int64).tolist()
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    path.write_text(json.dumps(data)[:-1] + ',\n"states": [\n' + lines + "\n]}\n", encoding="utf-8")
+    lines = ",\n".join(json_text(row) for row in rows)
+    path.write_text(json_text(data)[:-1] + ',\n"states": [\n' + lines + "\n]}\n", encoding="utf-8")
 
 
 def _write_npz(policy: TablePolicy, about: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
         arrays: dict[str, Any] = dict(policy.arrays())
-        np.savez_compressed(file, about=np.array(json.dumps(_head(policy, about))), states=states(policy), **arrays)
+        np.savez_compressed(file, about=np.array(json_text(_head(policy, about))), states=states(policy), **arrays)

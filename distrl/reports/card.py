@@ -67,11 +67,11 @@ def _facts(
     }
 
 
-def _number(value: float | None, unit: str = "") -> str | None:
-    """A number as people write it, with its unit; None stays None."""
+def _number(value: float | str | None, unit: str = "") -> str | None:
+    """A number (or its text, where it is not finite) as people write it, with its unit; None stays None."""
     if value is None:
         return None
-    return (f"{value:,}" if isinstance(value, int) else f"{value:,.6g}") + unit
+    return (f"{value:,}" if isinstance(value, int) else f"{float(value):,.6g}") + unit
 
 
 def _use(model: Path) -> list[str]:

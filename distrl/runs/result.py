@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import Diverged, UserError
+from distrl.errors import Diverged, EnvError, UserError
 from distrl.files import write_text
+from distrl.json_format import json_text
 from distrl.models.store import newest_checkpoint, read_model, versions, weights_sha256
 from distrl.runs.plan import Plan
 from distrl.training.recovery import Observer
@@ -57,8 +58,9 @@ def write_result(trainer: Trainer, since: float, status: str, error: BaseExcepti
         "versions": versions(),
         "error": None if error is None else _text(error),
     }
-    write_text(trainer.run_dir / "result.json", json.dumps(data, indent=1))
-    return Result(trainer.run_dir, data)
+    text = json_text(data, indent=1)
+    write_text(trainer.run_dir / "result.json", text)
+    return Result(trainer.run_dir, json.loads(text))
 
 
 def _newest_sha256(run_dir: Path) -> str | None:
@@ -68,7 +70,7 @@ def _newest_sha256(run_dir: Path) -> str | None:
 
 
 def _text(error: BaseException) -> str:
-    return str(error) if isinstance(error, Diverged) else "".join(traceback.format_exception(error))
+    return str(error) if isinstance(error, Diverged | EnvError) else "".join(traceback.format_exception(error))
 
 
 def present(plan: Plan, observer: Observer) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count
@@ -38,10 +38,10 @@ def examine(out: Console) -> bool:
     healthy = True
     for name, check in checks:
         try:
-            out.print(f"[green]ok[/]      {name}: {escape(check(config))}")
+            out.print(Text.assemble(("ok", "green"), f"      {name}: {check(config)}"))
         except Exception as error:
             healthy = False
-            out.print(f"[bold red]broken[/]  {name}: {escape(str(error).strip() or type(error).__name__)}")
+            out.print(Text.assemble(("broken", "bold red"), f"  {name}: {str(error).strip() or type(error).__name__}"))
     return healthy
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from distrl.envs.journal import Journal, Underway
 from distrl.envs.make import describe_env, make_env
 from distrl.envs.native import NativeShard
 from distrl.envs.shard import make_shard
-from distrl.errors import EnvError, UserError
+from distrl.errors import EnvError, UserError, users_traceback
 from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
@@ -268,5 +267,5 @@ def _guarded(
 ) -> Any:
     try:
         return call(*args, **kwargs)
-    except Exception:
-        raise EnvError(settings.id, 0, 0, episode_seed, step, traceback.format_exc()) from None
+    except Exception as error:
+        raise EnvError(settings.id, 0, 0, episode_seed, step, users_traceback(error)) from None

@@ -96,7 +96,8 @@ class Console:
 
             columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("env steps  {task.description}", markup=False))
             # No refresh thread: the driver's core is for training.
-            self._bar = Progress(*columns, console=Terminal(stderr=True), auto_refresh=False, redirect_stdout=False)
+            terminal = Terminal(stderr=True, markup=False, emoji=False, highlight=False)
+            self._bar = Progress(*columns, console=terminal, auto_refresh=False, redirect_stdout=False)
             self._bar.add_task("", total=total)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, description=text, refresh=True)
@@ -122,4 +123,4 @@ class Console:
         if self._bar is None:
             print(message, file=sys.stderr, flush=True)
         else:  # above the bar
-            self._bar.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(message, style=style, soft_wrap=True)

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from distrl.errors import UserError
 from distrl.files import write_text
+from distrl.json_format import json_text
 from distrl.outside import OUTSIDE_S, within
 from distrl.settings import Config
 
@@ -160,4 +161,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all, and without credentials."""
-    write_text(path, without_credentials(json.dumps(data, indent=1)))
+    write_text(path, without_credentials(json_text(data, indent=1)))

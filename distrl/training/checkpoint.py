@@ -7,7 +7,6 @@ with the format, versions and the sha256 of every file. It appears whole or not 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from safetensors.numpy import load_file
 from distrl.acting.network import flatten
 from distrl.errors import UserError
 from distrl.files import write_directory
+from distrl.json_format import json_text
 from distrl.models.store import (
     UNREADABLE,
     check_format,
@@ -72,11 +72,11 @@ def write_checkpoint(path: Path, state: RunState, policy: Policy, about: Mapping
         _write_arrays(directory / "driver.npz", driver)
         if state.replay:
             _write_arrays(directory / "replay.npz", state.replay)
-        (directory / "run.json").write_text(json.dumps(state.progress.to_json()), encoding="utf-8")
+        (directory / "run.json").write_text(json_text(state.progress.to_json()), encoding="utf-8")
         (directory / "config.yaml").write_text(config, encoding="utf-8")
         files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
         manifest = {"format": FORMAT, "versions": versions(), "sha256": files}
-        (directory / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (directory / "manifest.json").write_text(json_text(manifest, indent=1), encoding="utf-8")
 
     write_directory(path, write)
 

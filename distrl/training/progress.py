@@ -87,7 +87,10 @@ class Progress:
     def from_json(cls, data: dict[str, Any]) -> Progress:
         """The counters that `to_json` wrote."""
         best = None if data["best"] is None else Evaluation.from_json(data["best"])
-        return cls(**{**data, "best": best, "pending": [Pending(**p) for p in data["pending"]]})
+        pending = [Pending(**p) for p in data["pending"]]
+        returns = [float(value) for value in data["recent_returns"]]  # one that is not finite is a text in JSON
+        infos = {name: [float(value) for value in values] for name, values in data["recent_infos"].items()}
+        return cls(**{**data, "best": best, "pending": pending, "recent_returns": returns, "recent_infos": infos})
 
 
 class Ledger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +62,7 @@ class Pictures(gym.Env[Array, int]):
     observation_space: gym.Space[Any] = gym.spaces.Box(0, 1, (1,), np.float32)
     action_space: gym.Space[Any] = gym.spaces.Discrete(2)
 
-    def __init__(self, length: int = 10, size: tuple[int, int] = (120, 80), render_mode: str | None = None) -> None:
+    def __init__(self, length: int = 10, size: Sequence[int] = (120, 80), render_mode: str | None = None) -> None:
         self.length, self.size, self.render_mode = length, size, render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
@@ -142,7 +142,7 @@ def test_video_shows_every_frame(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".webm", ".mp4"])
 def test_video_keeps_colours_order_and_odd_borders(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"film{suffix}"
-    assert record_video(LEFT, pictures(length=150, size=(121, 81)), out, seed=0).frames == 151
+    assert record_video(LEFT, pictures(length=150, size=[121, 81]), out, seed=0).frames == 151
     assert cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS) == 50
     frames = frames_of(out)
     assert frames[0].shape == (82, 122, 3)
@@ -153,7 +153,7 @@ def test_video_keeps_colours_order_and_odd_borders(tmp_path: Path, suffix: str) 
 
 def test_gif_is_small_and_lasts_as_long_as_the_game(tmp_path: Path) -> None:
     out = tmp_path / "film.gif"
-    recording = record_video(LEFT, pictures(length=1000, size=(1000, 50)), out, seed=0)
+    recording = record_video(LEFT, pictures(length=1000, size=[1000, 50]), out, seed=0)
     assert 150 <= recording.frames <= 300
     with Image.open(out) as image:
         assert image.size == (480, 24)

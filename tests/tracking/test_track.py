@@ -143,13 +143,13 @@ def test_console_without_a_terminal_writes_few_plain_lines_on_stderr(capsys: pyt
     console = Console(total_env_steps=1000)
     for i in range(9):
         console.update(row(i) | {"time/env_steps_per_s": 50.0, "evaluation/return_mean": 7.0 - i})
-    console.note("a note [with] brackets")
+    console.note("a note [with] a:b:brackets")
     console.close()
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
         "100/1,000 env steps  50/s  return 0  best evaluation 7  0:00:18 left",
-        "a note [with] brackets",
+        "a note [with] a:b:brackets",
         "900/1,000 env steps  50/s  return 8  best evaluation 7  0:00:02 left",
     ]
 
@@ -177,11 +177,11 @@ def test_console_on_a_terminal_shows_a_bar_and_puts_messages_above_it(monkeypatc
     for i in range(2000):
         console.update(row(i % 9))
     assert (time.perf_counter() - start) / 2000 < 1e-3
-    console.warn("look [here]")
+    console.warn("look [here] a:b:CartPole")
     console.close()
     text = terminal.getvalue()
     assert "/1000" in text
-    assert "look [here]" in text
+    assert "look [here] a:b:CartPole" in text
     assert text.count("\n") < 20
 
 
