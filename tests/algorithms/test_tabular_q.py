@@ -188,7 +188,7 @@ def test_a_greedy_action_never_cuts_the_trace(tilings: int) -> None:
     reward = np.random.default_rng(3).uniform(50, 60, size=action.shape)
     nothing = np.zeros(action.shape, bool)
     agent.update([Fragment(0, 0, 0, obs, action, reward, nothing, nothing, np.zeros((0, 1)), {})], 0, 0.0)
-    learnt = agent.values(0, agent.coding(obs[0]))[np.arange(copies), action[0]]
+    learnt = agent.values(0, agent.numbers(obs[0]))[np.arange(copies), action[0]]
     expected = (1 - lr) * values[0].max(axis=-1) + lr * (reward.sum(axis=0) + values[-1].max(axis=-1))
     np.testing.assert_allclose(learnt, expected, rtol=1e-12)
 
