@@ -38,7 +38,7 @@ def stochastic(obs: gym.Space[Any], action: gym.Space[Any], **options: bool) -> 
 
 def epsilon_greedy(obs: gym.Space[Any], **options: bool) -> EpsilonGreedyPolicy:
     info = info_of(obs, THREE)
-    spec = network_spec(info, "auto", 3, hidden=(8, 5), activation="relu", **options)
+    spec = network_spec(info, 3, hidden=(8, 5), activation="relu", **options)
     return EpsilonGreedyPolicy(spec, info.obs_layout, 2, (0.1, 0.2, 0.7), 7.0)
 
 
