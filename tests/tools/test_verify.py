@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CARTPOLE, DQN, config_of
+from conftest import CARTPOLE, DQN, config_of, run_trainer
 from typer.testing import CliRunner
 
 from distrl.cli import app
 from distrl.errors import UserError
+from distrl.execution.local import LocalExecution
 from distrl.tools import verify as module
 from distrl.tools.verify import REPLAY_TRIAL, TRIALS, Trial, verify
 
 LONG_ENOUGH = {**CARTPOLE, "stop": {"env_steps": 256 * 40}, "evaluation": {"every": 0, "final_episodes": 0}}
 
 
-def test_a_kill_changes_no_bit_and_does_happen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver of a run in one process, and a runner of one on Ray; the driver's run is resumed."""
+def test_a_kill_changes_no_bit_and_does_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver of a run in one process, which is resumed on Ray, and a runner of one that was there from the start."""
     started: list[list[str]] = []
     train = module._train
     monkeypatch.setattr(
@@ -29,16 +30,16 @@ def test_a_kill_changes_no_bit_and_does_happen(monkeypatch: pytest.MonkeyPatch) 
         lambda run_dir, arguments, *rest: (started.append(arguments), train(run_dir, arguments, *rest)),
     )
     trials = (
-        Trial("in one process", ("--local",)),
         Trial("the driver killed", ("--local",), ((0.3, "driver"),)),
         Trial("a runner killed", ("cluster.runners=2",), ((0.3, "Runner"),)),
     )
     monkeypatch.setattr(module, "TRIALS", trials)
     verdicts = list(verify(config_of(LONG_ENOUGH)))
+    undisturbed = run_trainer(config_of(LONG_ENOUGH), LocalExecution(), tmp_path)
     assert [verdict.trial for verdict in verdicts] == list(trials)
-    assert len({verdict.weights_sha256 for verdict in verdicts}) == 1
-    assert [verdict.restarts for verdict in verdicts] == [0, 0, 1]
-    assert [arguments[0] == "--resume" for arguments in started] == [False, False, True, False]
+    assert {verdict.weights_sha256 for verdict in verdicts} == {undisturbed.sha256}
+    assert [verdict.restarts for verdict in verdicts] == [0, 1]
+    assert [arguments[0] == "--resume" for arguments in started] == [False, True, False]
     assert all(verdict.seconds > 0.5 for verdict in verdicts)
 
 
