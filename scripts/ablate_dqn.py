@@ -26,7 +26,6 @@ SWITCHES = {
     "munchausen": ["algorithm.munchausen={}"],
     "soft target": ["algorithm.target_every=1", "algorithm.tau=0.01"],
     "squared error": ["algorithm.huber=null"],
-    "constant learning rate": ["algorithm.lr_schedule=constant"],
 }
 
 
@@ -39,7 +38,8 @@ def main() -> None:
     arguments = parser.parse_args()
     base = load_config(arguments.config, arguments.overrides)
     print(f"| switch | best model | on the way | {arguments.seeds} seeds |\n|---|---|---|---|")
-    for name, overrides in SWITCHES.items():
+    switches = SWITCHES | {"constant learning rate": [f"algorithm.lr={base.algorithm.lr.start}"]}
+    for name, overrides in switches.items():
         if overrides and load_config(arguments.config, [*arguments.overrides, *overrides]) == base:
             continue  # the config has it already
         best, way = [], []

@@ -18,7 +18,7 @@ def main(config: str, minutes: float) -> None:
     with tempfile.TemporaryDirectory(prefix="memory-") as directory:
         command = [sys.executable, "-m", "distrl", "train", config, f"run_dir={directory}/run", "--quiet"]
         limits = ["stop.return_mean=null", "stop.env_steps=100000000000", f"stop.seconds={60 * minutes}"]
-        process = psutil.Popen([*command, *limits, "algorithm.lr_schedule=constant", "evaluation.every=500"])
+        process = psutil.Popen([*command, *limits, "evaluation.every=500"])
         start = time.monotonic()
         while process.poll() is None:
             sizes: dict[str, float] = {}

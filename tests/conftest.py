@@ -43,7 +43,7 @@ DQN: dict[str, Any] = {
     **CARTPOLE,
     "algorithm": {
         "name": "dqn", "n_step": 3, "batch_size": 32, "hidden": [32, 32], "target_every": 20, "dueling": True,
-        "exploration": {"steps": 2000},
+        "epsilon": {"start": 1, "end": 0.05, "over": 2000},
     },
     "replay": {
         "capacity": 1600, "start": 400, "samples_per_insert": 2, "prioritized": True, "shards": 2,

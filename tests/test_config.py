@@ -39,8 +39,8 @@ def test_little_is_needed_and_the_rest_has_defaults() -> None:
     ("override", "value"),
     [
         ("seed=3", 3),
-        ("algorithm.lr=3e-4", 3e-4),
-        ("algorithm.lr=1.5e-3", 1.5e-3),
+        ("algorithm.value_coef=3e-4", 3e-4),
+        ("algorithm.value_coef=1.5e-3", 1.5e-3),
         ("stop.env_steps=1_000_000", 1_000_000),
         ("stop.env_steps=1e6", 1_000_000),
         ("stop.return_mean=auto", "auto"),
@@ -94,7 +94,7 @@ def test_a_config_does_not_change() -> None:
     [
         [],
         ["algorithm.hidden=[32]", "algorithm.lr=1e-5", "env.kwargs={a: [1, {b: null}], c: x}", "stop.seconds=7.5"],
-        ["stop.env_steps=null", "stop.return_mean=475", "algorithm.lr_schedule=constant", "seed=9223372036854775807"],
+        ["stop.env_steps=null", "stop.return_mean=475", "algorithm.lr=1e-3", "seed=9223372036854775807"],
         ["env.max_episode_steps=9", "cluster.runners=3", "evaluation.every=2", "run_dir=2", "run_dir='no'"],
     ],
 )
@@ -150,7 +150,7 @@ def test_arguments_that_a_file_cannot_hold_are_refused(value: str | dict[str, An
 
 def test_iterations_cover_the_env_steps() -> None:
     def iterations(env_steps: str) -> Config:
-        return load_config(BASE, [f"stop.env_steps={env_steps}", "stop.seconds=1", "algorithm.lr_schedule=constant"])
+        return load_config(BASE, [f"stop.env_steps={env_steps}", "stop.seconds=1", "algorithm.lr=1e-3"])
 
     assert [iterations(n).iterations for n in ("1", "2048", "2049", "null")] == [1, 1, 2, None]
     assert iterations("204800").evaluation_every == 10
@@ -204,9 +204,10 @@ def test_an_unknown_key_near_to_none_is_refused_with_the_known_ones(override: st
         ("env.vectorize=sngle", "env.vectorize", "'sngle'", "'single'"),
         ("schedule.lag=2", "schedule.lag", "2", "0 or 1"),
         ("algorithm.lr=fast", "algorithm.lr", "'fast'", "number"),
-        ("algorithm.lr=0", "algorithm.lr", "0", "greater than 0"),
-        ("algorithm.lr=.nan", "algorithm.lr", "nan", "finite"),
-        ("algorithm.lr=.inf", "algorithm.lr", "inf", "finite"),
+        ("algorithm.lr=0", "algorithm.lr", "0", "above 0"),
+        ("algorithm.max_grad_norm=0", "algorithm.max_grad_norm", "0", "greater than 0"),
+        ("algorithm.lr=.nan", "algorithm.lr.start", "nan", "finite"),
+        ("algorithm.lr=.inf", "algorithm.lr.start", "inf", "finite"),
         ("algorithm.gamma=1.1", "algorithm.gamma", "1.1", "less than or equal to 1"),
         ("algorithm.hidden=64", "algorithm.hidden", "64", "tuple"),
         ("algorithm.hidden=[64, 0]", "algorithm.hidden", "0", "greater than or equal to 1"),
@@ -262,19 +263,23 @@ def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
             ["algorithm.minibatch_size is 500", "does not divide the 2048 steps", "such as 4"],
         ),
         (
-            ["algorithm.lr_schedule=linear", "stop.env_steps=null", "stop.seconds=5"],
-            ["algorithm.lr_schedule", "stop.env_steps"],
+            ["algorithm.lr={start: 1e-3, end: 0}", "stop.env_steps=null", "stop.seconds=5"],
+            ["algorithm.lr goes from 0.001 to 0", "stop.env_steps", "algorithm.lr=0.001"],
         ),
         (
             [
-                "algorithm.lr_schedule=constant",
-                "algorithm.clip_schedule=linear",
+                "algorithm.lr=1e-3",
+                "algorithm.clip={start: 0.2, end: 0.1}",
                 "stop.env_steps=null",
                 "stop.return_mean=5",
             ],
-            ["algorithm.clip_schedule", "stop.env_steps"],
+            ["algorithm.clip goes from 0.2 to 0.1", "stop.env_steps"],
         ),
-        (["algorithm.adaptive_kl=0.01"], ["algorithm.adaptive_kl", "algorithm.lr_schedule=constant"]),
+        (
+            ["algorithm.lr={start: 1e-3, end: 0, over: 9, unit: episodes}"],
+            ["algorithm.lr.unit is 'episodes'", "ppo does not count", "'steps'"],
+        ),
+        (["algorithm.adaptive_kl=0.01"], ["algorithm.adaptive_kl", "algorithm.lr=0.0003"]),
         (
             ["algorithm.shared_body=true", "algorithm.critic_lr=0.1"],
             ["algorithm.critic_lr", "algorithm.shared_body=false"],

@@ -36,7 +36,7 @@ PIXELS: dict[str, Any] = {
     "env": {"id": "distrl/FlappyBirdPixels-v0", "max_episode_steps": 70, "report": ["score"]},
     "algorithm": {
         "name": "dqn", "n_step": 3, "batch_size": 16, "hidden": [16], "body": "small_cnn", "target_every": 5,
-        "exploration": {"steps": 500, "action_probs": [0.92, 0.08]},
+        "epsilon": {"start": 1, "end": 0.05, "over": 500}, "action_probs": [0.92, 0.08],
     },
     "replay": {"capacity": 400, "start": 64, "samples_per_insert": 1, "prioritized": True},
     "rollout": {"shards": 2, "envs_per_shard": 2, "steps": 8},

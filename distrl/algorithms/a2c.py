@@ -21,6 +21,7 @@ from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
 from distrl.errors import UserError
 from distrl.learning.losses import explained_variance, policy_gradient, value_loss
+from distrl.learning.schedules import Rate, Schedule
 from distrl.seeding import stream
 from distrl.settings import Config
 from distrl.types import Fragment
@@ -33,7 +34,7 @@ NEEDS_TORCH = True
 
 class Settings(ActorCriticSettings):
     name: Literal["a2c"]
-    lr: float = Field(default=7e-4, gt=0, description="of the actor, and of a shared body")
+    lr: Rate = Field(default=Schedule(start=7e-4, end=0.0), description="of the actor, and of a shared body")
     normalize_advantage: bool = False
     vtrace: bool = Field(default=True, description="correct advantages for the age of the weights that acted (V-trace)")
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
@@ -61,8 +62,8 @@ class A2C(ActorCritic):
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
-        rates = self.rates(s.lr, progress)
         batch = self.batch(fragments)
+        rates = self.rates(progress, env_steps=iteration * len(batch.obs))
         if s.normalize_value:
             self.scale.update(batch.target)
         per_step = (self.scale.apply(batch.target), batch.advantage)

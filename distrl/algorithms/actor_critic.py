@@ -6,7 +6,7 @@ Imported without torch, so that settings are checked and runners start without i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -15,8 +15,9 @@ from distrl.acting.policies import StochasticPolicy
 from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
 from distrl.errors import UserError
 from distrl.fragments import true_successors, unstacked
-from distrl.learning.losses import vtrace
+from distrl.learning.losses import approximate_kl, vtrace
 from distrl.learning.scale import Scale
+from distrl.learning.schedules import Rate, Schedule, check_schedules
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction
 from distrl.types import Array, Arrays, EnvInfo, Fragment
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from distrl.learning.optimizer import Optimizer
 
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
-Decay = Literal["constant", "linear"]
 
 
 class ActorCriticSettings(NetworkSettings):
@@ -37,9 +37,8 @@ class ActorCriticSettings(NetworkSettings):
 
     gamma: Fraction = 0.99
     gae_lambda: Fraction = 0.95
-    lr: float = Field(default=3e-4, gt=0, description="of the actor, and of a shared body")
-    critic_lr: float | None = Field(default=None, gt=0, description="null: as lr")
-    lr_schedule: Decay = "linear"
+    lr: Rate = Field(default=Schedule(start=3e-4, end=0.0), description="of the actor, and of a shared body")
+    critic_lr: Rate | None = Field(default=None, description="null: as lr")
     value_coef: float = Field(default=0.5, ge=0)
     entropy_coef: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(default=0.5, gt=0, description="of the actor's gradient, and of the critic's")
@@ -63,10 +62,7 @@ class ActorCriticSettings(NetworkSettings):
         return self.vtrace
 
     def check(self, config: Config) -> None:
-        if self.lr_schedule == "linear" and config.stop.env_steps is None:
-            raise UserError(
-                "algorithm.lr_schedule is 'linear', which needs stop.env_steps to know where it ends. Set one."
-            )
+        check_schedules(self, config)
         if self.shared_body and self.critic_lr is not None:
             raise UserError(
                 "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
@@ -105,8 +101,7 @@ class ActorCriticBatch:
     @property
     def staleness(self) -> float:
         """KL(acted || began), estimated."""
-        log_ratio = self.began - self.acted
-        return float((log_ratio.exp() - 1 - log_ratio).mean())
+        return approximate_kl(self.began - self.acted).item()
 
 
 class ActorCritic:
@@ -191,11 +186,10 @@ class ActorCritic:
         advantage = vtrace(age, reward, value[:-1], next_value, ended, s.gamma, s.gae_lambda)
         return ActorCriticBatch(obs, action, acted, began, value[:-1], advantage)
 
-    def rates(self, lr: float, progress: float) -> dict[str, float]:
+    def rates(self, progress: float, env_steps: int) -> dict[str, float]:
         """Learning rates of now, by what they are of."""
         s = self.shared
-        now = lr * (max(0.0, 1.0 - progress) if s.lr_schedule == "linear" else 1.0)
-        return {"actor": now, "critic": now * (s.critic_lr or s.lr) / s.lr}
+        return {"actor": s.lr(progress, env_steps), "critic": (s.critic_lr or s.lr)(progress, env_steps)}
 
     def weights(self) -> Array:
         vector: Array = self.parameters["actor"].vector.detach().cpu().numpy().copy()

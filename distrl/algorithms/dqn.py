@@ -15,16 +15,17 @@ arXiv:1511.06581), layer_norm (Ba et al. 2016, arXiv:1607.06450).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from distrl.acting.distributions import FORBIDDEN
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.acting.spaces import Activation, NetworkSettings, discrete_actions, network_spec
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
+from distrl.learning.schedules import Rate, Schedule, Share, check_schedules
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction, Positive, Replayed
 from distrl.settings import Settings as BaseSettings
@@ -40,35 +41,6 @@ NEEDS_TORCH = True
 AT_ONCE = 512  # observations for which the target network is asked at once, at most
 
 
-class Exploration(BaseSettings):
-    """epsilon: how often an action of `action_probs` is taken instead of the best one."""
-
-    schedule: Literal["linear", "exponential"] = "linear"
-    initial: Fraction = 1.0
-    final: Fraction = 0.05
-    steps: int = Field(default=10_000, ge=1, description="env steps from the initial to the final epsilon")
-    action_probs: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
-        default=None, description="of the actions when exploring; null: all alike"
-    )
-    ladder: float = Field(
-        default=0.0, ge=0, description="env copy n of a shard explores with epsilon^(1 + ladder n/(N-1)); Ape-X uses 7"
-    )
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.schedule == "exponential" and not self.initial >= self.final > 0:
-            raise ValueError("an exponential schedule needs initial >= final > 0")
-        if self.action_probs is not None and not abs(sum(self.action_probs) - 1) < 1e-3:
-            raise ValueError(f"action_probs must sum to 1, not {sum(self.action_probs):g}")
-        return self
-
-    def epsilon(self, env_steps: int) -> float:
-        done = min(1.0, env_steps / self.steps)
-        if self.schedule == "linear":
-            return self.initial + (self.final - self.initial) * done
-        return float(self.initial * (self.final / self.initial) ** done)
-
-
 class Munchausen(BaseSettings):
     """Vieillard et al. 2020, arXiv:2007.14430."""
 
@@ -82,8 +54,7 @@ class Settings(NetworkSettings):
     gamma: Fraction = 0.99
     n_step: int = Field(default=1, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
-    lr_schedule: Literal["constant", "linear"] = "constant"
+    lr: Rate = Schedule(start=1e-3)
     adam_eps: float = Field(default=1e-8, gt=0)
     max_grad_norm: float | None = Field(default=10.0, gt=0)
     huber: float | None = Field(default=1.0, gt=0, description="where the squared error turns linear; null: nowhere")
@@ -94,28 +65,40 @@ class Settings(NetworkSettings):
     munchausen: Munchausen | None = None
     hidden: tuple[Positive, ...] = (256, 256)
     activation: Activation = "relu"
-    exploration: Exploration = Exploration()
+    epsilon: Share = Field(
+        default=Schedule(start=1.0, end=0.05, over=10_000),
+        description="how often an action of `action_probs` is taken instead of the best one",
+    )
+    action_probs: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        default=None, description="of the actions when exploring; null: all alike"
+    )
+    ladder: float = Field(
+        default=0.0, ge=0, description="env copy n of a shard explores with epsilon^(1 + ladder n/(N-1)); Ape-X uses 7"
+    )
+
+    @field_validator("action_probs")
+    @classmethod
+    def _probabilities(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not abs(sum(value) - 1) < 1e-3:
+            raise ValueError(f"must sum to 1, not {sum(value):g}")
+        return value
 
     @property
     def replayed(self) -> Replayed:
         return Replayed(self.batch_size, self.n_step, self.gamma, values=("q", "value"))
 
     def check(self, config: Config) -> None:
-        if self.lr_schedule == "linear" and config.stop.env_steps is None:
-            raise UserError(
-                "algorithm.lr_schedule is 'linear', which needs stop.env_steps to know where it ends. Set one."
-            )
+        check_schedules(self, config)
         if self.dueling and not self.hidden:
             raise UserError("algorithm.dueling doubles the last hidden layer, but algorithm.hidden is empty. Give one.")
 
 
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
-    exploration = settings.exploration
-    probs, remedy = exploration.action_probs or (), "Set algorithm.name=ppo, which takes actions of every kind."
-    action = discrete_actions(info, "DQN", remedy, probs, "algorithm.exploration.action_probs")
+    probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo, which takes actions of every kind."
+    action = discrete_actions(info, "DQN", remedy, probs, "algorithm.action_probs")
     spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.network)
-    return EpsilonGreedyPolicy(spec, info.obs_layout, int(action.start), probs, exploration.ladder)
+    return EpsilonGreedyPolicy(spec, info.obs_layout, int(action.start), probs, settings.ladder)
 
 
 class DQN:
@@ -137,13 +120,13 @@ class DQN:
         self.target_parameters = FlatParameters([self.target], device)
         self.vector, self.target_vector = self.parameters.vector, self.target_parameters.vector
         self.optimizer = Adam({"online": self.parameters}, settings.adam_eps, settings.max_grad_norm)
-        self.epsilon = settings.exploration.epsilon(0)
+        self.epsilon = settings.epsilon(0.0, 0)
         self.updates = 0
 
     def learn(self, batch: Batch, env_steps: int, progress: float) -> tuple[dict[str, float], Array]:
         s, torch = self.settings, self.torch
-        self.epsilon = s.exploration.epsilon(env_steps)
-        lr = s.lr * (max(0.0, 1.0 - progress) if s.lr_schedule == "linear" else 1.0)
+        self.epsilon = s.epsilon(progress, env_steps)
+        lr = s.lr(progress, env_steps)
         count, size = batch.reward.shape
         metrics = {"epsilon": self.epsilon, "learning_rate": lr, "minibatches": float(count)}
         if count == 0:
@@ -238,7 +221,7 @@ class DQN:
 def initial_weights(settings: Settings, policy: EpsilonGreedyPolicy, seed: int) -> Array:
     """The weights of version 0, and epsilon behind them."""
     vector = policy.network.spec.initial(stream(seed, "online"), head_gain=1.0)
-    return np.append(vector, np.float32(settings.exploration.epsilon(0)))
+    return np.append(vector, np.float32(settings.epsilon(0.0, 0)))
 
 
 def make(settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> DQN:

@@ -20,11 +20,12 @@ import numpy as np
 from pydantic import Field
 
 from distrl.acting.policies import StochasticPolicy
-from distrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings, Decay
+from distrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
 from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
 from distrl.errors import UserError
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, value_loss
+from distrl.learning.schedules import Rate, Schedule
 from distrl.seeding import stream
 from distrl.settings import Config
 from distrl.types import Arrays, Fragment
@@ -39,8 +40,7 @@ class Settings(ActorCriticSettings):
     name: Literal["ppo"]
     epochs: int = Field(default=4, ge=1)
     minibatch_size: int = Field(default=512, ge=2)
-    clip: float = Field(default=0.2, gt=0, description="epsilon of the clipped surrogate")
-    clip_schedule: Decay = "constant"
+    clip: Rate = Field(default=Schedule(start=0.2), description="epsilon of the clipped surrogate")
     value_clip: float | None = Field(default=None, gt=0)
     target_kl: float | None = Field(
         default=None, gt=0, description="stop the epochs of an update beyond 1.5 times this KL"
@@ -55,13 +55,10 @@ class Settings(ActorCriticSettings):
                 f"algorithm.minibatch_size is {self.minibatch_size}, which does not divide the {batch} steps of an iteration "
                 f"(rollout.shards x envs_per_shard x steps). Take a divisor, such as {math.gcd(batch, self.minibatch_size)}."
             )
-        if self.clip_schedule == "linear" and config.stop.env_steps is None:
+        if self.adaptive_kl is not None and self.lr.end is not None:
             raise UserError(
-                "algorithm.clip_schedule is 'linear', which needs stop.env_steps to know where it ends. Set one."
-            )
-        if self.adaptive_kl is not None and self.lr_schedule != "constant":
-            raise UserError(
-                "algorithm.adaptive_kl sets the learning rate itself: set algorithm.lr_schedule=constant with it."
+                "algorithm.adaptive_kl moves the learning rate itself: give a number that it begins with, such as "
+                f"algorithm.lr={self.lr.start:g}."
             )
 
 
@@ -71,13 +68,14 @@ class PPO(ActorCritic):
     def __init__(self, settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> None:
         super().__init__(settings, policy, seed, device)
         self.settings = settings
-        self.lr = settings.lr  # `adaptive_kl` moves it
+        self.lr_factor = 1.0  # what `adaptive_kl` has made of the learning rates
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
-        clip = s.clip * (max(0.0, 1.0 - progress) if s.clip_schedule == "linear" else 1.0)
-        rates = self.rates(self.lr, progress)
         batch = self.batch(fragments)
+        env_steps = iteration * len(batch.obs)
+        clip = s.clip(progress, env_steps)
+        rates = {name: rate * self.lr_factor for name, rate in self.rates(progress, env_steps).items()}
         old_value = self.scale.apply(batch.value)  # what the critic gives out, which its change is measured from
         if s.normalize_value:
             self.scale.update(batch.target)
@@ -124,17 +122,18 @@ class PPO(ActorCritic):
 
     def adapt(self, kl: float, wanted: float) -> None:
         """Keep KL(old || new) near `wanted` through the learning rate (as Schulman et al. do through a penalty)."""
+        lr = self.settings.lr.start
         if kl > 2 * wanted:
-            self.lr = max(self.lr / 1.5, 1e-6)
+            self.lr_factor = max(self.lr_factor / 1.5, 1e-6 / lr)
         elif kl < wanted / 2:
-            self.lr = min(self.lr * 1.5, 1e-2)
+            self.lr_factor = min(self.lr_factor * 1.5, 1e-2 / lr)
 
     def state(self) -> Arrays:
-        return super().state() | {"lr": np.array(self.lr)}
+        return super().state() | {"lr_factor": np.array(self.lr_factor)}
 
     def load_state(self, state: Arrays) -> None:
         super().load_state(state)
-        self.lr = float(state["lr"])
+        self.lr_factor = float(state["lr_factor"])
 
 
 def make(settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> PPO:

@@ -27,11 +27,11 @@ however c is cut into parts, and depend on nothing but the transitions in shard 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from distrl.acting.codings import (
     MAX_KEY,
@@ -43,6 +43,7 @@ from distrl.acting.spaces import CodingSettings, make_coding
 from distrl.acting.tables import TablePolicy
 from distrl.errors import UserError
 from distrl.fragments import true_successors
+from distrl.learning.schedules import Schedule, Share, check_schedules
 from distrl.seeding import stream
 from distrl.settings import AlgorithmSettings, Config
 from distrl.settings import Settings as Base
@@ -50,35 +51,6 @@ from distrl.types import Array, Arrays, EnvInfo, Fragment
 
 NEEDS_TORCH = False
 MAX_BYTES = 2**31  # of one copy of a table
-
-
-class Schedule(Base):
-    """From `start` to `end` over so many env steps or episodes, then `end`. A plain number stays what it is."""
-
-    start: float = Field(ge=0, le=1)
-    end: float | None = Field(default=None, ge=0, le=1, description="null: always start")
-    over: int = Field(default=100_000, ge=1)
-    unit: Literal["steps", "episodes"] = "steps"
-    shape: Literal["linear", "exponential"] = "linear"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        return {"start": value} if isinstance(value, int | float) else value
-
-    @model_validator(mode="after")
-    def _positive(self) -> Self:
-        if self.shape == "exponential" and self.end is not None and min(self.start, self.end) <= 0:
-            raise ValueError("an exponential schedule never reaches 0: give start and end above 0, or shape linear")
-        return self
-
-    def __call__(self, steps: int, episodes: int) -> float:
-        if self.end is None:
-            return self.start
-        part = min(1.0, (steps if self.unit == "steps" else episodes) / self.over)
-        if self.shape == "linear":
-            return (1 - part) * self.start + part * self.end
-        return float(self.start * (self.end / self.start) ** part)
 
 
 class RehearsalSettings(Base):
@@ -96,11 +68,11 @@ class Settings(AlgorithmSettings):
     method: Literal["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"] = "q"
     gamma: float = Field(default=0.99, ge=0, le=1)
     trace: float = Field(default=0.9, ge=0, le=1, description="lambda of q_lambda")
-    lr: Schedule = Schedule(start=0.1)
+    lr: Share = Schedule(start=0.1)
     visit_power: float | None = Field(
         default=None, ge=1, description="kappa: rates fall with visits, down to lr; null: lr alone"
     )
-    epsilon: Schedule = Schedule(start=1.0, end=0.05)
+    epsilon: Share = Schedule(start=1.0, end=0.05, over=100_000)
     initial: float = Field(default=0.0, description="of all values; above what can be had: optimism")
     coding: CodingSettings = CodingSettings()
     capacity: int | None = Field(
@@ -110,6 +82,7 @@ class Settings(AlgorithmSettings):
     rehearsal: RehearsalSettings | None = None
 
     def check(self, config: Config) -> None:
+        check_schedules(self, config, episodes=True)
         if self.rehearsal is not None and self.method in ("sarsa", "q_lambda"):
             raise UserError(
                 f"algorithm.rehearsal needs a method that can learn from single old steps; {self.method} cannot. "
@@ -234,20 +207,21 @@ class TabularQ:
         self.tables = np.full((tables, policy.rows_in_table, self.actions), settings.initial / self.tilings)
         self.visits = np.zeros(self.tables.shape, np.int64)
         self.keys = np.zeros(0, np.int64)
-        self.env_steps, self.episodes = 0, 0
+        self.progress, self.env_steps, self.episodes = 0.0, 0, 0
         self.rehearsal = None if settings.rehearsal is None else Rehearsal(settings.rehearsal)
 
     @property
     def epsilon(self) -> float:
-        return self.settings.epsilon(self.env_steps, self.episodes)
+        return self.settings.epsilon(self.progress, self.env_steps, self.episodes)
 
     @property
     def lr(self) -> float:
-        return self.settings.lr(self.env_steps, self.episodes)
+        return self.settings.lr(self.progress, self.env_steps, self.episodes)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         batch = self.transitions(fragments)
         steps, copies = batch.reward.shape
+        self.progress = progress
         self.env_steps += steps * copies
         self.episodes += int(batch.ended.sum())
         coins = stream(self.seed, "double", iteration).random((steps, copies)) < 0.5 if len(self.tables) == 2 else None
@@ -422,14 +396,15 @@ class TabularQ:
         return np.concatenate([table.ravel(), *keys, [self.epsilon]])
 
     def state(self) -> Arrays:
-        counters = np.array([self.env_steps, self.episodes])
+        counters = np.array([self.progress, self.env_steps, self.episodes])  # float64: whole numbers up to 2^53
         arrays = {"tables": self.tables, "visits": self.visits, "keys": self.keys, "counters": counters}
         past = {} if self.rehearsal is None else self.rehearsal.state()
         return {k: v.copy() for k, v in arrays.items()} | {f"rehearsal.{name}": values for name, values in past.items()}
 
     def load_state(self, state: Arrays) -> None:
         self.tables, self.visits, self.keys = (state[name].copy() for name in ("tables", "visits", "keys"))
-        self.env_steps, self.episodes = state["counters"].tolist()
+        self.progress, env_steps, episodes = state["counters"].tolist()
+        self.env_steps, self.episodes = int(env_steps), int(episodes)
         if self.rehearsal is not None:
             prefix = "rehearsal."
             self.rehearsal.load_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

@@ -22,7 +22,7 @@ SHAPE = RolloutSettings(shards=2, envs_per_shard=8, steps=16)
 
 
 def bandit(seed: int = 1, **changes: Any) -> tuple[A2C, Runner]:
-    plain = {"name": "a2c", "lr": 1e-2, "lr_schedule": "constant", "hidden": [16]}
+    plain = {"name": "a2c", "lr": 1e-2, "hidden": [16]}
     options = Settings.model_validate(plain | changes)
     policy = make_policy(options, describe_env(settings(BANDIT)))
     return make(options, policy, seed, CPU), Runner(settings(BANDIT), SHAPE, seed, policy)
@@ -64,7 +64,7 @@ def test_an_update_is_one_step_along_the_policy_gradient() -> None:
 
 
 def test_the_rates_fall_to_zero_where_they_are_linear() -> None:
-    a2c, runner = bandit(lr_schedule="linear")
+    a2c, runner = bandit(lr={"start": 1e-2, "end": 0})
     fragments = rolled(a2c, runner)
     before = a2c.weights()
     assert a2c.update(fragments, 0, 1.0)["learning_rate"] == 0

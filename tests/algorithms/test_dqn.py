@@ -16,12 +16,13 @@ from toys import obs_layout, spec_of
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.algorithms import dqn as dqn_module
-from distrl.algorithms.dqn import DQN, Exploration, Settings, make, make_policy
+from distrl.algorithms.dqn import DQN, Settings, make, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
 from distrl.learning.networks import Network
 from distrl.learning.optimizer import FlatParameters
+from distrl.learning.schedules import Schedule
 from distrl.types import Array, Batch, EnvInfo
 
 CPU = torch.device("cpu")
@@ -149,7 +150,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 def test_the_corridor_gets_its_true_values(switches: dict[str, Any]) -> None:
     dqn = make_dqn(**switches)
     for lr in (0.02, 0.005, 0.001):
-        dqn.settings = dqn.settings.model_copy(update={"lr": lr})
+        dqn.settings = dqn.settings.model_copy(update={"lr": Schedule(start=lr)})
         dqn.learn(corridor(250), 0, 0.0)
     value = np.zeros(3)
     for _ in range(200):  # value iteration, in plain words
@@ -165,7 +166,7 @@ def test_munchausen_widens_the_gap_between_actions() -> None:
     plain, wide = make_dqn(), make_dqn(munchausen={"alpha": 0.9, "temperature": 0.1, "floor": -10})
     for dqn in (plain, wide):
         for lr in (0.02, 0.005, 0.001):
-            dqn.settings = dqn.settings.model_copy(update={"lr": lr})
+            dqn.settings = dqn.settings.model_copy(update={"lr": Schedule(start=lr)})
             dqn.learn(corridor(400), 0, 0.0)
     gaps = [q[:, 1] - q[:, 0] for q in (q_values(plain, np.eye(3)), q_values(wide, np.eye(3)))]
     assert (np.sign(gaps[0]) == np.sign(gaps[1])).all()
@@ -251,7 +252,7 @@ def test_actions_are_counted_from_the_first() -> None:
 
 
 def test_without_a_batch_only_epsilon_changes() -> None:
-    dqn = make_dqn(exploration={"steps": 100, "final": 0.0})
+    dqn = make_dqn(epsilon={"start": 1, "end": 0, "over": 100})
     before = dqn.weights()
     empty = Batch(*(array[:0] for array in vars(random_batch(1)).values()))
     metrics, errors = dqn.learn(empty, 30, 0.0)
@@ -262,7 +263,7 @@ def test_without_a_batch_only_epsilon_changes() -> None:
 
 
 def test_a_linear_learning_rate_runs_out_with_the_run() -> None:
-    dqn = make_dqn(lr_schedule="linear")
+    dqn = make_dqn(lr={"start": 0.03, "end": 0})
     assert dqn.learn(random_batch(1), 0, 0.25)[0]["learning_rate"] == pytest.approx(0.0225)
     before = dqn.weights()
     dqn.learn(random_batch(1), 0, 1.0)
@@ -284,25 +285,18 @@ def test_a_state_goes_on_bit_for_bit(switches: dict[str, Any]) -> None:
 # --- exploring --------------------------------------------------------------------------------------------------
 
 
-def test_epsilon_falls_by_its_schedule() -> None:
-    linear = Exploration(initial=1.0, final=0.1, steps=100)
-    assert [linear.epsilon(n) for n in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
-    exponential = Exploration(schedule="exponential", initial=1.0, final=0.01, steps=100)
-    assert [exponential.epsilon(n) for n in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.1, 0.01, 0.01])
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedule": "exponential", "final": 0.0}, "initial >= final > 0"),
-        ({"action_probs": [0.5, 0.6]}, "must sum to 1, not 1.1"),
-        ({"steps": 0}, "algorithm.exploration.steps is 0"),
+        ({"action_probs": [0.5, 0.6]}, "action_probs.* must sum to 1, not 1.1"),
+        ({"epsilon": 1.5}, "epsilon.* at most 1"),
+        ({"epsilon": {"start": 0.5, "end": 2}}, "epsilon.* at most 1"),
+        ({"ladder": -1}, "algorithm.ladder is -1"),
     ],
 )
 def test_impossible_exploration_is_refused(changes: dict[str, Any], message: str) -> None:
-    base = {**CARTPOLE, "algorithm": {"name": "dqn", "exploration": changes}}
     with pytest.raises(UserError, match=message):
-        config_of(base)
+        config_of({**CARTPOLE, "algorithm": {"name": "dqn"} | changes})
 
 
 SPECS = {
@@ -366,7 +360,7 @@ BOX, IMAGE = gym.spaces.Box(0, 1, (2,), np.float32), gym.spaces.Box(0, 255, (4, 
             {"body": "cnn"},
             ["algorithm.body is 'cnn'", "[2]", "distrl/FlappyBirdPixels-v0"],
         ),
-        (BOX, gym.spaces.Discrete(3), {"exploration": {"action_probs": [0.5, 0.5]}}, ["2 numbers", "3 actions"]),
+        (BOX, gym.spaces.Discrete(3), {"action_probs": [0.5, 0.5]}, ["2 numbers", "3 actions"]),
     ],
 )
 def test_what_dqn_cannot_take_is_refused(obs: Any, action: Any, changes: dict[str, Any], parts: list[str]) -> None:

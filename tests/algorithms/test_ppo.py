@@ -21,6 +21,7 @@ from distrl.algorithms.ppo import PPO, Settings, make, make_policy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
+from distrl.learning.schedules import Schedule
 from distrl.settings import RolloutSettings
 from distrl.training.checkpoint import RunState, read_checkpoint, write_checkpoint
 from distrl.types import Array, Arrays, Fragment, Weights
@@ -37,7 +38,7 @@ def _one_thread() -> None:
 
 
 def make_ppo(seed: int = 1, spec: NetworkSpec = SPEC, first_action: int = 0, **changes: Any) -> PPO:
-    plain = {"name": "ppo", "minibatch_size": 16, "lr_schedule": "constant", "lr": 1e-3}
+    plain = {"name": "ppo", "minibatch_size": 16, "lr": 1e-3}
     policy = categorical(spec, first_action, changes.get("action_probs", ()))
     return make(Settings.model_validate(plain | changes), policy, seed, CPU)
 
@@ -175,7 +176,7 @@ def test_an_entropy_bonus_evens_the_policy_out() -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_bandit_is_learned_in_a_few_iterations(seed: int) -> None:
     env, shape = settings(BANDIT), RolloutSettings(shards=2, envs_per_shard=8, steps=16)
-    options = Settings(name="ppo", minibatch_size=64, lr=1e-2, lr_schedule="constant", hidden=(16,))
+    options = Settings(name="ppo", minibatch_size=64, lr=Schedule(start=1e-2), hidden=(16,))
     policy = make_policy(options, describe_env(env))
     ppo = make(options, policy, seed, CPU)
     runner = Runner(env, shape, seed, policy)
@@ -377,7 +378,7 @@ def test_a_stale_batch_does_not_lower_an_adaptive_learning_rate() -> None:
 
 @pytest.mark.parametrize(("progress", "left"), [(0.0, 1.0), (0.25, 0.75), (1.0, 0.0), (1.5, 0.0)])
 def test_linear_schedules_run_out_with_the_run(progress: float, left: float) -> None:
-    ppo = make_ppo(lr_schedule="linear", clip_schedule="linear", lr=1e-3, clip=0.2)
+    ppo = make_ppo(lr={"start": 1e-3, "end": 0}, clip={"start": 0.2, "end": 0})
     before = ppo.weights()
     metrics = ppo.update([roll(ppo, random_reward)], 0, progress)
     assert metrics["learning_rate"] == pytest.approx(1e-3 * left)
@@ -385,8 +386,19 @@ def test_linear_schedules_run_out_with_the_run(progress: float, left: float) -> 
     assert same(ppo.weights(), before) == (left == 0)
 
 
+def test_a_schedule_may_end_before_the_run() -> None:
+    ppo = make_ppo(lr={"start": 1e-3, "end": 2e-4, "over": 64}, critic_lr={"start": 1e-3, "end": 0, "over": 32})
+    rates, critics = [], []
+    for k in range(4):  # of 32 steps each
+        before = ppo.state()
+        rates.append(ppo.update([roll(ppo, random_reward)], k, 0.1 * k)["learning_rate"])
+        critics.append(distance(before, ppo.state(), "critic.parameters") > 0)
+    assert rates == pytest.approx([1e-3, 6e-4, 2e-4, 2e-4])
+    assert critics == [True, False, False, False]
+
+
 def test_schedules_do_not_add_up() -> None:
-    ppo = make_ppo(lr_schedule="linear")
+    ppo = make_ppo(lr={"start": 1e-3, "end": 0})
     rates = [ppo.update([roll(ppo, random_reward)], k, 0.5)["learning_rate"] for k in range(3)]
     assert rates == [5e-4] * 3
 

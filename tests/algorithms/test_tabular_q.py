@@ -17,7 +17,7 @@ from toys import layout_of
 
 from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
 from distrl.acting.tables import TablePolicy
-from distrl.algorithms.tabular_q import Schedule, Settings, TabularQ, initial_weights, make, make_policy, mean_by_entry
+from distrl.algorithms.tabular_q import Settings, TabularQ, initial_weights, make, make_policy, mean_by_entry
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
@@ -366,12 +366,14 @@ def test_the_first_weights_are_those_of_the_learner(kwargs: dict[str, Any]) -> N
     assert weights[-1] == settings.epsilon.start and (policy.values(np.arange(100)) == settings.initial).all()
 
 
-def test_schedules() -> None:
-    linear = Schedule(start=1, end=0.2, over=100)
-    assert [linear(x, 0) for x in (0, 50, 100, 999)] == pytest.approx([1, 0.6, 0.2, 0.2])
-    fall = Schedule(start=1, end=0.01, over=100, unit="episodes", shape="exponential")
-    assert [fall(10**9, x) for x in (0, 50, 100, 999)] == pytest.approx([1, 0.1, 0.01, 0.01])
-    assert Schedule.model_validate(0.3)(5, 5) == 0.3
+def test_a_schedule_without_an_end_of_its_own_ends_with_the_run() -> None:
+    settings = settings_of(epsilon={"start": 1, "end": 0}, lr={"start": 0.5, "end": 0.1})
+    one, other = learner_of(settings), learner_of(settings)
+    one.update(fragments_of(0, 10, 4), 0, 0.25)
+    assert (one.epsilon, one.lr) == (0.75, pytest.approx(0.4))
+    other.load_state(one.state())
+    assert other.weights().tobytes() == one.weights().tobytes()
+    assert (other.epsilon, other.lr, other.env_steps, other.episodes) == (0.75, one.lr, one.env_steps, one.episodes)
 
 
 # --- what fits and what does not ----------------------------------------------------------------------------------
