@@ -16,7 +16,7 @@ from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.envs.journal import Journal, Underway, compact
 from distrl.envs.shard import Shard
-from distrl.layouts import Layout, Part, discrete_layout
+from distrl.layouts import Layout, Part, discrete_layout, observation_layout
 from distrl.settings import EnvSettings
 from distrl.types import Array, Snapshot
 
@@ -127,43 +127,101 @@ class Twin(gym.Env[Any, Any]):
 
 
 class Walk(gym.Env[Any, Any]):
-    """A walk between two cliffs, pushed by the action and by chance, that pays 1 for a push to the middle."""
+    """A walk between two cliffs, pushed by the action and by chance, that pays 1 for a push to the middle.
+
+    It is seen and pushed in many spaces. With `mask` one of the pushes, drawn at every step, is forbidden: it says so in
+    the info, or in a Dict around what is seen.
+    """
 
     FAR = 4
 
-    def __init__(self, obs: str = "box", first_action: int = 0, continuous: bool = False) -> None:
-        self.obs, self.first_action = obs, first_action
-        self.action_space: gym.Space[Any] = gym.spaces.Discrete(3, start=first_action)
-        if continuous:
-            self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-        self.observation_space = {
+    def __init__(self, obs: str = "box", action: str = "discrete", first_action: int = 0, mask: str = "") -> None:
+        self.obs, self.action, self.first_action, self.mask = obs, action, first_action, mask
+        places, bytes_ = 2 * self.FAR + 1, (0, 255)
+        self.action_space = {
+            "discrete": gym.spaces.Discrete(3, start=first_action),
+            "multi": gym.spaces.MultiDiscrete([2, 3], start=[5, first_action]),
+            "bits": gym.spaces.MultiBinary(2),
+            "box": gym.spaces.Box(np.array([-6.0, -np.inf]), np.array([2.0, np.inf]), dtype=np.float64),
+            "dict": gym.spaces.Dict(
+                {"go": gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2, 1)))), "on": gym.spaces.MultiBinary(2)}
+            ),
+        }[action]  # fmt: skip
+        seen: dict[str, gym.Space[Any]] = {
             "box": gym.spaces.Box(-self.FAR, self.FAR, (2,), np.float32),
-            "discrete": gym.spaces.Discrete(2 * self.FAR + 1, start=-self.FAR),
-            "image": gym.spaces.Box(0, 255, (1, 36, 36), np.uint8),
-        }[obs]
-        self.place = 0
+            "discrete": gym.spaces.Discrete(places, start=-self.FAR),
+            "multi": gym.spaces.MultiDiscrete([places, 2], start=[-self.FAR, 0]),
+            "bits": gym.spaces.MultiBinary(places),
+            "image": gym.spaces.Box(*bytes_, (1, 36, 36), np.uint8),
+            "grid": gym.spaces.Box(*bytes_, (places, 7, 3), np.uint8),
+        }
+        nested = gym.spaces.Tuple((seen["bits"], gym.spaces.Box(-9, 9, (2,), np.float64)))
+        seen["dict"] = gym.spaces.Dict(
+            {"grid": seen["grid"], "more": nested, "place": seen["discrete"], "text": gym.spaces.Text(9)}
+        )
+        self.observation_space = seen[obs]
+        self.choices = {"discrete": 3, "multi": 5, "dict": 3}.get(action, 0)
+        if mask == "dict":
+            space = gym.spaces.MultiBinary(self.choices)
+            self.observation_space = gym.spaces.Dict({"action_mask": space, "seen": seen[obs]})
+        self.place, self.forbidden = 0, -1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.place = int(self.np_random.integers(-2, 3))
-        return self.show(), {}
+        return self.show()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if isinstance(self.action_space, gym.spaces.Box):
-            push = int(np.rint(action[0]))
-        else:
-            push = int(action) - self.first_action - 1
+        assert self.action_space.contains(action), action
+        push = self.push(action)
+        assert push + 1 != self.forbidden, "a forbidden push"
         reward = float(push * self.place < 0)
         self.place = int(np.clip(self.place + push + self.np_random.integers(-1, 2), -self.FAR, self.FAR))
-        return self.show(), reward, abs(self.place) == self.FAR, False, {}
+        obs, info = self.show()
+        return obs, reward, abs(self.place) == self.FAR, False, info
 
-    def show(self) -> Any:
-        if self.obs == "discrete":
-            return self.place
-        if self.obs == "box":
-            return np.array([self.place, 1], np.float32)
+    def push(self, action: Any) -> int:
+        match self.action:
+            case "discrete":
+                return int(action) - self.first_action - 1
+            case "multi":
+                return int(action[1]) - self.first_action - 1
+            case "bits":
+                return int(action[0]) - int(action[1])
+            case "box":
+                return int(np.sign(action[0] + 2))
+        return int(action["go"][0]) - 1
+
+    def show(self) -> tuple[Any, dict[str, Any]]:
+        if not self.mask:
+            return self.look(self.obs), {}
+        self.forbidden = int(self.np_random.integers(3))
+        allowed = np.ones(self.choices, np.int8)
+        allowed[self.choices - 3 + self.forbidden] = 0
+        if self.mask == "info":
+            return self.look(self.obs), {"action_mask": allowed}
+        return {"seen": self.look(self.obs), "action_mask": allowed}, {}
+
+    def look(self, obs: str) -> Any:
+        column = self.place + self.FAR
+        match obs:
+            case "discrete":
+                return self.place
+            case "box":
+                return np.array([self.place, 1], np.float32)
+            case "multi":
+                return np.array([self.place, self.place > 0])
+            case "bits":
+                return np.eye(2 * self.FAR + 1, dtype=np.int8)[column]
+            case "dict":
+                more = (self.look("bits"), np.array([self.place, np.pi]))
+                return {"grid": self.look("grid"), "more": more, "place": self.place, "text": "go"}
+            case "grid":
+                grid = np.zeros((2 * self.FAR + 1, 7, 3), np.uint8)
+                grid[column] = 3
+                return grid
         image = np.zeros((1, 36, 36), np.uint8)
-        image[0, :, 4 * (self.place + self.FAR) :][:, :4] = 255
+        image[0, :, 4 * column :][:, :4] = 255
         return image
 
 
@@ -204,6 +262,11 @@ class Played:
         for array in (again.returns, again.lengths, *again.env.values()):
             array.flags.writeable = False
         return again
+
+
+def states(count: int, actions: int, allowed: Array | None = None, start: int = 0) -> Layout:
+    """Of a Discrete space, and the masks of its states."""
+    return observation_layout(gym.spaces.Discrete(count, start=start), (actions,), states=allowed)
 
 
 def layout_of(shape: tuple[int, ...] = (), dtype: str = "float32") -> Layout:

@@ -22,6 +22,16 @@ from distrl.layouts import Layout, discrete_layout
 from distrl.types import Array, Arrays
 
 
+def masked(values: Array, allowed: Array | None) -> Array:
+    """Q(s, .) [..., A], -inf for what is not allowed; None: all is."""
+    return values if allowed is None else np.where(allowed, values, -np.inf)
+
+
+def choices(allowed: Array) -> tuple[Array, Array]:
+    """Of rows [N, A] of what is allowed: how many actions are, [N], and which, these first, [N, A]."""
+    return allowed.sum(axis=1), np.argsort(~allowed, axis=1, kind="stable")
+
+
 class TablePolicy:
     """Epsilon-greedy by a table: a random allowed action with probability epsilon, else the first best one.
 
@@ -35,25 +45,26 @@ class TablePolicy:
         actions: int,
         first_action: int = 0,
         capacity: int | None = None,
-        allowed: Array | None = None,
     ) -> None:
         """
         Args:
+            obs_layout: also of the masks of actions, where there are some
             capacity: rows of a hashed table; None: a dense one
-            allowed: [size, A] bool, which actions are ever taken in a state; None: all
         """
         self.coding, self.actions, self.first_action, self.capacity = coding, actions, first_action, capacity
         self.obs_layout, self.action_layout = obs_layout, discrete_layout(actions, first_action)
-        self.allowed = allowed
-        # Of a state: how many actions are allowed, and these actions first.
-        self._choices = None if allowed is None else (allowed.sum(axis=1), np.argsort(~allowed, axis=1, kind="stable"))
-        self.penalty = None if allowed is None else np.where(allowed, 0.0, -np.inf)
+        self._choices = None if self.allowed is None else choices(self.allowed)
         self.vector = np.zeros(sum(prod(shape) for shape in self.shapes().values()))
         self._prepare()
 
     @property
     def rows_in_table(self) -> int:
         return self.coding.size if self.capacity is None else self.capacity + 1
+
+    @property
+    def allowed(self) -> Array | None:
+        """[rows, A] bool, of a table whose states say by themselves what may be done; None where they do not."""
+        return self.obs_layout.table if self.obs_layout.states and self.capacity is None else None
 
     @property
     def size(self) -> str:
@@ -76,7 +87,8 @@ class TablePolicy:
             self._keys = Keys(keys[: int((keys >= 0).sum())])
         # The best actions of all rows, where that is less work than choosing for every observation.
         small = self.coding.tilings == 1 and self.rows_in_table <= 8192
-        self._best = self._argmax(self.table, slice(None)) if small else None
+        known = self.allowed is not None or not self.obs_layout.masked
+        self._best = masked(self.table, self.allowed).argmax(axis=1) if small and known else None
 
     def numbers(self, obs: Array) -> Array:
         """What the coding makes of observations [..., *obs_shape]."""
@@ -92,12 +104,6 @@ class TablePolicy:
         rows = self.table[self.rows(obs)]
         return rows if self.coding.tilings == 1 else rows.sum(axis=-2)
 
-    def _argmax(self, values: Array, states: Any) -> Array:
-        if self.penalty is not None:
-            values = values + self.penalty[states]
-        best: Array = values.argmax(axis=-1)
-        return best
-
     def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
         """Uniform numbers [T, N], one an action."""
         return rng.random((steps, copies))
@@ -108,23 +114,32 @@ class TablePolicy:
         explore = np.flatnonzero(noise < self.epsilon)
         if len(explore):
             uniform = noise[explore] / self.epsilon
-            if self._choices is None:
-                chosen = (uniform * self.actions).astype(np.int64)
-            else:
-                states = self.numbers(obs[explore])
-                count, order = self._choices
-                chosen = order[states, (uniform * count[states]).astype(np.int64)]
-            action[explore] = chosen
+            action[explore] = self._explore(obs[explore], uniform)
         return action + self.first_action if self.first_action else action, {}
+
+    def _explore(self, obs: Array, uniform: Array) -> Array:
+        """A random allowed action [N] by uniform numbers [N]."""
+        if not self.obs_layout.masked:
+            return (uniform * self.actions).astype(np.int64)
+        if self._choices is not None:
+            row, (count, order) = self.rows(obs), self._choices
+        else:
+            mask = self.obs_layout.mask_of(obs)
+            assert mask is not None
+            row, (count, order) = np.arange(len(obs)), choices(mask)
+        chosen: Array = order[row, (uniform * count[row]).astype(np.int64)]
+        return chosen
 
     def greedy(self, obs: Array) -> Array:
         return self._greedy(obs) + self.first_action
 
     def _greedy(self, obs: Array) -> Array:
+        best: Array
         if self._best is not None:
-            best: Array = self._best[self.rows(obs)]
-            return best
-        return self._argmax(self.values(obs), None if self.penalty is None else self.numbers(obs))
+            best = self._best[self.rows(obs)]
+        else:
+            best = masked(self.values(obs), self.obs_layout.mask_of(obs)).argmax(axis=-1)
+        return best
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         keys = {} if self.capacity is None else {"keys": (self.capacity,)}
@@ -135,7 +150,6 @@ class TablePolicy:
 
     def describe(self) -> dict[str, Any]:
         kind = next(name for name, cls in KINDS.items() if isinstance(self.coding, cls))
-        allowed = None if self.allowed is None else ["".join("01"[int(x)] for x in row) for row in self.allowed]
         return {
             "type": "table",
             "obs_layout": self.obs_layout.describe(),
@@ -143,18 +157,15 @@ class TablePolicy:
             "actions": self.actions,
             "first_action": self.first_action,
             "capacity": self.capacity,
-            "allowed": allowed,
         }
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> TablePolicy:
         fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["coding"].items() if k != "kind"}
-        allowed = data["allowed"]
         return cls(
             Layout.from_description(data["obs_layout"]),
             KINDS[data["coding"]["kind"]](**fields),
             data["actions"],
             data["first_action"],
             data["capacity"],
-            None if allowed is None else np.array([[x == "1" for x in row] for row in allowed]),
         )

@@ -26,7 +26,7 @@ however c is cut into parts, and depend on nothing but the transitions in shard 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
@@ -35,12 +35,11 @@ from pydantic import Field
 
 from distrl.acting.codings import (
     MAX_KEY,
-    Discrete,
     Keys,
     Tiles,
 )
 from distrl.acting.spaces import CodingSettings, make_coding
-from distrl.acting.tables import TablePolicy
+from distrl.acting.tables import TablePolicy, masked
 from distrl.errors import UserError
 from distrl.fragments import true_successors
 from distrl.learning.schedules import Schedule, Share, check_schedules
@@ -121,8 +120,8 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
         )
     if capacity is not None and coding.size > MAX_KEY:
         raise UserError(f"{coding.size:.3g} states are more than can be told apart (2^53). Take fewer inputs or bins.")
-    allowed = info.action_mask if settings.mask and capacity is None and isinstance(coding, Discrete) else None
-    return TablePolicy(info.obs_layout, coding, actions, int(action.start), capacity, allowed)
+    layout = info.obs_layout if settings.mask else replace(info.obs_layout, states=())
+    return TablePolicy(layout, coding, actions, int(action.start), capacity)
 
 
 @dataclass
@@ -135,6 +134,7 @@ class Transitions:
     next_row: Array  # [T, M] of the true next state
     discount: Array  # [T, M] gamma, or 0 after a termination
     ended: Array  # [T, M]
+    next_allowed: Array | None = None  # [T, M, A] what may be done there, where the observation says so
 
 
 class Rehearsal:
@@ -145,8 +145,6 @@ class Rehearsal:
     priorities nor stacks nor returns of several steps.
     """
 
-    PARTS = ("row", "action", "reward", "next_row", "discount")  # of `Transitions`
-
     def __init__(self, settings: RehearsalSettings) -> None:
         self.settings = settings
         self.arrays: Arrays = {}  # [capacity, ...] each, made when the first transitions show shapes and types
@@ -156,30 +154,31 @@ class Rehearsal:
         """Put the transitions into the ring, first step first."""
         capacity, size = self.settings.capacity, batch.reward.size
         at = (self.added + np.arange(size)) % capacity
-        for name in self.PARTS:
-            values = getattr(batch, name)
+        for name, values in vars(batch).items():
+            if name == "ended" or values is None:
+                continue
             values = values.reshape(size, *values.shape[2:])
             if name not in self.arrays:
                 self.arrays[name] = np.zeros((capacity, *values.shape[1:]), values.dtype)
             self.arrays[name][at] = values
         self.added += size
 
-    def draw(self, rng: np.random.Generator, number: int) -> tuple[Array, ...]:
-        """Batch `number` of an iteration, its `PARTS`: drawn evenly, or from the newest back to older ones until none is left."""
+    def draw(self, rng: np.random.Generator, number: int) -> dict[str, Any]:
+        """Batch `number` of an iteration, what `TabularQ.learn` takes: drawn evenly, or from the newest back to older ones until none is left."""
         held, size = min(self.settings.capacity, self.added), self.settings.batch
         if self.settings.order == "uniform":
             at = rng.integers(0, held, size)
         else:
             age = number * size + np.arange(size)
             at = (self.added - 1 - age[age < held]) % self.settings.capacity
-        return tuple(self.arrays[name][at] for name in self.PARTS)
+        return {name: values[at] for name, values in self.arrays.items()}
 
     def state(self) -> Arrays:
         return {"added": np.array(self.added)} | {name: values.copy() for name, values in self.arrays.items()}
 
     def load_state(self, state: Arrays) -> None:
         self.added = int(state["added"])
-        self.arrays = {name: state[name].copy() for name in self.PARTS if name in state}
+        self.arrays = {name: values.copy() for name, values in state.items() if name != "added"}
 
 
 def mean_by_entry(entry: Array, td: Array, size: int) -> tuple[Array, Array, Array]:
@@ -200,8 +199,9 @@ class TabularQ:
     def __init__(self, settings: Settings, policy: TablePolicy, seed: int) -> None:
         self.settings, self.seed = settings, seed
         self.numbers, self.capacity, self.actions = policy.numbers, policy.capacity, policy.actions
-        self.first_action, self.penalty, self.tilings = policy.first_action, policy.penalty, policy.coding.tilings
-        self.share = None if policy.allowed is None else policy.allowed / policy.allowed.sum(axis=1, keepdims=True)
+        self.first_action, self.tilings = policy.first_action, policy.coding.tilings
+        self.allowed = policy.allowed  # [rows, A] where the state itself says it
+        self.mask_of = policy.obs_layout.mask_of
         tables = 2 if settings.method == "double_q" else 1
         # Rows of tiles are summed, so each holds its part of the initial value.
         self.tables = np.full((tables, policy.rows_in_table, self.actions), settings.initial / self.tilings)
@@ -234,6 +234,7 @@ class TabularQ:
                 batch.reward[t],
                 batch.next_row[t],
                 batch.discount[t],
+                None if batch.next_allowed is None else batch.next_allowed[t],
                 follow,
                 None if coins is None else coins[t],
             )
@@ -267,7 +268,15 @@ class TabularQ:
             true_successors(numbers[1:], final, fragments),
             np.where(terminated, 0.0, self.settings.gamma),
             ended,
+            self.next_masks(obs, final_obs, fragments),
         )
+
+    def next_masks(self, obs: Array, final_obs: Array, fragments: list[Fragment]) -> Array | None:
+        """What may be done in the state that every step led to, [T, M, A], where it is the observation that says so."""
+        if self.allowed is not None:
+            return None
+        allowed, final = self.mask_of(obs[1:]), self.mask_of(final_obs)
+        return None if allowed is None or final is None else true_successors(allowed, final, fragments)
 
     def give_rows(self, *numbers: Array) -> list[Array]:
         """Rows of a hashed table for all numbers, new ones in the order of their size."""
@@ -293,12 +302,14 @@ class TabularQ:
         reward: Array,
         next_row: Array,
         discount: Array,
+        next_allowed: Array | None = None,
         follow: tuple[Array, Array, Array | None] | None = None,
         coin: Array | None = None,
     ) -> tuple[Array, float]:
         """One update by B transitions; returns their targets [B] and the mean absolute TD error.
 
         Args:
+            next_allowed: as in `Transitions`
             follow: of the next step: action, whether the episode ended before it, target; None: not known
             coin: [B] which transitions are for the second table of double_q
         """
@@ -306,12 +317,15 @@ class TabularQ:
         if coin is not None:
             target = np.empty(len(reward))
             for table, mine in enumerate((~coin, coin)):
-                best = self.masked(self.values(table, next_row[mine]), next_row[mine]).argmax(axis=-1)
+                allowed = self.allowed_in(next_row, next_allowed)
+                best = masked(self.values(table, next_row[mine]), None if allowed is None else allowed[mine]).argmax(
+                    axis=-1
+                )
                 others = self.values(1 - table, next_row[mine])[np.arange(len(best)), best]
                 target[mine] = reward[mine] + discount[mine] * others
             parts: list[tuple[int, Any]] = [(0, ~coin), (1, coin)]
         else:
-            target = reward + discount * self.next_value(next_row, follow)
+            target = reward + discount * self.next_value(next_row, next_allowed, follow)
             parts = [(0, slice(None))]
         error = 0.0
         for table, mine in parts:
@@ -322,19 +336,29 @@ class TabularQ:
             error += float(np.abs(td).sum())
         return target, error / len(reward)
 
-    def next_value(self, next_row: Array, follow: tuple[Array, Array, Array | None] | None) -> Array:
+    def allowed_in(self, row: Array | slice, given: Array | None) -> Array | None:
+        """What may be done in the states of rows, [B, A]; None: everything."""
+        return given if self.allowed is None else self.allowed[row]
+
+    def next_value(
+        self, next_row: Array, given: Array | None, follow: tuple[Array, Array, Array | None] | None
+    ) -> Array:
         """v(s') [B] of all methods but double_q."""
         method = self.settings.method
         # Of every row once, where that is less work than of every transition.
-        whole = self.tilings == 1 and len(self.tables[0]) <= len(next_row)
+        whole = self.tilings == 1 and len(self.tables[0]) <= len(next_row) and given is None
         row, at = (slice(None), next_row) if whole else (next_row, np.arange(len(next_row)))
-        q = self.values(0, row)
-        best: Array = self.masked(q, row).max(axis=-1)[at]
+        q, allowed = self.values(0, row), self.allowed_in(row, given)
+        best: Array = masked(q, allowed).max(axis=-1)[at]
         if method == "q":
             return best
         if method in ("sarsa", "expected_sarsa"):
             epsilon = self.epsilon
-            mean = q.mean(axis=-1) if self.share is None else (q * self.share[row]).sum(axis=-1)
+            mean = (
+                q.mean(axis=-1)
+                if allowed is None
+                else (q * (allowed / allowed.sum(axis=1, keepdims=True))).sum(axis=-1)
+            )
             best = (1 - epsilon) * best + epsilon * mean[at]
             if method == "expected_sarsa":
                 return best
@@ -361,10 +385,6 @@ class TabularQ:
         q: Array = self.tables[table][row]
         return q if self.tilings == 1 else q.sum(axis=-2)
 
-    def masked(self, q: Array, row: Array | slice) -> Array:
-        """Q(s, .) [B, A], -inf for what is not allowed."""
-        return q if self.penalty is None else q + self.penalty[row]
-
     def apply(self, table: int, entry: Array, td: Array) -> None:
         """Move the entries of B transitions along their TD errors [B]."""
         flat, visits = self.tables[table].reshape(-1), self.visits[table].reshape(-1)
@@ -382,11 +402,11 @@ class TabularQ:
         """Learn again from what was seen, one batch after the other."""
         rng = stream(self.seed, "replay", iteration)
         for number in range(past.settings.updates):
-            row, action, reward, next_row, discount = past.draw(rng, number)
-            if not len(row):
+            batch = past.draw(rng, number)
+            size = len(batch["row"])
+            if not size:
                 return
-            coin = rng.random(len(row)) < 0.5 if len(self.tables) == 2 else None
-            self.learn(row, action, reward, next_row, discount, coin=coin)
+            self.learn(**batch, coin=rng.random(size) < 0.5 if len(self.tables) == 2 else None)
 
     # --- what travels and what is kept ------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from distrl.acting.codings import Bins, Product
 from distrl.acting.policies import from_description
-from distrl.acting.tables import TablePolicy
+from distrl.acting.tables import TablePolicy, masked
 from distrl.errors import UserError
 from distrl.files import draft
 from distrl.json_format import json_text
@@ -94,7 +94,7 @@ def states(policy: TablePolicy) -> Array:
 
 def _write_csv(policy: TablePolicy, about: dict[str, Any], path: Path) -> None:
     seen, table = states(policy), policy.table
-    best = table if policy.penalty is None else table + policy.penalty
+    best = masked(table, policy.allowed)
     names = ["state"] if seen.ndim == 1 else [f"input {name}" for name in _names(policy, seen.shape[1])]
     actions = range(policy.first_action, policy.first_action + policy.actions)
     with path.open("w", newline="", encoding="utf-8") as file:

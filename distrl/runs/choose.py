@@ -54,6 +54,6 @@ def defaults(info: EnvInfo, algorithm: str) -> tuple[dict[str, Any], list[str]]:
         config["replay"] = {"capacity": 50_000, "samples_per_insert": 8}
     if isinstance(info.action_space, gym.spaces.Box) and algorithm == "ppo":
         config["rollout"] = {"shards": 2, "envs_per_shard": 8, "steps": 128}
-        config["algorithm"] |= {"epochs": 10, "minibatch_size": 256, "lr": 1e-3}
+        config["algorithm"] |= {"epochs": 10, "minibatch_size": 256, "lr": {"start": 1e-3, "end": 0.0}}
         reasons.append("more epochs for continuous actions")
     return config, reasons

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import layout_of
+from toys import layout_of, states
 
 from distrl.acting.codings import Bins, Coding, Discrete, Keys, Product, Tiles
 from distrl.acting.policies import from_description
@@ -81,7 +81,7 @@ def test_keys_find_what_they_hold() -> None:
 
 
 def policy_with(table: np.ndarray, epsilon: float, allowed: np.ndarray | None = None, first: int = 0) -> TablePolicy:
-    policy = TablePolicy(layout_of(), Discrete(len(table)), table.shape[1], first, allowed=allowed)
+    policy = TablePolicy(states(len(table), table.shape[1], allowed), Discrete(len(table)), table.shape[1], first)
     policy.load(np.append(table.ravel(), epsilon))
     return policy
 
@@ -129,7 +129,7 @@ def test_large_tables_are_read_row_by_row_with_the_same_result() -> None:
 def test_a_policy_comes_back_from_its_files(
     coding: Coding, capacity: int | None, allowed: np.ndarray | None, tmp_path: Path
 ) -> None:
-    policy = TablePolicy(layout_of(), coding, 2, 3, capacity, allowed)
+    policy = TablePolicy(states(4, 2, allowed, start=1), coding, 2, 3, capacity)
     vector = np.random.default_rng(0).random(policy.vector.size)
     if capacity is not None:
         vector[-5:-1] = [5, 1, 0, -1]

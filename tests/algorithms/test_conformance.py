@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 import toys
 from conftest import config_of
 from toys import same
 
 from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
-from distrl.envs.make import describe_env
+from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
+from distrl.learning.networks import Network
+from distrl.models.player import Player
 from distrl.registry import ALGORITHMS, POLICIES, AlgorithmModule, algorithm_module
 from distrl.seeding import stream
 from distrl.settings import Config, EnvSettings
 from distrl.types import Array, Arrays, Batch, EnvInfo, Fragment, Policy, Weights
+from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
 from distrl.workers.runner import Before, Runner
@@ -31,8 +35,19 @@ ENVS: dict[str, EnvSettings] = {
     "box": toys.settings(toys.WALK, 12),
     "box, first action 3": toys.settings(toys.WALK, 12, first_action=3),
     "discrete": toys.settings(toys.WALK, 12, obs="discrete", first_action=-1),
+    "multi": toys.settings(toys.WALK, 12, obs="multi"),
+    "bits": toys.settings(toys.WALK, 12, obs="bits"),
     "image": toys.settings(toys.WALK, 12, obs="image"),
-    "continuous": toys.settings(toys.WALK, 12, continuous=True),
+    "grid": toys.settings(toys.WALK, 12, obs="grid"),
+    "dict": toys.settings(toys.WALK, 12, obs="dict"),
+    "multi actions": toys.settings(toys.WALK, 12, action="multi", first_action=2),
+    "bits actions": toys.settings(toys.WALK, 12, action="bits"),
+    "continuous": toys.settings(toys.WALK, 12, action="box"),
+    "dict actions": toys.settings(toys.WALK, 12, obs="dict", action="dict"),
+    "mask in a dict": toys.settings(toys.WALK, 12, obs="discrete", mask="dict"),
+    "mask in the info": toys.settings(toys.WALK, 12, mask="info", first_action=1),
+    "mask of multi": toys.settings(toys.WALK, 12, obs="dict", action="multi", mask="dict"),
+    "mask of a part": toys.settings(toys.WALK, 12, action="dict", mask="info"),
 }
 ITERATIONS = 2
 Given = tuple[Fragment, ...] | Batch  # what an update learns from
@@ -164,10 +179,11 @@ def test_what_acts_and_what_learns_agree_in_every_weight(name: str, env: str) ->
 def test_every_action_is_one_of_the_env(name: str, env: str) -> None:
     c = case(name, env)
     for fragment in (fragment for fragments in c.fragments for fragment in fragments):
-        actions = fragment.action.reshape(-1, *c.info.action_space.shape)  # type: ignore[misc]
+        layout = c.info.action_layout
+        actions = fragment.action.reshape(-1, *layout.shape)
         c.policy.load(c.first)
         for action in (*actions, *c.policy.greedy(fragment.obs[0])):
-            assert c.info.action_space.contains(action)
+            assert c.info.action_space.contains(layout.unpack(action))
 
 
 @every
@@ -209,6 +225,41 @@ def test_a_policy_is_made_again_from_its_description(name: str, env: str) -> Non
     assert extras.keys() == others.keys()
     assert all(same(extras[key], others[key]) for key in extras)
     assert same(c.policy.greedy(obs), again.greedy(obs))
+
+
+@every
+def test_it_is_evaluated_and_plays_on_the_envs_own_observations(name: str, env: str) -> None:
+    """The env itself refuses what is no action, or a forbidden one."""
+    c = case(name, env)
+    learner = c.learner()
+    c.update(learner, 0)
+    weights = learner.weights()
+    for greedy in (True, False):
+        evaluation = Evaluator(c.config.env, 1, c.policy).evaluate(weights, 0, 4, greedy, 0)
+        assert 1 <= evaluation.lengths.mean <= 12
+    c.policy.load(weights.vector)
+    player, game = Player(c.policy, {}), make_env(c.config.env)
+    for episode in range(4):
+        obs, info = game.reset(seed=episode)
+        ended = False
+        while not ended:
+            action = player.act(obs, greedy=episode % 2 == 0, action_mask=info.get("action_mask"))
+            obs, _, terminated, truncated, info = game.step(action)
+            ended = terminated or truncated
+    game.close()
+
+
+@pytest.mark.parametrize(("name", "env"), [case for case in TAKEN if algorithm_module(case[0]).NEEDS_TORCH])
+def test_the_network_that_acts_is_the_one_that_learns(name: str, env: str) -> None:
+    c = case(name, env)
+    network = c.policy.network  # type: ignore[attr-defined]
+    c.policy.load(c.first + np.random.default_rng(0).normal(0, 0.05, c.first.shape).astype(np.float32))
+    obs = np.concatenate([f.obs.reshape(-1, *c.info.obs_layout.shape)[:50] for f in c.fragments[0]])
+    found = network(obs)
+    wanted = Network(network.spec, network.vector)(torch.tensor(obs)).detach().numpy()
+    assert found.dtype == np.float32
+    assert np.ptp(wanted) > 0.1
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
 
 
 # --- what learns --------------------------------------------------------------------------------------------------

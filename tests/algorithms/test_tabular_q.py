@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from toys import layout_of
+from toys import layout_of, states
 
 from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
 from distrl.acting.tables import TablePolicy
@@ -58,7 +58,7 @@ def fragments_of(seed: int, steps: int, copies: int, shards: int = 1, states: in
 
 
 def learner_of(settings: Settings, allowed: np.ndarray | None = None, coding: Coding | None = None) -> TabularQ:
-    agent = TabularQ(settings, TablePolicy(layout_of(), coding or Discrete(STATES), ACTIONS, allowed=allowed), 7)
+    agent = TabularQ(settings, TablePolicy(states(STATES, ACTIONS, allowed), coding or Discrete(STATES), ACTIONS), 7)
     agent.tables[:] = np.random.default_rng(1).normal(size=agent.tables.shape)
     return agent
 
@@ -86,7 +86,8 @@ def oracle(agent: TabularQ, fragments: list[Fragment], iteration: int) -> np.nda
     rows = [[z] if tilings == 1 else tiles_of(z, tilings) for z in range(STATES)]
     visits = agent.visits.copy()
     epsilon, lr = s.epsilon.start, s.lr.start
-    allowed = np.ones((STATES, ACTIONS), bool) if agent.penalty is None else agent.penalty == 0
+    mask = agent.mask_of(np.arange(STATES))
+    allowed = np.ones((STATES, ACTIONS), bool) if mask is None else mask
     steps, copies = fragments[0].reward.shape
     coins = stream(agent.seed, "double", iteration).random((steps, copies * len(fragments)))
     finals: dict[tuple[int, int, int], int] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import categorical, layout_of, spec_of
+from toys import categorical, spec_of, states
 from typer.testing import CliRunner
 
 from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
@@ -23,7 +23,7 @@ ALLOWED = np.array([[True, True], [False, True], [True, False]])
 
 
 def policy_of(coding: Coding, capacity: int | None = None, allowed: np.ndarray | None = None) -> TablePolicy:
-    policy = TablePolicy(layout_of(), coding, 2, 1, capacity, allowed)
+    policy = TablePolicy(states(3, 2, allowed, start=4), coding, 2, 1, capacity)
     vector = np.random.default_rng(0).normal(size=policy.vector.size)
     if capacity is not None:
         vector[-1 - capacity : -1] = [*range(5, 5 - capacity + 1, -1), -1]
