@@ -29,6 +29,10 @@ MASK = "action_mask"
 TRAVELS_AS = {"float64": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
 
+class BadMask(ValueError):
+    """An action mask that leaves no choice, or does not say what may be done."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One array of an observation or action, and where it lies in the flat array."""
@@ -111,7 +115,8 @@ class Layout:
             mask: of the info, where it comes from there
             over: the episode is: nobody acts any more, so no choice need be left
         Raises:
-            ValueError: a part is missing or has another shape, or a mask leaves no choice
+            ValueError: a part is missing or has another shape
+            BadMask: a mask is missing, has another shape or leaves no choice
         """
         arrays = [_inside(value, part) for part in self.parts]
         lead = arrays[0].shape[: arrays[0].ndim - len(self.parts[0].shape)]
@@ -282,17 +287,17 @@ def _checked(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Array:
     size = prod(part.shape)
     if mask is None:
         if not over:
-            raise ValueError(f"there is no {MASK!r}, though there was one at first")
+            raise BadMask(f"there is no {MASK!r}, though there was one at first")
         mask = np.zeros((*lead, size))
     mask = np.asarray(mask)
     if mask.size != prod(lead) * size:
-        raise ValueError(f"the action mask has shape {list(mask.shape)}, and there are {size} choices to mask")
+        raise BadMask(f"the action mask has shape {list(mask.shape)}, and there are {size} choices to mask")
     allowed: Array = mask.reshape(*lead, size) != 0
     starts = np.cumsum([0, *part.n[:-1]])
     left = np.logical_or.reduceat(allowed, starts, axis=-1)
     if not left.all():
         if not over:
-            raise ValueError(f"the action mask {mask.astype(int).tolist()} allows nothing")
+            raise BadMask(f"the action mask {mask.astype(int).tolist()} allows nothing")
         allowed = allowed | np.repeat(~left, part.n, axis=-1)
     return allowed
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from conftest import CARTPOLE, DQN, HASHED, LUNARLANDER, TAXI, Outcome, Recorder, config_of, run_trainer
 from faulty import FaultyExecution
+from toys import WALK
 
 import distrl.workers.versions
 from distrl.execution.cluster import RayExecution
@@ -23,6 +24,12 @@ from distrl.workers.versions import Changes, Message
 
 A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
 BASES = {"cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
+SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
+    "ppo, nested actions, a mask in the info": (CARTPOLE, {"action": "dict", "mask": "info"}),
+    "ppo, a masked dict": (CARTPOLE, {"obs": "dict", "mask": "dict"}),
+    "dqn, a masked dict": (DQN, {"obs": "dict", "mask": "dict"}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +115,21 @@ def test_on_ray(
     outcome = run_trainer(config_of(BASES[task]), ray_execution, tmp_path, runners)
     assert outcome.trainer.recovery.restarts == 0
     assert outcome.facts == reference[task, 1].facts
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_whatever_is_seen_and_done(name: str, ray_execution: RayExecution, tmp_path: Path) -> None:
+    """On one runner and two of Ray, and where calls are lost, so that shards are rebuilt from their journals."""
+    base, kwargs = SPACES[name]
+    env = {"id": f"toys:{WALK}", "max_episode_steps": 20, "kwargs": kwargs}
+    config = config_of(base | {"env": env, "stop": {"env_steps": 256 * 6}})
+    local = run_trainer(config, LocalExecution(), tmp_path / "local")
+    lossy = FaultyExecution(1, losses=12)
+    assert run_trainer(config, lossy, tmp_path / "lossy", runners=2).facts == local.facts
+    assert lossy.lost
+    for runners in (1, 2):
+        outcome = run_trainer(config, ray_execution, tmp_path / str(runners), runners)
+        assert outcome.facts == local.facts
 
 
 def kill(name: str) -> None:

@@ -135,7 +135,10 @@ class Walk(gym.Env[Any, Any]):
 
     FAR = 4
 
-    def __init__(self, obs: str = "box", action: str = "discrete", first_action: int = 0, mask: str = "") -> None:
+    def __init__(
+        self, obs: str = "box", action: str = "discrete", first_action: int = 0, mask: str = "", bad_mask: Any = None
+    ) -> None:
+        """`bad_mask`: what the third mask is instead."""
         self.obs, self.action, self.first_action, self.mask = obs, action, first_action, mask
         places, bytes_ = 2 * self.FAR + 1, (0, 255)
         self.action_space = {
@@ -164,7 +167,7 @@ class Walk(gym.Env[Any, Any]):
         if mask == "dict":
             space = gym.spaces.MultiBinary(self.choices)
             self.observation_space = gym.spaces.Dict({"action_mask": space, "seen": seen[obs]})
-        self.place, self.forbidden = 0, -1
+        self.place, self.forbidden, self.bad_mask, self.masks = 0, -1, bad_mask, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -198,6 +201,9 @@ class Walk(gym.Env[Any, Any]):
         self.forbidden = int(self.np_random.integers(3))
         allowed = np.ones(self.choices, np.int8)
         allowed[self.choices - 3 + self.forbidden] = 0
+        self.masks += 1
+        if self.bad_mask is not None and self.masks == 3:
+            allowed = np.array(self.bad_mask)
         if self.mask == "info":
             return self.look(self.obs), {"action_mask": allowed}
         return {"seen": self.look(self.obs), "action_mask": allowed}, {}

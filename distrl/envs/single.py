@@ -20,7 +20,7 @@ from distrl.envs.make import make_env
 from distrl.envs.wrappers import flat
 from distrl.errors import EnvError, UserError, users_traceback
 from distrl.fragments import check_first_stacks
-from distrl.layouts import Layout
+from distrl.layouts import BadMask, Layout
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Snapshot
@@ -170,12 +170,11 @@ class SingleShard:
             "(rollout.envs_per_shard) are rebuilt sooner."
         )
 
-    def _error(self, copy: int, error: Exception) -> EnvError:
-        return EnvError(
-            self.settings.id,
-            self.shard,
-            self.shard * self.copies + copy,
-            self._episode_seed(copy),
-            int(self._steps[copy]),
-            users_traceback(error),
-        )
+    def _error(self, copy: int, error: Exception) -> EnvError | UserError:
+        number, seed, step = self.shard * self.copies + copy, self._episode_seed(copy), int(self._steps[copy])
+        if isinstance(error, BadMask):
+            return UserError(
+                f"{self.settings.id}, env copy {number}, step {step} of the episode of seed {seed}: {error}. "
+                "A mask has a number for every choice, and is 0 where that is forbidden; of each choice something must be left."
+            )
+        return EnvError(self.settings.id, self.shard, number, seed, step, users_traceback(error))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import CARTPOLE, config_of
 from conftest import DQN as DQN_BASE
-from toys import obs_layout, spec_of
+from toys import obs_layout, spec_of, states
 
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy
@@ -115,6 +115,52 @@ def test_the_values_of_the_next_state() -> None:
     ]
     assert soft_value(t, 0.5).tolist() == pytest.approx(soft)
     assert soft_value(t, 1e-3).tolist() == pytest.approx(target_q.max(1), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"double": False}, {}, {"munchausen": {"temperature": 0.2, "floor": -9.0}}], ids=str
+)
+def test_what_is_forbidden_next_counts_for_nothing(changes: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    space, settings = gym.spaces.Box(-9, 9, (3,), np.float32), Settings.model_validate({"name": "dqn"} | changes)
+    info = EnvInfo("Some-v0", space, gym.spaces.Discrete(4), None, None, (), 30, mask_in_info=True)
+    dqn = make(settings, make_policy(settings, info), 1, CPU)
+    with torch.no_grad():
+        dqn.vector.add_(torch.tensor(rng.normal(0, 0.1, dqn.vector.shape)))
+    plain = rng.normal(size=(2, 50, 3)).astype(np.float32)
+    allowed = rng.random((2, 50, 4)) < 0.5
+    allowed[..., 1] |= ~allowed.any(axis=-1)
+    action = np.array([rng.choice(np.flatnonzero(mask)) for mask in allowed[0]])
+    obs, next_obs = (torch.tensor(info.obs_layout.pack(o, m)) for o, m in zip(plain, allowed, strict=True))
+    bonus, next_q = dqn.ask_target(obs[None], torch.tensor(action)[None], next_obs[None])
+    found = dqn.targets(next_obs, next_q[0], bonus[0], torch.full((50,), 0.9)).numpy()
+
+    (q, after), (_, online) = ([n(x).detach().numpy() for x in (obs, next_obs)] for n in (dqn.target, dqn.online))
+    for n in range(50):
+        now, then = np.flatnonzero(allowed[0, n]), np.flatnonzero(allowed[1, n])
+        if "munchausen" in changes:
+            assert dqn.settings.munchausen is not None
+            tau, alpha = 0.2, dqn.settings.munchausen.alpha
+            pi, next_pi = slow_policy(q[n, now], tau), slow_policy(after[n, then], tau)
+            wanted = alpha * tau * math.log(pi[list(now).index(action[n])])
+            wanted += 0.9 * sum(p * (after[n, a] - tau * math.log(p)) for a, p in zip(then, next_pi, strict=True))
+        else:
+            chooser = online if dqn.settings.double else after
+            wanted = 0.9 * after[n, max(then, key=lambda a: chooser[n, a])]
+        assert found[n] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
+def test_exploring_keeps_to_what_is_allowed_and_to_its_own_odds_there() -> None:
+    masks = np.array([[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
+    policy = EpsilonGreedyPolicy(spec_of((), 4, hidden=()), states(4, 4, masks), 2, (0.5, 0.3, 0.0, 0.2))
+    policy.load(np.array([0, 0, 0, 0, 9, 8, 7, 6, 1], np.float32))  # always exploring
+    obs = np.arange(40_000) % 4
+    action, extras = policy.act(obs, policy.draw(np.random.default_rng(0), 1, len(obs))[0])
+    shares = [np.bincount(action[obs == z] - 2, minlength=4) / 10_000 for z in range(4)]
+    wanted = [[0.5, 0.3, 0, 0.2], [0, 1, 0, 0], [5 / 7, 0, 0, 2 / 7], [0, 0, 0, 1]]
+    assert np.abs(np.array(shares) - wanted).max() < 0.02
+    assert (policy.greedy(np.arange(4)) - 2).tolist() == [0, 1, 0, 3]
+    assert set(extras["value"].tolist()) == {9.0, 8.0, 6.0}
 
 
 def test_munchausens_bonus() -> None:

@@ -15,7 +15,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import FrameStackObservation, NormalizeReward
 from toys import SCRIPT, Played, same, settings
 
-from distrl.envs.make import make_env
+from distrl.envs.make import describe_env, make_env
 from distrl.envs.native import NativeShard
 from distrl.envs.shard import make_shard
 from distrl.envs.single import SingleShard
@@ -285,6 +285,30 @@ def test_an_error_in_the_reset_after_an_end_says_where_it_was() -> None:
         shard.step(np.zeros(3, np.int64))
     assert (caught.value.env_copy, caught.value.step) == (8, 0)
     assert caught.value.seed == episode_seed(shard, 2)
+
+
+@pytest.mark.parametrize(
+    ("where", "mask", "complaint"),
+    [
+        ("info", [0, 0, 0], "the action mask [0, 0, 0] allows nothing"),
+        ("dict", [0, 0, 0], "the action mask [0, 0, 0] allows nothing"),
+        ("info", [1, 1], "the action mask has shape [2], and there are 3 choices"),
+        ("dict", [[1, 1]], "the action mask has shape [1, 2], and there are 3 choices"),
+    ],
+)
+def test_a_mask_that_says_nothing_is_one_message_with_env_copy_and_step(where: str, mask: Any, complaint: str) -> None:
+    env = settings(toys.WALK, mask=where, bad_mask=mask)
+    layout = describe_env(env).obs_layout
+    shard = SingleShard(env, seed=1, shard=2, copies=3, layout=layout)
+    allowed = layout.mask_of(shard.obs)
+    assert allowed is not None
+    action = shard.step(allowed.argmax(axis=1)).obs
+    allowed = layout.mask_of(action)
+    assert allowed is not None
+    with pytest.raises(UserError) as caught:
+        shard.step(allowed.argmax(axis=1))
+    seed = episode_seed(shard, 0)
+    assert f"{toys.WALK}, env copy 6, step 2 of the episode of seed {seed}: {complaint}" in str(caught.value)
 
 
 def test_an_error_while_rebuilding_says_where_it_was() -> None:
