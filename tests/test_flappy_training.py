@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import Recorder, config_of, run_trainer
 from faulty import FaultyExecution
-from toys import categorical, spec_of
+from toys import categorical, obs_layout, spec_of
 
 from distrl.acting.network import single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy
@@ -71,11 +71,12 @@ class Watcher(EpsilonGreedyPolicy):
 def test_a_fragment_of_pixels_is_small_and_whole() -> None:
     """Single frames travel; put together again they are what the policy saw, over ends and from one fragment to the next."""
     config = config_of(PIXELS)
-    policy = Watcher(spec_of((4, 84, 84), 2, (), ((4, 8, 4),), "relu", 1 / 255), 0, (0.92, 0.08))
+    spec = spec_of((4, 84, 84), 2, (), ((4, 8, 4),), "relu", 1 / 255)
+    policy = Watcher(spec, obs_layout(spec), 0, (0.92, 0.08))
     policy.seen = []
     runner = Runner(config.env, config.rollout, 1, policy)
     watcher = runner.policy
-    weights, ends = Weights(0, np.append(np.zeros(policy.network.spec.parameters, np.float32), 1.0)), 0
+    weights, ends = Weights(0, np.append(np.zeros(spec.parameters, np.float32), 1.0)), 0
     for k in range(14):
         watcher.seen.clear()  # type: ignore[attr-defined]
         report, fragment = runner.rollout(0, k, weights, "live" if k else None)

@@ -32,7 +32,7 @@ def info_of(space: gym.Space[Any]) -> EnvInfo:
 
 def made(space: gym.Space[Any], body: Any = "auto") -> tuple[NumpyNetwork, Network]:
     """Both networks, of the same random weights."""
-    spec = network_spec(info_of(space), body, 5, hidden=(16,))
+    spec = network_spec(info_of(space), 5, body, hidden=(16,))
     vector = spec.initial(np.random.default_rng(0), 1.0) + np.random.default_rng(1).normal(0, 0.02, spec.parameters)
     acting = NumpyNetwork(spec)
     acting.load(vector.astype(np.float32))
@@ -113,23 +113,23 @@ def test_features_of_all_parts_stand_side_by_side() -> None:
     ],
 )
 def test_images_are_known_by_their_axes_and_bytes(space: Box, kernels: list[int], scale: float) -> None:
-    (encoder,) = network_spec(info_of(space), "auto", 2).encoders
+    (encoder,) = network_spec(info_of(space), 2).encoders
     assert [kernel for _, kernel, _ in encoder.conv] == kernels
     assert encoder.scale == pytest.approx(scale)
 
 
 def test_a_body_for_images_needs_one() -> None:
     space = Dict({"image": CHW, "speed": VECTOR})
-    spec = network_spec(info_of(space), "small_cnn", 2)
+    spec = network_spec(info_of(space), 2, "small_cnn")
     assert [len(encoder.conv) for encoder in spec.encoders] == [2, 0]
     with pytest.raises(
         UserError, match=r"'grid', which takes images .* at least 5 pixels; observations of Some-v0 are"
     ):
-        network_spec(info_of(VECTOR), "grid", 2)
+        network_spec(info_of(VECTOR), 2, "grid")
 
 
 def test_what_is_free_is_the_same_in_every_state_and_learns() -> None:
-    spec = replace(network_spec(info_of(VECTOR), "auto", 2), free=3)
+    spec = replace(network_spec(info_of(VECTOR), 2), free=3)
     vector = spec.initial(np.random.default_rng(0), 1.0)
     assert not vector[:3].any()
     vector[:3] = [1, 2, 3]
