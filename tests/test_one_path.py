@@ -9,10 +9,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from toys import layout_of, settings
+from toys import WALK, layout_of, settings
 
 from distrl.acting.codings import Bins
+from distrl.acting.spaces import action_distribution, stochastic_policy
 from distrl.acting.tables import TablePolicy
+from distrl.envs.make import describe_env, make_env
 from distrl.models.player import load_policy
 from distrl.models.store import write_model
 from distrl.models.video import record_video
@@ -75,3 +77,33 @@ def test_a_table_sees_the_same_tile_everywhere(policy: TablePolicy, tmp_path: Pa
     assert player.act([BELOW]) == player.act(np.array([BELOW]), greedy=False) == 1
     assert player.act([[BELOW], [0.2]]).tolist() == [1, 0]
     assert served.predict(None, np.array([[BELOW], [0.2]])).tolist() == [1, 0]
+
+
+def test_mlflow_serves_what_the_player_plays_of_dicts_and_masks(tmp_path: Path) -> None:
+    """Arrays by name, as it knows no nested ones."""
+    env = settings(WALK, obs="dict", action="dict", mask="info")
+    info, game = describe_env(env), make_env(env)
+    policy = stochastic_policy(info, action_distribution(info))
+    policy.load(policy.initial(np.random.default_rng(0)))
+    tensors = {"observation": info.obs_layout.tensors(info.observation_space)}
+    write_model(tmp_path, policy, policy.network.vector, tensors)
+    player, served = load_policy(tmp_path), GreedyPolicy()
+    served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))
+    for seed in range(5):
+        obs, said = game.reset(seed=seed)
+        played = player.act(obs, action_mask=said["action_mask"])
+        given = {
+            "grid": obs["grid"],
+            "more.0": obs["more"][0],
+            "more.1": obs["more"][1],
+            "place": np.array(obs["place"]),
+        }
+        given = {name: array[None] for name, array in (given | said).items()}
+        assert {x["name"]: (x["shape"], x["dtype"]) for x in tensors["observation"]} == {
+            name: (list(array.shape[1:]), str(array.dtype)) for name, array in given.items()
+        }
+        action = served.predict(None, given)
+        assert sorted(action) == ["go.0", "go.1", "on"]
+        assert action["go.0"][0] == played["go"][0]
+        assert action["go.1"][0].tolist() == played["go"][1].tolist()
+        assert action["on"][0].tolist() == played["on"].tolist()

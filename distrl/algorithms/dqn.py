@@ -95,7 +95,7 @@ class Settings(NetworkSettings):
 
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
-    probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo, which takes actions of every kind."
+    probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo or a2c, which take actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.action_probs")
     spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.network)
     return EpsilonGreedyPolicy(spec, info.obs_layout, int(action.start), probs, settings.ladder)

@@ -101,7 +101,8 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     action = info.action_space
     if not isinstance(action, gym.spaces.Discrete):
         raise UserError(
-            f"A table has a column for every action, and those of {info.id} are {action}. Choose an env with Discrete actions."
+            f"A table has a column for every action, and those of {info.id} are {action}. Set algorithm.name=ppo or a2c, which "
+            "take actions of every kind."
         )
     coding = make_coding(settings.coding, info)
     capacity, actions = settings.capacity, int(action.n)

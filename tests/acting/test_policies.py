@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from toys import categorical, layout_of, same, spec_of
+from toys import categorical, layout_of, same, spec_of, states
 
 from distrl.acting.network import flatten, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy, from_description
@@ -169,6 +169,19 @@ def test_it_explores_as_often_and_in_the_way_it_was_told(probs: tuple[float, ...
     assert (extras["q"] == np.array([0, 2, 1])[action - 1]).all()
     assert (extras["value"] == 2).all()
     assert (policy.greedy(obs) == 2).all()
+
+
+def test_exploring_keeps_to_what_is_allowed_and_to_its_own_odds_there() -> None:
+    masks = np.array([[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
+    policy = EpsilonGreedyPolicy(spec_of((), 4, hidden=()), states(4, 4, masks), 2, (0.5, 0.3, 0.0, 0.2))
+    policy.load(np.array([0, 0, 0, 0, 9, 8, 7, 6, 1], np.float32))  # always exploring
+    obs = np.arange(40_000) % 4
+    action, extras = policy.act(obs, policy.draw(np.random.default_rng(0), 1, len(obs))[0])
+    shares = [np.bincount(action[obs == z] - 2, minlength=4) / 10_000 for z in range(4)]
+    wanted = [[0.5, 0.3, 0, 0.2], [0, 1, 0, 0], [5 / 7, 0, 0, 2 / 7], [0, 0, 0, 1]]
+    assert np.abs(np.array(shares) - wanted).max() < 0.02
+    assert (policy.greedy(np.arange(4)) - 2).tolist() == [0, 1, 0, 3]
+    assert set(extras["value"].tolist()) == {9.0, 8.0, 6.0}
 
 
 def test_epsilon_at_its_ends() -> None:

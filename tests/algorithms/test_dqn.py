@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import CARTPOLE, config_of
 from conftest import DQN as DQN_BASE
-from toys import obs_layout, spec_of, states
+from toys import obs_layout, spec_of
 
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy
@@ -148,19 +148,6 @@ def test_what_is_forbidden_next_counts_for_nothing(changes: dict[str, Any]) -> N
             chooser = online if dqn.settings.double else after
             wanted = 0.9 * after[n, max(then, key=lambda a: chooser[n, a])]
         assert found[n] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-
-
-def test_exploring_keeps_to_what_is_allowed_and_to_its_own_odds_there() -> None:
-    masks = np.array([[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 1]], bool)
-    policy = EpsilonGreedyPolicy(spec_of((), 4, hidden=()), states(4, 4, masks), 2, (0.5, 0.3, 0.0, 0.2))
-    policy.load(np.array([0, 0, 0, 0, 9, 8, 7, 6, 1], np.float32))  # always exploring
-    obs = np.arange(40_000) % 4
-    action, extras = policy.act(obs, policy.draw(np.random.default_rng(0), 1, len(obs))[0])
-    shares = [np.bincount(action[obs == z] - 2, minlength=4) / 10_000 for z in range(4)]
-    wanted = [[0.5, 0.3, 0, 0.2], [0, 1, 0, 0], [5 / 7, 0, 0, 2 / 7], [0, 0, 0, 1]]
-    assert np.abs(np.array(shares) - wanted).max() < 0.02
-    assert (policy.greedy(np.arange(4)) - 2).tolist() == [0, 1, 0, 3]
-    assert set(extras["value"].tolist()) == {9.0, 8.0, 6.0}
 
 
 def test_munchausens_bonus() -> None:
