@@ -289,6 +289,10 @@ class Config(Settings):
         """How many iterations `stop.env_steps` allows, or None without one."""
         return None if self.stop.env_steps is None else math.ceil(self.stop.env_steps / self.rollout.env_steps)
 
+    def progress(self, env_steps: int) -> float:
+        """The share of `stop.env_steps` that so many are; 0 without one."""
+        return 0.0 if self.stop.env_steps is None else env_steps / self.stop.env_steps
+
     @property
     def evaluation_every(self) -> int:
         """Iterations between evaluations; 0 is never."""

@@ -236,7 +236,17 @@ class Policy(Protocol):
         """The policy that `describe` told of, without weights yet."""
 
 
-class Algorithm(Protocol):
+class Stateful(Protocol):
+    """What a checkpoint holds."""
+
+    def state(self) -> Arrays:
+        """All that it needs to go on bit for bit."""
+
+    def load_state(self, state: Arrays) -> None:
+        """Go on from a `state()`, or from one with more in it."""
+
+
+class Algorithm(Stateful, Protocol):
     """What learns: owns networks, optimiser, targets. Knows nothing of Ray, files or MLflow.
 
     It learns from the fragments of an iteration (`OnPolicy`) or from what a replay draws (`OffPolicy`).
@@ -244,12 +254,6 @@ class Algorithm(Protocol):
 
     def weights(self) -> Array:
         """The acting weights, a flat vector [P], in memory of its own."""
-
-    def state(self) -> Arrays:
-        """All that the algorithm needs to go on bit for bit."""
-
-    def load_state(self, state: Arrays) -> None:
-        """Go on from a `state()`."""
 
 
 class OnPolicy(Algorithm, Protocol):

@@ -22,10 +22,8 @@ LOOP = [
     "training.updates:Updates",
 ]
 TORCH = ["learning.networks:Body", "learning.networks:Network", "learning.optimizer:FlatParameters"]
-TORCH += ["learning.optimizer:Optimizer", "learning.optimizer:Adam", "learning.optimizer:fused_adam_step"]
-PPO_MATHS = ["vtrace", "discounted_sum", "clipped_surrogate", "value_loss", "approximate_kl", "explained_variance"]
-DQN_MATHS = ["td_target", "greedy_value"]
-ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
+TORCH += ["learning.optimizer:Optimizer", "learning.optimizer:Adam"]
+ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call; the most lines of the classes
     "PPO": (
         [
             *LOOP,
@@ -34,11 +32,21 @@ ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
             "algorithms.ppo:PPO",
             "algorithms.actor_critic:ActorCritic",
             "algorithms.actor_critic:ActorCriticBatch",
+            "learning.scale:Scale",
+            "learning.schedules:KLControl",
+            *TORCH,
+        ],
+        [
             "fragments:unstacked",
             "fragments:true_successors",
-            "learning.scale:Scale",
-            *(f"learning.losses:{name}" for name in PPO_MATHS),
-            *TORCH,
+            "workers.learner:check_finite",
+            "learning.losses:vtrace",
+            "learning.losses:discounted_sum",
+            "learning.losses:clipped_surrogate",
+            "learning.losses:value_loss",
+            "learning.losses:approximate_kl",
+            "learning.losses:explained_variance",
+            "learning.optimizer:fused_adam_step",
         ],
         700,
     ),
@@ -49,10 +57,18 @@ ON_THE_WAY = {  # of an update: its parts, and the most lines that they may have
             "workers.replay:Replay",
             "workers.sumtree:SumTree",
             "workers.learner:Learner",
-            "workers.learner:join",
             "algorithms.dqn:DQN",
-            *(f"learning.losses:{name}" for name in DQN_MATHS),
             *TORCH,
+        ],
+        [
+            "workers.replay:updates_due",
+            "workers.replay:steps_left",
+            "workers.learner:join",
+            "workers.learner:check_finite",
+            "learning.losses:td_target",
+            "learning.losses:greedy_value",
+            "learning.losses:huber_loss",
+            "learning.optimizer:fused_adam_step",
         ],
         900,
     ),
@@ -98,6 +114,10 @@ def lines_of(parts: list[str]) -> dict[str, int]:
     return {part: known[part] for part in parts}
 
 
+def files(*parts: str) -> set[str]:
+    return {part.partition(":")[0] for part in parts}
+
+
 def arrows() -> dict[tuple[str, str], int]:
     """Which room (a folder) imports from which other one, and by how many pairs of files. All may use what is in no folder."""
 
@@ -114,11 +134,13 @@ def arrows() -> dict[tuple[str, str], int]:
 
 
 def main() -> None:
-    for name, (parts, most) in ON_THE_WAY.items():
-        lines = lines_of(parts)
-        files = {part.partition(":")[0] for part in parts}
-        print(f"one {name} update: {sum(lines.values())} lines (at most {most}) in {len(files)} files")
-        for part, count in sorted(lines.items(), key=lambda item: -item[1]):
+    for name, (classes, functions, most) in ON_THE_WAY.items():
+        lines, called = lines_of(classes), lines_of(functions)
+        print(f"one {name} update: {sum(lines.values())} lines of whole classes (at most {most}),")
+        print(
+            f"    and {sum(called.values())} of {len(called)} functions that they call, in {len(files(*lines, *called))} files"
+        )
+        for part, count in sorted((lines | called).items(), key=lambda item: -item[1]):
             print(f"    {count:4}  {part}")
     for kind, most in (("class", LARGEST_CLASS), ("function", LARGEST_FUNCTION)):
         print(f"the largest of kind {kind} (at most {most})")

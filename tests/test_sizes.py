@@ -20,10 +20,11 @@ def test_classes_and_functions_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", count.ON_THE_WAY)
-def test_what_is_on_the_way_of_an_update_is_there(name: str) -> None:
+def test_an_update_is_soon_read(name: str) -> None:
     """A KeyError names what was moved, or is called otherwise by now."""
-    parts, _ = count.ON_THE_WAY[name]
-    assert len(parts) == len(set(parts)) and count.lines_of(parts)
+    classes, functions, most = count.ON_THE_WAY[name]
+    assert len(classes + functions) == len(set(classes + functions)) and count.lines_of(functions)
+    assert sum(count.lines_of(classes).values()) <= most
 
 
 def test_lines_are_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

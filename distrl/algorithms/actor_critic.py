@@ -20,7 +20,7 @@ from distrl.learning.scale import Scale
 from distrl.learning.schedules import Rate, Schedule, check_schedules
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction
-from distrl.types import Array, Arrays, EnvInfo, Fragment
+from distrl.types import Array, Arrays, EnvInfo, Fragment, Stateful
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +131,7 @@ class ActorCritic:
         }
         self.optimizer: Optimizer = Adam(self.parameters, 1e-5, settings.max_grad_norm)
         self.scale = Scale()  # of the value targets
+        self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
 
     def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
         """pi(.|s), and V(s) [B], for obs [B, ...]."""
@@ -147,14 +148,10 @@ class ActorCritic:
         flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
             return np.zeros(lead, np.float32)
-        body = self.actor if self.shared.shared_body else self.critic
+        body, parts = self.actor if self.shared.shared_body else self.critic, range(0, len(flat), AT_ONCE)
         with self.torch.no_grad():
-            slices = [
-                self.critic.head(body.features(self.tensor(flat[i : i + AT_ONCE])))
-                for i in range(0, len(flat), AT_ONCE)
-            ]
-            value: Array = self.scale.undo(self.torch.cat(slices).cpu().numpy())
-        return value.reshape(lead)
+            value = [self.critic.head(body.features(self.tensor(flat[i : i + AT_ONCE]))) for i in parts]
+        return self.scale.undo(self.torch.cat(value).cpu().numpy()).reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """log pi(a|s) [B] with the weights of now, for obs [B, ...] and raw actions [B, ...]; in slices, as `values`."""
@@ -196,8 +193,8 @@ class ActorCritic:
         return vector
 
     def state(self) -> Arrays:
-        return {**self.optimizer.state(), **self.scale.state()}
+        return {name: array for part in self.parts for name, array in part.state().items()}
 
     def load_state(self, state: Arrays) -> None:
-        self.optimizer.load_state(state)
-        self.scale.load_state(state)
+        for part in self.parts:
+            part.load_state(state)

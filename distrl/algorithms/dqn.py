@@ -24,7 +24,7 @@ from distrl.acting.distributions import FORBIDDEN
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.acting.spaces import Activation, NetworkSettings, discrete_actions, network_spec
 from distrl.errors import UserError
-from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
+from distrl.learning.losses import greedy_value, huber_loss, munchausen_bonus, soft_value, td_target
 from distrl.learning.schedules import Rate, Schedule, Share, check_schedules
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction, Positive, Replayed
@@ -108,13 +108,13 @@ class DQN:
         import torch  # here and not above: settings are checked, and runners started, without it
 
         from distrl.learning.encoders import Masks
-        from distrl.learning.networks import Network
+        from distrl.learning.networks import make_network
         from distrl.learning.optimizer import Adam, FlatParameters
 
         self.torch = torch
         self.settings, self.device, self.first_action = settings, device, policy.first_action
         spec, weights = policy.network.spec, initial_weights(settings, policy, seed)[:-1]
-        self.online, self.target = Network(spec, weights), Network(spec, weights)
+        self.online, self.target = make_network(spec, weights), make_network(spec, weights)
         self.masks = Masks(policy.obs_layout).to(device)
         self.parameters = FlatParameters([self.online], device)
         self.target_parameters = FlatParameters([self.target], device)
@@ -146,7 +146,7 @@ class DQN:
                 j = done + i
                 target = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
                 chosen = self.online(obs[i]).gather(1, action[j, :, None]).squeeze(1)
-                loss = (weight[j] * self.loss(chosen, target)).mean()
+                loss = (weight[j] * huber_loss(chosen, target, s.huber)).mean()
                 norms[j], losses[j] = self.optimizer.minimise(loss, {"online": lr}), loss.detach()
                 errors[j], q_means[j] = target - chosen.detach(), chosen.detach().mean()
             done = until
@@ -162,12 +162,6 @@ class DQN:
         }
         td_errors: Array = errors.cpu().numpy()
         return metrics, td_errors
-
-    def loss(self, q: Tensor, target: Tensor) -> Tensor:
-        """Of each sample: (y - Q)^2 / 2 where |y - Q| <= huber, linear beyond (Huber 1964)."""
-        if self.settings.huber is None:
-            return 0.5 * (target - q).square()
-        return self.torch.nn.functional.huber_loss(q, target, reduction="none", delta=self.settings.huber)
 
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""

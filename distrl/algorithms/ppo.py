@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field
 
 from distrl.acting.policies import StochasticPolicy
@@ -25,10 +24,10 @@ from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
 from distrl.errors import UserError
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, value_loss
-from distrl.learning.schedules import Rate, Schedule
+from distrl.learning.schedules import KLControl, Rate, Schedule
 from distrl.seeding import stream
 from distrl.settings import Config
-from distrl.types import Arrays, Fragment
+from distrl.types import Fragment
 
 if TYPE_CHECKING:
     import torch
@@ -68,14 +67,15 @@ class PPO(ActorCritic):
     def __init__(self, settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> None:
         super().__init__(settings, policy, seed, device)
         self.settings = settings
-        self.lr_factor = 1.0  # what `adaptive_kl` has made of the learning rates
+        self.control = KLControl(settings.adaptive_kl, settings.lr.start)  # of the learning rates
+        self.parts.append(self.control)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
         batch = self.batch(fragments)
         env_steps = iteration * len(batch.obs)
         clip = s.clip(progress, env_steps)
-        rates = {name: rate * self.lr_factor for name, rate in self.rates(progress, env_steps).items()}
+        rates = {name: rate * self.control.factor for name, rate in self.rates(progress, env_steps).items()}
         old_value = self.scale.apply(batch.value)  # what the critic gives out, which its change is measured from
         if s.normalize_value:
             self.scale.update(batch.target)
@@ -110,8 +110,7 @@ class PPO(ActorCritic):
                 break
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
         metrics = dict(zip(names, (totals / updates).tolist(), strict=True))
-        if s.adaptive_kl is not None:
-            self.adapt(metrics["approx_kl"], s.adaptive_kl)
+        self.control.adapt(metrics["approx_kl"])
         return metrics | {
             "staleness_kl": batch.staleness,
             "explained_variance": explained_variance(batch.value, batch.target),
@@ -119,21 +118,6 @@ class PPO(ActorCritic):
             "clip_range": clip,
             "minibatches": float(updates),
         }
-
-    def adapt(self, kl: float, wanted: float) -> None:
-        """Keep KL(old || new) near `wanted` through the learning rate (as Schulman et al. do through a penalty)."""
-        lr = self.settings.lr.start
-        if kl > 2 * wanted:
-            self.lr_factor = max(self.lr_factor / 1.5, 1e-6 / lr)
-        elif kl < wanted / 2:
-            self.lr_factor = min(self.lr_factor * 1.5, 1e-2 / lr)
-
-    def state(self) -> Arrays:
-        return super().state() | {"lr_factor": np.array(self.lr_factor)}
-
-    def load_state(self, state: Arrays) -> None:
-        super().load_state(state)
-        self.lr_factor = float(state["lr_factor"])
 
 
 def make(settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> PPO:

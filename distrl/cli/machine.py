@@ -124,13 +124,12 @@ def render_benchmark(benchmark: Benchmark) -> None:
     """Print it as a table."""
     from rich.table import Table
 
-    from distrl.execution.resources import cpu_count
     from distrl.tools.benchmark import BATCH
 
     result, config = benchmark.result, benchmark.config
     before, after = benchmark.simulation
     table = Table(
-        title=f"{config.algorithm.name} on {config.env.id}, {cpu_count()} cores",
+        title=f"{config.algorithm.name} on {config.env.id}, {benchmark.cores} cores",
         title_justify="left",
         show_header=False,
     )

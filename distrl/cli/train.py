@@ -105,27 +105,18 @@ def presets() -> None:
 
 
 def _dry_run(plan: Plan) -> None:
-    from distrl.acting.tables import TablePolicy
-    from distrl.execution.resources import cpu_count, share_out
-
     config, rollout = plan.config, plan.config.rollout
     out.print(config.to_yaml().rstrip())
     table = Table(show_header=False, box=None, title="What this run is made of", title_justify="left")
-    here = f"{cpu_count()} CPUs here"
-    if config.cluster.address == "local":
-        runners = f"{share_out(config, cpu_count()).runners} processes ({here})"
-    else:
-        runners = f"{config.cluster.runners} processes, on the cluster at {config.cluster.address}"
     iterations = "no limit" if config.iterations is None else f"{config.iterations:,}"
     for name, value in {
         "env": f"{plan.info.id}: {plan.info.observation_space} -> {plan.info.action_space}",
         "time limit": plan.info.max_episode_steps or "none",
         "reward threshold": "none" if plan.info.reward_threshold is None else plan.info.reward_threshold,
-        "policy": f"{sum(a.size for a in plan.policy.arrays().values()):,} parameters",
-        **({"table": plan.policy.size} if isinstance(plan.policy, TablePolicy) else {}),
+        "policy": plan.policy_note,
         "env copies": f"{rollout.shards * rollout.envs_per_shard} in {rollout.shards} shards",
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
-        "runners": runners,
+        "runners": plan.runners_note,
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
         **({} if plan.replay_note is None else {"replay": plan.replay_note}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",

@@ -126,6 +126,16 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return reward + discount * next_value
 
 
+def huber_loss(q: Tensor, target: Tensor, delta: float | None) -> Tensor:
+    """Of each sample: (y - Q)^2 / 2 where |y - Q| <= delta, linear beyond (Huber 1964); None: nowhere linear; [B]."""
+    _check_alike(q, target)
+    if delta is None:
+        return 0.5 * (target - q).square()
+    from torch.nn import functional  # here: settings are checked, and runners started, without torch
+
+    return functional.huber_loss(q, target, reduction="none", delta=delta)
+
+
 def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:
     """V(s) = Q_target(s, argmax_a Q_chooser(s, a)), [B] for [B, A] each.
 

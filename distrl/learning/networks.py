@@ -37,27 +37,19 @@ class Body(nn.Module):
 
 
 class Network(Body):
-    """A body and a linear head, with the weights of a flat vector [P]: observations [B, ...] to [B, outputs + free].
-
-    With `spec.dueling`: Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581,
-    equation 9).
-    """
+    """A body and a linear head, with the weights of a flat vector [P]: observations [B, ...] to [B, outputs + free]."""
 
     def __init__(self, spec: NetworkSpec, weights: Array) -> None:
         super().__init__(spec)
-        shapes = spec.shapes()
-        self.head = nn.Linear(shapes["head.weight"][1], spec.outputs)
-        if spec.dueling:
-            width, before = shapes["value_hidden.weight"]
-            self.value_hidden = nn.Linear(before, width)
-            self.value_norm = nn.LayerNorm(width) if spec.layer_norm else nn.Identity()
-            self.value_head = nn.Linear(width, 1)
-        arrays = unflatten(weights, shapes)
+        self.head = nn.Linear(spec.shapes()["head.weight"][1], spec.outputs)
+        self.add_layers()
+        arrays = unflatten(weights, spec.shapes())
         self.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
 
+    def add_layers(self) -> None:
+        """Those that a kind of network has beside."""
+
     def forward(self, obs: Tensor) -> Tensor:
-        if self.spec.dueling:
-            return self.duel(self.features(obs, len(self.hidden) - 1))
         return self.outputs(self.features(obs))
 
     def outputs(self, features: Tensor) -> Tensor:
@@ -65,10 +57,26 @@ class Network(Body):
         out: Tensor = self.head(features)
         return torch.cat([out, self.free.expand(len(out), -1)], dim=1) if self.spec.free else out
 
-    def duel(self, shared: Tensor) -> Tensor:
+
+class DuelingNetwork(Network):
+    """Q = V + A - mean A, each with a last hidden layer of its own (Wang et al. 2016, arXiv:1511.06581, equation 9)."""
+
+    def add_layers(self) -> None:
+        width, before = self.spec.shapes()["value_hidden.weight"]
+        self.value_hidden = nn.Linear(before, width)
+        self.value_norm = nn.LayerNorm(width) if self.spec.layer_norm else nn.Identity()
+        self.value_head = nn.Linear(width, 1)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        shared = self.features(obs, len(self.hidden) - 1)
         features = self.hidden[-1](shared)
         features = self.activation(self.norm[-1](features) if self.norm else features)
         advantage = self.head(features)
         value = self.value_head(self.activation(self.value_norm(self.value_hidden(shared))))
         out: Tensor = value + advantage - advantage.mean(1, keepdim=True)
         return out
+
+
+def make_network(spec: NetworkSpec, weights: Array) -> Network:
+    """The kind that the spec says."""
+    return (DuelingNetwork if spec.dueling else Network)(spec, weights)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from distrl.errors import UserError
 from distrl.settings import AlgorithmSettings, Config, Settings
+from distrl.types import Arrays
 
 
 class Schedule(Settings):
@@ -46,6 +48,30 @@ class Schedule(Settings):
         if self.shape == "linear":
             return (1 - part) * self.start + part * self.end
         return float(self.start * (self.end / self.start) ** part)
+
+
+class KLControl:
+    """A factor of the learning rates that keeps an update's KL(old || new) near what is wanted.
+
+    As Schulman et al. 2017 (arXiv:1707.06347, section 4) do through the factor of a penalty.
+    """
+
+    def __init__(self, wanted: float | None, lr: float) -> None:
+        """`wanted`: None: the factor stays 1. `lr`: that the factor is of, which stays within [1e-6, 1e-2]."""
+        self.wanted, self.lr, self.factor = wanted, lr, 1.0
+
+    def adapt(self, kl: float) -> None:
+        """After an update that went so far."""
+        if self.wanted is not None and kl > 2 * self.wanted:
+            self.factor = max(self.factor / 1.5, 1e-6 / self.lr)
+        elif self.wanted is not None and kl < self.wanted / 2:
+            self.factor = min(self.factor * 1.5, 1e-2 / self.lr)
+
+    def state(self) -> Arrays:
+        return {"lr_factor": np.array(self.factor)}
+
+    def load_state(self, state: Arrays) -> None:
+        self.factor = float(state["lr_factor"])
 
 
 def _at_most_one(schedule: Schedule) -> Schedule:

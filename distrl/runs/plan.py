@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from distrl.acting.network import single_threaded
+from distrl.acting.tables import TablePolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.envs.mdp import read_table
@@ -23,7 +22,7 @@ from distrl.settings import Config
 from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Policy
-from distrl.workers.replay import replay_row_bytes, too_large
+from distrl.workers.replay import check_memory, replay_row_bytes
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,21 @@ class Plan:
             return None
         kept = f", and up to as much in each of {checkpoint.keep} checkpoints" if checkpoint.replay else ""
         return f"the replay of {replay.capacity:,} steps takes {self.replay_bytes / 2**20:,.0f} MiB of memory{kept}"
+
+    @property
+    def policy_note(self) -> str:
+        """How large the policy is."""
+        if isinstance(self.policy, TablePolicy):
+            return self.policy.size
+        return f"{sum(array.size for array in self.policy.arrays().values()):,} parameters"
+
+    @property
+    def runners_note(self) -> str:
+        """How many runners there will be, and where."""
+        if self.config.cluster.address != "local":
+            return f"{self.config.cluster.runners} processes, on the cluster at {self.config.cluster.address}"
+        cpus = cpu_count()
+        return f"{share_out(self.config, cpus).runners} processes ({cpus} CPUs here)"
 
 
 def plan_run(config: Config, resume: Path | None = None) -> Plan:
@@ -143,8 +157,7 @@ def _replay_bytes(config: Config, info: EnvInfo) -> int:
     if config.replay is None:
         return 0
     frame = info.obs_layout.nbytes // max(1, info.frame_stack)
-    size = config.replay.capacity * replay_row_bytes(frame, action=8)
-    free = psutil.virtual_memory().available
-    if config.cluster.address == "local" and size > free:
-        raise UserError(too_large(config.replay.capacity, size, free))
-    return size
+    row_bytes = replay_row_bytes(frame, action=8)
+    if config.cluster.address == "local":
+        check_memory(config.replay.capacity, row_bytes)
+    return config.replay.capacity * row_bytes

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Benchmark:
     waiting: float  # the share of that time in which the learner did not learn
     config: Config
     replay: ReplayBenchmark | None = None
+    cores: int = field(default_factory=cpu_count)
 
     @property
     def ratio(self) -> float:

@@ -57,9 +57,8 @@ def _shared_memory(config: Config) -> str:
 def _torch(config: Config) -> str:
     import torch
 
-    from distrl.learning.optimizer import adam_step
-
-    return f"{torch.__version__}; the optimiser takes {adam_step.__name__}"
+    # The fused step is part of the arithmetic, and no public part of torch.
+    return f"{torch.__version__}, {'with' if hasattr(torch, '_fused_adam_') else 'without'} a fused step of Adam"
 
 
 def _gpu(config: Config) -> str:

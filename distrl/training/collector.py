@@ -144,12 +144,6 @@ class Collector:
         del self.asked[future]
         self.crew.started.add(asked.runner)
         report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
-        if report.unfaithful:
-            self.recovery.observer.warn(
-                f"{self.config.env.id} does not rebuild from its episode seed and actions: its observations or rewards depend "
-                "on something else (a random generator of its own, a clock, statistics that a wrapper keeps over episodes). "
-                "Fresh episodes were started, and this run will not give the same weights again"
-            )
         self.fragments[asked.key] = asked.fragment, report
         self.journals[asked.key[0]].add(report.after, report.actions)
 

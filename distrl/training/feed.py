@@ -62,12 +62,8 @@ class ReplayFeed:
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
             arrays = dict(state.get(str(number), {}))
-            waiting = (
-                Priorities(arrays.pop("waiting.key"), arrays.pop("waiting.td_error"))
-                if "waiting.key" in arrays
-                else None
-            )
-            self.priorities.append(None if waiting is None else execution.put(waiting))
+            waiting = [arrays.pop(f"waiting.{name}") for name in ("key", "td_error") if f"waiting.{name}" in arrays]
+            self.priorities.append(execution.put(Priorities(*waiting)) if waiting else None)
             self.updated.append(None)
             self.replays.append(execution.spawn(Replay, config, number, arrays or None, name="replay"))
         self.workers = [learner, *self.replays]

@@ -13,6 +13,11 @@ from distrl.training.recovery import Observer, Recovery
 from distrl.types import Evaluation, Report
 
 RECENT = 100  # training episodes in return_mean
+UNFAITHFUL = (
+    "{} does not rebuild from its episode seed and actions: its observations or rewards depend on something else (a random "
+    "generator of its own, a clock, statistics that a wrapper keeps over episodes). Fresh episodes were started, and this run "
+    "will not give the same weights again"
+)
 
 
 @dataclass
@@ -130,6 +135,8 @@ class Ledger:
         for report in reports:
             progress.count(report)
             self._count_streak(report)
+            if report.unfaithful:
+                self.observer.warn(UNFAITHFUL.format(self.config.env.id))
         assert self.earlier_s is not None
         progress.train_s = self.earlier_s + time.time() - self.first_step
         if progress.steps_to_threshold is None and progress.reached(self.threshold):

@@ -106,8 +106,8 @@ def make_trainer(
     config, policy = job.config, job.policy
     recovery = Recovery(config, execution, observer, interrupted)
     ledger = Ledger(config, job.threshold, recovery, observer)
-    updates = Updates(config, policy, execution, resources, recovery, ledger)
     crew = Crew(config, policy, execution, resources)
+    updates = Updates(config, execution, crew, recovery, ledger)
     collector = Collector(config, execution, crew, recovery, updates)
     evaluations = Evaluations(config, policy, job.about, execution, recovery, updates, job.run_dir)
     checkpoints = Checkpoints(job, recovery, ledger, updates, collector, evaluations)

@@ -5,31 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distrl.execution import Execution, Future, Worker
-from distrl.execution.resources import Resources
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
+from distrl.training.crew import Crew
 from distrl.training.feed import Feed, make_feed
 from distrl.training.progress import Ledger
 from distrl.training.recovery import Recovery
-from distrl.types import Arrays, Policy, Weights
-from distrl.workers.learner import Learner
+from distrl.types import Arrays, Weights
 from distrl.workers.versions import Versions, are_sparse
 
 
 class Updates:
     """Hands iterations to a learner, which may be behind; keeps the rows that it has still to complete."""
 
-    def __init__(
-        self,
-        config: Config,
-        policy: Policy,
-        execution: Execution,
-        resources: Resources,
-        recovery: Recovery,
-        ledger: Ledger,
-    ) -> None:
-        self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
-        self.recovery, self.ledger = recovery, ledger
+    def __init__(self, config: Config, execution: Execution, crew: Crew, recovery: Recovery, ledger: Ledger) -> None:
+        self.config, self.execution, self.crew, self.recovery, self.ledger = config, execution, crew, recovery, ledger
         self.learner: Worker = None
         self.feed: Feed | None = None
         self.unsettled: list[tuple[Future, dict[str, float]]] = []  # metrics to come, and the row they complete
@@ -39,15 +29,7 @@ class Updates:
         self.unsettled.clear()
         size = len(next(iter(state.weights.values())))
         self.versions = Versions(are_sparse(self.config, size), self.execution.get)
-        self.learner = self.execution.spawn(
-            Learner,
-            self.config,
-            self.policy,
-            state.learner or None,
-            name="learner",
-            cpus=self.resources.learner_cpus,
-            gpus=self.resources.learner_gpus,
-        )
+        self.learner = self.crew.learner(state.learner)
         self.feed = make_feed(self.config, self.execution, self.learner, state.replay)
         # Runners need not wait for the learner to start: it begins with the same weights.
         for version, vector in state.weights.items():

@@ -17,7 +17,7 @@ import numpy as np
 from distrl.errors import Diverged, UserError
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
-from distrl.types import Algorithm, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
+from distrl.types import Algorithm, Array, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
 from distrl.workers.versions import Message, Sender
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Learner:
         start = time.perf_counter()
         algorithm = cast(OnPolicy, self.algorithm)
         with self.arithmetic():
-            metrics = algorithm.update(list(fragments), iteration, self._progress(env_steps))
+            metrics = algorithm.update(list(fragments), iteration, self.config.progress(env_steps))
         return self._updated(metrics, env_steps, start)
 
     def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Message, dict[str, float]]:
@@ -124,7 +124,7 @@ class Learner:
         batch = join(batches)
         algorithm, counted = cast(OffPolicy, self.algorithm), env_steps + self.config.rollout.env_steps
         with self.arithmetic():
-            metrics, errors = algorithm.learn(batch, counted, self._progress(env_steps))
+            metrics, errors = algorithm.learn(batch, counted, self.config.progress(env_steps))
         parts = np.split(errors, len(batches), axis=1)
         self.new_priorities = [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]
         return self._updated(metrics, env_steps, start)
@@ -133,23 +133,24 @@ class Learner:
         """What became of the newest batch of replay `number`."""
         return self.new_priorities[number]
 
-    def _progress(self, env_steps: int) -> float:
-        total = self.config.stop.env_steps
-        return 0.0 if total is None else env_steps / total
-
     def _updated(self, metrics: dict[str, float], env_steps: int, start: float) -> tuple[Message, dict[str, float]]:
         self.version += 1
         weights = self.weights()
-        bad = [name for name, value in metrics.items() if not math.isfinite(value) and name != "explained_variance"]
-        if bad or not np.isfinite(weights.vector).all():
-            what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
-            known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            raise Diverged(f"update {self.version} at {env_steps} env steps: {what} ({known})")
+        check_finite(f"update {self.version} at {env_steps} env steps", metrics, weights.vector)
         return self.sender.message(weights), metrics | {"learn_s": time.perf_counter() - start}
 
     def state(self) -> Arrays:
         """All that is needed to go on bit for bit after the newest update."""
         return {"version": np.array(self.version)} | {f"algorithm.{k}": v for k, v in self.algorithm.state().items()}
+
+
+def check_finite(update: str, metrics: dict[str, float], vector: Array) -> None:
+    """Raises `Diverged`, with what is known of the update, where a number or a weight is not finite."""
+    bad = [name for name, value in metrics.items() if not math.isfinite(value) and name != "explained_variance"]
+    if bad or not np.isfinite(vector).all():
+        what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
+        known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        raise Diverged(f"{update}: {what} ({known})")
 
 
 def join(batches: Sequence[Batch]) -> Batch:

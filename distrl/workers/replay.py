@@ -11,6 +11,8 @@ Where observations are stacks of frames a row holds one frame; a stack is made o
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import psutil
 
@@ -38,7 +40,7 @@ class Replay:
         self.learning = config.algorithm.replayed
         first = self.settings.prioritized and self.settings.first_priority == "acting"
         self.acting_values = self.learning.values if first else None  # of which first priorities are made
-        self.seed, self.number, self.total_steps = config.seed, number, config.stop.env_steps
+        self.config, self.number = config, number
         self.copies = config.rollout.envs_per_shard
         self.shards = config.rollout.shards // self.settings.shards
         self.columns = self.shards * self.copies
@@ -103,18 +105,13 @@ class Replay:
 
     def _allocate(self, fragment: Fragment) -> None:
         self.stack = fragment.stack
-        size = self.columns * self.rows
-        obs, action = fragment.obs, fragment.action
-        bytes_ = size * replay_row_bytes(obs[0, 0].nbytes, action[0, 0].nbytes)
-        free = psutil.virtual_memory().available
-        if bytes_ > free:
-            raise UserError(too_large(self.settings.capacity // self.settings.shards, bytes_, free))
+        size, obs, action = self.columns * self.rows, fragment.obs, fragment.action
+        check_memory(size, replay_row_bytes(obs[0, 0].nbytes, action[0, 0].nbytes))
         self.arrays = {
             "obs": np.zeros((size, *obs.shape[2:]), obs.dtype),
             "action": np.zeros((size, *action.shape[2:]), action.dtype),
             "reward": np.zeros(size, np.float32),
-            "end": np.zeros(size, np.uint8),
-            "age": np.zeros(size, np.uint8),
+            **{name: np.zeros(size, np.uint8) for name in ("end", "age")},
         }
         if self.acting_values:
             self.arrays |= {"q": np.zeros(size, np.float32), "value": np.zeros(size, np.float32)}
@@ -154,15 +151,9 @@ class Replay:
         """Give their first priority to the steps whose return is complete by now."""
         first, head = self.ready[columns][:, None], self.head[columns][:, None]
         rows = first + np.arange(max(0, int((head - first).max())))  # [N, W]
-        n, width = self.learning.n_step, rows.shape[1]
         slots = self._slot(columns[:, None], rows)
         end = self.arrays["end"][slots]
-        # Steps from a row to the end of its episode: computed backwards, n where it is farther than that or not there.
-        left = np.full((len(columns), width + 1), n, np.int64)
-        for w in reversed(range(width)):
-            left[:, w] = np.where(end[:, w] == WENT_ON, left[:, w + 1] + 1, np.where(end[:, w] == NOBODY_ACTED, n, 1))
-        inside = rows < head
-        complete = inside & ((end == NOBODY_ACTED) | (rows + np.minimum(left[:, :-1], n) <= head))
+        complete = (rows < head) & ((end == NOBODY_ACTED) | (rows + steps_left(end, self.learning.n_step) <= head))
         self.ready[columns] += complete.sum(axis=1)
         new = complete & (end != NOBODY_ACTED)
         slots, rows, columns = slots[new], rows[new], np.broadcast_to(columns[:, None], new.shape)[new]
@@ -196,8 +187,9 @@ class Replay:
             after: results of the calls that this one relies on
         """
         settings, size = self.settings, self.learning.batch_size // self.settings.shards
-        updates = self._updates_due()
-        rng = stream(self.seed, "replay", self.number, iteration)
+        due = partial(updates_due, self.settings, self.learning.batch_size)
+        updates, self.settled = due(self.inserted) - due(self.settled), self.inserted
+        rng = stream(self.config.seed, "replay", self.number, iteration)
         # One draw from each of B equal parts of the whole mass: as often in the mean, less noise (Schaul et al. 2016).
         mass = (np.arange(size) + rng.random((updates, size))) * (self.tree.total / size)
         slots = self.tree.find(mass.ravel())
@@ -207,8 +199,7 @@ class Replay:
         reward, discount, after_rows = self._walk(columns, rows)
         weight: Array = np.ones(len(slots), np.float32)
         if settings.prioritized:
-            progress = 0.0 if self.total_steps is None else min(1.0, env_steps / self.total_steps)
-            beta = settings.beta + (1 - settings.beta) * progress
+            beta = settings.beta + (1 - settings.beta) * min(1.0, self.config.progress(env_steps))
             weight = (self.tree.get(slots) * self.count / self.tree.total) ** -beta
 
         def shaped(array: Array) -> Array:
@@ -223,17 +214,6 @@ class Replay:
             next_obs=shaped(self._observe(columns, after_rows)),
             weight=shaped(weight.astype(np.float32)),
         )
-
-    def _updates_due(self) -> int:
-        """How many updates the steps that came since the last drawing allow; none before `start`."""
-
-        def due(steps: int) -> int:
-            drawn = max(0, steps * self.settings.shards - self.settings.start) * self.settings.samples_per_insert
-            return int(drawn / self.learning.batch_size)
-
-        updates = due(self.inserted) - due(self.settled)
-        self.settled = self.inserted
-        return updates
 
     def _walk(self, columns: Array, rows: Array) -> tuple[Array, Array, Array]:
         """Up to n steps from each row [M]: the discounted sum of rewards, gamma^m (0 if terminated), and row + m."""
@@ -277,10 +257,7 @@ class Replay:
         return {
             "counters": counters,
             "largest": np.array(self.largest),
-            "next": self.next.copy(),
-            "tail": self.tail.copy(),
-            "ready": self.ready.copy(),
-            "head": self.head.copy(),
+            **{name: getattr(self, name).copy() for name in ("next", "tail", "ready", "head")},
             **{name: array[:, :used].copy() for name, array in rings.items()},
         }
 
@@ -303,8 +280,29 @@ def replay_row_bytes(obs: int, action: int) -> int:
     return obs + action + ROW_BYTES
 
 
-def too_large(capacity: int, wanted: int, free: int) -> str:
-    return (
-        f"replay.capacity={capacity:,} steps take {wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free. "
-        f"Set replay.capacity to at most {int(capacity * 0.8 * free / wanted):,}."
-    )
+def check_memory(capacity: int, row_bytes: int) -> int:
+    """The bytes that so many steps take. Raises `UserError` where that is more than this machine has free."""
+    wanted, free = capacity * row_bytes, psutil.virtual_memory().available
+    if wanted > free:
+        raise UserError(
+            f"replay.capacity={capacity:,} steps take {wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free. "
+            f"Set replay.capacity to at most {int(capacity * 0.8 * free / wanted):,}."
+        )
+    return wanted
+
+
+def updates_due(settings: ReplaySettings, batch_size: int, inserted: int) -> int:
+    """How many updates one replay's `inserted` steps allow in all; none before `start`."""
+    return int(max(0, inserted * settings.shards - settings.start) * settings.samples_per_insert / batch_size)
+
+
+def steps_left(end: Array, n: int) -> Array:
+    """Steps from each row to the end of its episode, at most n; n where that is not there. [N, W] int64.
+
+    Args:
+        end: [N, W], what became of each row of W in the order of time
+    """
+    left = np.full((len(end), end.shape[1] + 1), n, np.int64)
+    for w in reversed(range(end.shape[1])):
+        left[:, w] = np.where(end[:, w] == WENT_ON, left[:, w + 1] + 1, np.where(end[:, w] == NOBODY_ACTED, n, 1))
+    return np.minimum(left[:, :-1], n)

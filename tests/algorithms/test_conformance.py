@@ -20,7 +20,7 @@ from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
 from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
-from distrl.learning.networks import Network
+from distrl.learning.networks import make_network
 from distrl.models.player import Player
 from distrl.registry import ALGORITHMS, POLICIES, AlgorithmModule, algorithm_module
 from distrl.seeding import stream
@@ -256,7 +256,7 @@ def test_the_network_that_acts_is_the_one_that_learns(name: str, env: str) -> No
     c.policy.load(c.first + np.random.default_rng(0).normal(0, 0.05, c.first.shape).astype(np.float32))
     obs = np.concatenate([f.obs.reshape(-1, *c.info.obs_layout.shape)[:50] for f in c.fragments[0]])
     found = network(obs)
-    wanted = Network(network.spec, network.vector)(torch.tensor(obs)).detach().numpy()
+    wanted = make_network(network.spec, network.vector)(torch.tensor(obs)).detach().numpy()
     assert found.dtype == np.float32
     assert np.ptp(wanted) > 0.1
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())

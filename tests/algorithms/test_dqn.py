@@ -20,7 +20,7 @@ from distrl.algorithms.dqn import DQN, Settings, make, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
-from distrl.learning.networks import Network
+from distrl.learning.networks import make_network
 from distrl.learning.optimizer import FlatParameters
 from distrl.learning.schedules import Schedule
 from distrl.types import Array, Batch, EnvInfo
@@ -343,7 +343,7 @@ SPECS = {
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_what_acts_is_what_learns(spec: NetworkSpec) -> None:
     generator = torch.Generator().manual_seed(0)
-    network = Network(spec, spec.initial(np.random.default_rng(0), 1.0))
+    network = make_network(spec, spec.initial(np.random.default_rng(0), 1.0))
     parameters = FlatParameters([network], CPU)
     assert {name: tuple(p.shape) for name, p in network.named_parameters()} == spec.shapes()
     with torch.no_grad():
@@ -361,7 +361,7 @@ def test_what_acts_is_what_learns(spec: NetworkSpec) -> None:
 
 
 def test_only_differences_between_actions_go_through_the_advantage() -> None:
-    network = Network(SPECS["dueling"], SPECS["dueling"].initial(np.random.default_rng(0), 1.0))
+    network = make_network(SPECS["dueling"], SPECS["dueling"].initial(np.random.default_rng(0), 1.0))
     obs = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = network(obs)

@@ -407,7 +407,7 @@ BOX = gym.spaces.Box(-np.inf, np.inf, (2,))
 @pytest.mark.parametrize(
     ("obs", "action", "kwargs", "says"),
     [
-        (gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (1,)), {}, ["Discrete actions"]),
+        (gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (1,)), {}, ["A table has a column for every action", "ppo or a2c"]),
         (BOX, None, {}, ["algorithm.coding", "kind: bins"]),
         (BOX, None, {"coding": {"kind": "bins", "n": [3, 3]}}, ["no bounds", "algorithm.coding.low"]),
         (BOX, None, {"coding": {"kind": "tiles", "n": [3, 3], "low": [0, 0]}}, ["no bounds", "inf"]),

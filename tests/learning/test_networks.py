@@ -12,7 +12,7 @@ from toys import categorical, same, spec_of
 
 from distrl.acting.network import Network as NumpyNetwork
 from distrl.acting.network import NetworkSpec, flatten, single_threaded, unflatten
-from distrl.learning.networks import Network
+from distrl.learning.networks import Network, make_network
 from distrl.learning.optimizer import FlatParameters
 from distrl.types import Array
 
@@ -34,7 +34,7 @@ def _single_threaded() -> None:
 def make(spec: NetworkSpec, seed: int = 0) -> tuple[Network, FlatParameters]:
     """A torch network with biases that are not zero."""
     generator = torch.Generator().manual_seed(seed)
-    network = Network(spec, spec.initial(np.random.default_rng(seed), 1.0))
+    network = make_network(spec, spec.initial(np.random.default_rng(seed), 1.0))
     parameters = FlatParameters([network], torch.device("cpu"))
     with torch.no_grad():
         parameters.vector.add_(0.05 * torch.randn(parameters.vector.shape, generator=generator))
