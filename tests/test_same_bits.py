@@ -23,7 +23,9 @@ from distrl.workers.runner import Runner
 from distrl.workers.versions import Changes, Message
 
 A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
+WRAPPED = {**DQN, "env": {"id": "CartPole-v1", "max_episode_steps": 60, "wrappers": ["clip_reward", "frame_stack"]}}
 BASES = {"cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
+BASES["wrapped"] = WRAPPED
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
     "ppo, nested actions, a mask in the info": (CARTPOLE, {"action": "dict", "mask": "info"}),

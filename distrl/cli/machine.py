@@ -21,13 +21,19 @@ def env(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keyword arguments of the env")
     ] = None,
+    wrapper: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="around it, the innermost first; with arguments: '{name: ..., kwargs: {...}}'"
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Explore an environment: spaces, limits, a random episode, speed, which algorithms fit, warnings."""
     from distrl.config import env_settings
     from distrl.tools.explore import explore
 
-    render_exploration(explore(env_settings(id, arguments or []), seed))
+    render_exploration(explore(env_settings(id, arguments or [], wrapper or []), seed))
 
 
 @app.command()
