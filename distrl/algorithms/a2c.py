@@ -37,7 +37,7 @@ class Settings(ActorCriticSettings):
     lr: Rate = Field(default=Schedule(start=7e-4, end=0.0), description="of the actor, and of a shared body")
     normalize_advantage: bool = False
     vtrace: bool = Field(default=True, description="correct advantages for the age of the weights that acted (V-trace)")
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    optimizer: Literal["adam", "rmsprop"] = "rmsprop"
     minibatches: int = Field(default=1, ge=1, description="gradient steps of an iteration, each on a part of its steps")
 
     def check(self, config: Config) -> None:
@@ -54,11 +54,7 @@ class A2C(ActorCritic):
 
     def __init__(self, settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> None:
         super().__init__(settings, policy, seed, device)
-        from distrl.learning.optimizer import RMSprop
-
         self.settings = settings
-        if settings.optimizer == "rmsprop":
-            self.optimizer = RMSprop(self.parameters, 1e-5, settings.max_grad_norm)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch

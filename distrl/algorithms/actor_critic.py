@@ -6,7 +6,7 @@ Imported without torch, so that settings are checked and runners start without i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distrl.learning.distributions import Bound
-    from distrl.learning.optimizer import Optimizer
 
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
 
@@ -41,6 +40,7 @@ class ActorCriticSettings(NetworkSettings):
     critic_lr: Rate | None = Field(default=None, description="null: as lr")
     value_coef: float = Field(default=0.5, ge=0)
     entropy_coef: float = Field(default=0.0, ge=0)
+    optimizer: Literal["adam", "rmsprop"] = "adam"
     max_grad_norm: float | None = Field(default=0.5, gt=0, description="of the actor's gradient, and of the critic's")
     normalize_advantage: bool = True
     normalize_value: bool = Field(default=True, description="the critic learns targets scaled to mean 0, deviation 1")
@@ -115,7 +115,7 @@ class ActorCritic:
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
         from distrl.learning.networks import Network
-        from distrl.learning.optimizer import Adam, FlatParameters
+        from distrl.learning.optimizer import FlatParameters, make_optimizer
 
         self.torch = torch
         self.shared, self.seed, self.device = settings, seed, device
@@ -129,7 +129,7 @@ class ActorCritic:
             "actor": FlatParameters([self.actor], device),
             "critic": FlatParameters(critic_parts, device),
         }
-        self.optimizer: Optimizer = Adam(self.parameters, 1e-5, settings.max_grad_norm)
+        self.optimizer = make_optimizer(settings.optimizer, self.parameters, 1e-5, settings.max_grad_norm)
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
 

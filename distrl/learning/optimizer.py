@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -145,3 +146,13 @@ class RMSprop(Optimizer):
     def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
         v = kept["v"].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
         theta.addcdiv_(g, v.sqrt().add_(self.eps), value=-lr)
+
+
+def make_optimizer(
+    name: Literal["adam", "rmsprop"],
+    parameters: dict[str, FlatParameters],
+    eps: float,
+    max_grad_norm: float | None,
+) -> Optimizer:
+    """The kind that a config names; else as `Optimizer`."""
+    return {"adam": Adam, "rmsprop": RMSprop}[name](parameters, eps, max_grad_norm)
