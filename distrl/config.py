@@ -34,7 +34,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         config = _typed(data, origin)
     except RecursionError:
         raise UserError(f"{origin}: nested too deeply to be a config.") from None
-    for part in (config.schedule, config.replay, config.algorithm):
+    for part in (config.schedule, config.normalize, config.replay, config.algorithm):
         if part is not None:
             part.check(config)
     return config

@@ -97,6 +97,7 @@ POLICIES = Registry(
         "stochastic": "distrl.acting.policies:StochasticPolicy",
         "epsilon_greedy": "distrl.acting.policies:EpsilonGreedyPolicy",
         "table": "distrl.acting.tables:TablePolicy",
+        "normalised": "distrl.acting.normalise:NormalisedPolicy",
     },
     places=False,
 )

@@ -41,6 +41,11 @@ class AlgorithmSettings(Settings):
         """What a replay needs to know, of an algorithm that learns from one."""
         return None
 
+    @property
+    def discount(self) -> float | None:
+        """gamma, of an algorithm that learns from fragments whose numbers may be scaled (`normalize`); None of others."""
+        return None
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -124,6 +129,23 @@ class ScheduleSettings(Settings):
         foreign = "lag" if self.kind == "async" else "ahead"
         if getattr(self, foreign) != ScheduleSettings.model_fields[foreign].default:
             raise UserError(f"schedule.{foreign} has no meaning with schedule.kind={self.kind}. Leave it out.")
+
+
+class NormalizeSettings(Settings):
+    """Observations and rewards of order one, by running statistics that are part of the model."""
+
+    obs: bool = Field(default=False, description="floating-point observations: mean 0, deviation 1, clipped to +-10")
+    reward: bool = Field(
+        default=False, description="what is learnt from: rewards over the deviation of returns, clipped to +-10"
+    )
+
+    def check(self, config: Config) -> None:
+        on = [name for name in ("obs", "reward") if getattr(self, name)]
+        if on and config.algorithm.discount is None:
+            raise UserError(
+                f"normalize.{on[0]} is true, which is for ppo and a2c; this is {config.algorithm.name}. "
+                f"Set {' '.join(f'normalize.{name}=false' for name in on)}."
+            )
 
 
 class ReplaySettings(Settings):
@@ -276,6 +298,7 @@ class Config(Settings):
     algorithm: SerializeAsAny[AlgorithmSettings]
     rollout: RolloutSettings = RolloutSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    normalize: NormalizeSettings = NormalizeSettings()
     replay: ReplaySettings | None = Field(default=None, description="of algorithms that learn from a replay alone")
     stop: StopSettings = StopSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -14,13 +14,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from distrl.acting.network import single_threaded
+from distrl.acting.normalise import initial_weights, make_policy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.execution import Execution
 from distrl.execution.cluster import RayExecution
 from distrl.execution.resources import Resources
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
-from distrl.registry import algorithm_module
 from distrl.settings import Config
 from distrl.training.job import Job
 from distrl.training.trainer import Trainer, make_trainer
@@ -141,11 +141,10 @@ def run_trainer(
 ) -> Outcome:
     single_threaded()
     info = describe_env(config.env)
-    module = algorithm_module(config.algorithm.name)
-    policy = module.make_policy(config.algorithm, info)
+    policy = make_policy(config, info)
     observer = observer or Recorder()
     about = {"env": config.env.model_dump(mode="json")}
-    weights = module.initial_weights(config.algorithm, policy, config.seed)
+    weights = initial_weights(config, policy)
     job = Job(config, policy, weights, about, info.reward_threshold, run_dir, start)
     trainer = make_trainer(job, execution, Resources(runners, 0.1, 0.1), observer, interrupted)
     try:

@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import SMALL, distrl, family, gone, result_of, start, wait_for_rows, write
 
 from distrl.cli.train import summarize
+from distrl.models.player import load_policy
 from distrl.runs.result import Result
 from distrl.types import Evaluation, Spread
 
@@ -88,6 +90,28 @@ def test_a_trained_model_is_used(finished: Path) -> None:
         played = distrl("play", "run", cwd=finished)
         assert played.returncode == 2
         assert "record" in played.stderr
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+def test_a_normalised_model_is_used(algorithm: str, tmp_path: Path) -> None:
+    """Nobody need know that it is."""
+    options = ["normalize.obs=true", "normalize.reward=true", "stop.env_steps=20000", "track.mlflow=false"]
+    trained = distrl(
+        "train", "--env", "Pendulum-v1", "--algo", algorithm, *options, "--local", "-q", "run_dir=run", cwd=tmp_path
+    )
+    assert trained.returncode == 0, trained.stderr
+    returns = Evaluation.from_json(result_of(tmp_path / "run")["evaluation"]).returns
+    assert returns.max < -100  # in the env's own units, and not those of what is learnt from
+    evaluated = distrl("evaluate", "run", "--episodes", "100", cwd=tmp_path)
+    assert "over 100 greedy episodes" in evaluated.stdout, evaluated.stderr
+    mean = float(re.search(r"(-\d+\.\d\d) ± ", evaluated.stdout)[1])  # type: ignore[index]
+    assert abs(mean - returns.mean) < returns.std
+    recorded = distrl("record", "run", "--out", "pendulum.gif", cwd=tmp_path)
+    assert (tmp_path / "pendulum.gif").stat().st_size > 1000, recorded.stderr
+    policy = load_policy(tmp_path / "run")
+    own = policy.policy.arrays()
+    assert np.abs(own["obs.mean"]).max() > 0.01 and np.abs(own["obs.scale"] - 1).max() > 0.1
+    assert policy.act(np.zeros((3, 3), np.float32)).shape == (3, 1)
 
 
 def test_dry_run_makes_nothing(tmp_path: Path) -> None:

@@ -284,6 +284,14 @@ def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
             ["algorithm.shared_body=true", "algorithm.critic_lr=0.1"],
             ["algorithm.critic_lr", "algorithm.shared_body=false"],
         ),
+        (
+            ["algorithm={name: dqn}", "normalize.obs=true"],
+            ["normalize.obs is true", "ppo and a2c", "is dqn", "Set normalize.obs=false"],
+        ),
+        (
+            ["algorithm={name: q}", "normalize={obs: true, reward: true}"],
+            ["normalize.obs is true", "is q", "Set normalize.obs=false normalize.reward=false"],
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_the_remedy(

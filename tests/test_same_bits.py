@@ -23,7 +23,14 @@ from distrl.workers.runner import Runner
 from distrl.workers.versions import Changes, Message
 
 A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
-BASES = {"cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "taxi": TAXI, "hashed": HASHED, "dqn": DQN}
+PENDULUM = {  # normalised: running statistics, and returns that go on from fragment to fragment
+    **CARTPOLE,
+    "env": {"id": "Pendulum-v1", "max_episode_steps": 40},
+    "normalize": {"obs": True, "reward": True},
+}
+BASES = {
+    "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
+}  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
     "ppo, nested actions, a mask in the info": (CARTPOLE, {"action": "dict", "mask": "info"}),
@@ -79,7 +86,8 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
 
 
 @pytest.mark.parametrize(
-    ("task", "lag"), [("cartpole", 0), ("cartpole", 1), ("taxi", 1), ("hashed", 0), ("dqn", 0), ("dqn", 1)]
+    ("task", "lag"),
+    [("cartpole", 0), ("cartpole", 1), ("pendulum", 1), ("taxi", 1), ("hashed", 0), ("dqn", 0), ("dqn", 1)],
 )
 def test_interrupted_and_resumed_at_every_place(
     task: str, lag: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
@@ -150,6 +158,7 @@ def kill(name: str) -> None:
         ("cartpole", {2: "Runner", 7: "Runner"}),
         ("lunarlander", {2: "Runner", 7: "Runner"}),
         ("cartpole", {1: "Learner", 8: "Learner"}),
+        ("pendulum", {2: "Runner", 8: "Learner"}),
         ("taxi", {2: "Runner", 8: "Learner"}),
         ("cartpole", {5: "Evaluator"}),
         ("dqn", {4: "Replay", 9: "Replay"}),

@@ -61,6 +61,10 @@ class ActorCriticSettings(NetworkSettings):
     def any_age(self) -> bool:
         return self.vtrace
 
+    @property
+    def discount(self) -> float:
+        return self.gamma
+
     def check(self, config: Config) -> None:
         check_schedules(self, config)
         if self.shared_body and self.critic_lr is not None:

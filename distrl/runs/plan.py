@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distrl.acting.network import single_threaded
+from distrl.acting.normalise import initial_weights, make_policy
 from distrl.acting.tables import TablePolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
@@ -16,7 +17,6 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count, share_out
 from distrl.files import refuse_used
-from distrl.registry import algorithm_module
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
 from distrl.tracking.where import check_tracking, tracking_uri
@@ -70,8 +70,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     single_threaded()
     info = describe_env(config.env)
     _check_env(config, info)
-    module = algorithm_module(config.algorithm.name)
-    policy: Policy = module.make_policy(config.algorithm, info)
+    policy = make_policy(config, info)
     _check_runners(config)
     run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
     before = config.learner.device if start is None else load_config(start).learner.device
@@ -83,7 +82,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
-        initial_weights=module.initial_weights(config.algorithm, policy, config.seed),
+        initial_weights=initial_weights(config, policy),
         run_dir=run_dir,
         start=start,
         resuming=resume is not None,

@@ -40,7 +40,9 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
 
 def check_same(text: str, config: Config, where: Path) -> None:
     """Raise `UserError` where the config `text` (YAML, of `where`) differs in what may not change."""
-    old, new = ({k: v for k, v in dotted(read_yaml(t)).items() if v != {}} for t in (text, config.to_yaml()))
+    # Read as a config, so that a setting which an older distrl did not write has its default.
+    texts = (load_config(read_yaml(text)).to_yaml(), config.to_yaml())
+    old, new = ({k: v for k, v in dotted(read_yaml(t)).items() if v != {}} for t in texts)
     different = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and not _changeable(k))
     if different:
         changes = ", ".join(f"{k} ({old.get(k)!r} there, {new.get(k)!r} here)" for k in different)

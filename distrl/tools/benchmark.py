@@ -22,18 +22,18 @@ import numpy as np
 import psutil
 
 from distrl.acting.network import single_threaded
+from distrl.acting.normalise import make_policy
 from distrl.envs.make import describe_env
 from distrl.envs.shard import make_shard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count
-from distrl.registry import algorithm_module
 from distrl.runs.plan import plan_run
 from distrl.seeding import stream
 from distrl.settings import Config, EnvSettings, ReplaySettings
 from distrl.tools.memory import watch_memory
 from distrl.tools.random_actions import RandomActions
 from distrl.tracking.metrics import read_metrics
-from distrl.types import Batch, Fragment, Policy, Priorities
+from distrl.types import Batch, Fragment, Priorities
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
 from distrl.workers.runner import Runner
@@ -109,7 +109,7 @@ def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
         seconds: for each of them
     """
     single_threaded()
-    policy: Policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, describe_env(config.env))
+    policy = make_policy(config, describe_env(config.env))
     learner = Learner(config, policy, None)
     runner = Runner(config.env, config.rollout, config.seed, policy)
     weights, fragments = learner.weights(), list[Fragment]()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from distrl.errors import Diverged, UserError
+from distrl.learning.normalise import make_algorithm
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
 from distrl.types import Algorithm, Array, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
@@ -93,7 +94,7 @@ class Learner:
         device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
         self.arithmetic = _denormals_flushed if module.NEEDS_TORCH else contextlib.nullcontext
         with self.arithmetic():  # torch may start its threads here
-            self.algorithm: Algorithm = module.make(config.algorithm, policy, config.seed, device)
+            self.algorithm: Algorithm = make_algorithm(config, policy, device)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay
         self.sender = Sender(config)

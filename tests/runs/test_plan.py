@@ -14,6 +14,7 @@ from distrl.errors import UserError
 from distrl.models.store import newest_checkpoint, read_model
 from distrl.runs.plan import plan_run
 from distrl.runs.resume import load_resumed_config
+from distrl.settings import NormalizeSettings
 from distrl.training.checkpoint import read_checkpoint, read_checkpoint_config, write_checkpoint
 
 SMALL = [
@@ -82,3 +83,25 @@ def test_a_run_goes_on_where_it_was_without_a_word(on_cpu: Path) -> None:
     for override in ([], ["learner.device=auto"], ["learner.device=cpu"]):
         plan = plan_run(load_resumed_config(on_cpu, override), on_cpu)
         assert (plan.config.learner.device, plan.warnings) == ("cpu", ())
+
+
+def test_a_run_of_an_older_distrl_goes_on_by_the_defaults_of_what_its_config_does_not_say(on_cpu: Path) -> None:
+    """To the same weights, of course; and what it does not say may still not be changed."""
+    checkpoint = newest_checkpoint(on_cpu)
+    assert checkpoint is not None
+    old = yaml.safe_load(read_checkpoint_config(checkpoint))
+    assert old.pop("normalize") == {"obs": False, "reward": False}
+    state, policy = read_checkpoint(checkpoint, shards=4), read_model(checkpoint)[0]
+    run_dir = on_cpu.with_name("older")
+    shutil.copytree(on_cpu, run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / checkpoint.name)
+    write_checkpoint(run_dir / "checkpoints" / checkpoint.name, state, policy, {}, yaml.safe_dump(old))
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(old))
+    with pytest.raises(UserError, match=r"normalize.obs \(False there, True here\)"):
+        plan_run(
+            load_resumed_config(run_dir, [LONGER]).model_copy(update={"normalize": NormalizeSettings(obs=True)}),
+            run_dir,
+        )
+    result = train(load_resumed_config(run_dir, [LONGER]), local=True, resume=run_dir, quiet=True)
+    again = train(config_of(CARTPOLE, *SMALL, LONGER, f"run_dir={on_cpu.with_name('again')}"), local=True, quiet=True)
+    assert result.data["weights_sha256"] == again.data["weights_sha256"]

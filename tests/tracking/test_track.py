@@ -27,7 +27,7 @@ import psutil
 import pytest
 from toys import categorical, spec_of
 
-from distrl.acting.policies import StochasticPolicy
+from distrl.acting.normalise import NormalisedPolicy
 from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import write_model
@@ -319,16 +319,17 @@ def start(
     return MlflowTracker.start(run_dir, uri, experiment, tags, params, run_dir.name, register_as=f"{experiment}-policy")
 
 
-def complete(run_dir: Path) -> StochasticPolicy:
+def complete(run_dir: Path) -> NormalisedPolicy:
     """What a run leaves at its end."""
-    policy = categorical(spec_of(obs_shape=(4,), outputs=2))
-    rng = np.random.default_rng(1)
-    policy.load(rng.normal(size=policy.network.spec.parameters).astype(np.float32))
+    inner = categorical(spec_of(obs_shape=(4,), outputs=2))
+    policy, rng = NormalisedPolicy(inner), np.random.default_rng(1)
+    vector = policy.join(rng.normal(size=inner.network.spec.parameters), rng.normal(size=4), rng.random(4)).astype("f4")
+    policy.load(vector)
     about = {
         "observation": [{"name": "", "shape": [4], "dtype": "float32"}],
         "action": [{"name": "", "shape": [], "dtype": "int64"}],
     }
-    write_directory(run_dir / "best", lambda directory: write_model(directory, policy, policy.network.vector, about))
+    write_directory(run_dir / "best", lambda directory: write_model(directory, policy, vector, about))
     (run_dir / "plots").mkdir()
     (run_dir / "plots" / "return.png").write_bytes(b"picture")
     scores = {"score": Spread(3, 1, 2, 4)}
