@@ -26,6 +26,7 @@ from distrl.acting.distributions import (
     MultiCategorical,
     Product,
 )
+from distrl.acting.normalise import LIMIT, NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.errors import UserError
 from distrl.layouts import TRAVELS_AS
@@ -54,15 +55,18 @@ class Greedy(nn.Module):
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        if not isinstance(policy, StochasticPolicy | EpsilonGreedyPolicy):
+        inner = without(policy)
+        if not isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy):
             raise UserError(
-                f"A {policy.describe()['type']} policy cannot be made a torch module: distrl.learning.greedy knows "
-                "stochastic and epsilon_greedy ones. Take --format safetensors or mlflow."
+                f"A policy of type {inner.describe()['type']} cannot be made a torch module: distrl.learning.greedy knows "
+                "stochastic and epsilon_greedy, normalised or not. Take --format safetensors or mlflow."
             )
-        self.distribution, layout, spec = policy.distribution, policy.obs_layout, policy.network.spec
+        self.distribution, layout, spec = inner.distribution, inner.obs_layout, inner.network.spec
         self.parts = [replace(part, at=None) for part in layout.parts]  # each comes by itself
+        found = policy.statistics() if isinstance(policy, NormalisedPolicy) else ()
+        self.statistics = {layout.parts.index(part): (mean, scale) for part, mean, scale in found}
         alone = tuple(replace(encoder, part=replace(encoder.part, at=None)) for encoder in spec.encoders)
-        self.network = make_network(replace(spec, encoders=alone), policy.network.vector)
+        self.network = make_network(replace(spec, encoders=alone), inner.network.vector)
         self.network.encoders = nn.ModuleList(
             _OfPart(layout.parts.index(encoder.part), module)
             for encoder, module in zip(spec.encoders, self.network.encoders, strict=True)
@@ -77,8 +81,16 @@ class Greedy(nn.Module):
         return tuple(modes(self.distribution, self.network(seen), mask))
 
     def seen(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """The parts as the network sees them: in the types by which they travel."""
-        return [x.to(getattr(torch, part.dtype)) for x, part in zip(given, self.parts, strict=True)]
+        """The parts as the network sees them: in the types by which they travel, and normalised where they are to be."""
+        seen = []
+        for place, (x, part) in enumerate(zip(given, self.parts, strict=True)):
+            dtype = getattr(torch, part.dtype)
+            x = x.to(dtype)
+            if place in self.statistics:
+                mean, scale = map(torch.tensor, self.statistics[place])
+                x = ((x - mean) * scale).clamp(-LIMIT, LIMIT).to(dtype)
+            seen.append(x)
+        return seen
 
 
 class _OfPart(nn.Module):

@@ -23,6 +23,7 @@ from distrl.acting.distributions import (
     MultiCategorical,
     Product,
 )
+from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.envs.make import make_env
 from distrl.errors import UserError
@@ -117,10 +118,12 @@ def compare(policy: Policy, trial: Trial, run: Callable[[Arrays], Sequence[Array
         if mine.shape != other.shape:
             raise _other_policy(what, f"{name} has shape {list(other.shape)}, where {list(mine.shape)} is due")
     largest, slacks = 1.0, [np.where(mine == other, 0.0, np.inf) for mine, other in zip(own, theirs, strict=True)]
-    if isinstance(policy, StochasticPolicy | EpsilonGreedyPolicy):  # of any other kind every bit must be the same
-        params = np.concatenate([policy.network(trial.flat[rows]) for rows in slices])
+    inner = without(policy)
+    if isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy):  # of any other kind every bit must be the same
+        seen = policy.normalised(trial.flat) if isinstance(policy, NormalisedPolicy) else trial.flat
+        params = np.concatenate([inner.network(seen[rows]) for rows in slices])
         largest = float(np.abs(params).max())
-        slacks = slack(policy.distribution, params, policy.obs_layout.mask_of(trial.flat), theirs)
+        slacks = slack(inner.distribution, params, policy.obs_layout.mask_of(trial.flat), theirs)
     lines = []
     for name, mine, other, own_slack in zip(names, own, theirs, slacks, strict=True):
         line, far = f"{name}: {_told(mine, other)}", own_slack.max()

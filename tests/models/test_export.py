@@ -21,6 +21,7 @@ from processes import distrl
 from toys import ENVS, settings
 
 from distrl.acting.network import unflatten
+from distrl.acting.normalise import NormalisedPolicy, initial_weights, make_policy, without
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env, make_env
@@ -30,7 +31,6 @@ from distrl.models import trial
 from distrl.models.evaluate import load_model, play_episodes
 from distrl.models.player import Player, load_policy
 from distrl.models.store import weights_sha256, write_model
-from distrl.registry import algorithm_module
 from distrl.settings import EnvSettings
 from distrl.tools.export import FORMATS, export
 from distrl.types import Array, Policy
@@ -57,6 +57,7 @@ SPACES: dict[str, gym.Space[Any]] = {
 SPACES["nested"] = Dict(
     {"a": Tuple((SPACES["image"], SPACES["multi"])), "b": Dict({"c": SPACES["float64"]}), "d": SPACES["bits"]}
 )
+SPACES["floats"] = Dict({"a": SPACES["float16"], "b": SPACES["small"], "c": SPACES["float64"]})
 SPACES["actions"] = Dict({"a": Tuple((SPACES["plane"], SPACES["multi"])), "b": SPACES["int32"], "c": SPACES["bits"]})
 
 
@@ -85,22 +86,26 @@ def samples(**kwargs: str) -> EnvSettings:
     return settings(SAMPLES, 100, **kwargs)
 
 
-def model(directory: Path, name: str, env: EnvSettings, seed: int = 0, **options: Any) -> Path:
+def model(directory: Path, name: str, env: EnvSettings, normalize: bool = False, **options: Any) -> Path:
     """A model directory of an algorithm with random weights."""
-    data = {"env": env.model_dump(), "algorithm": {"name": name, "hidden": [16, 16], **options}}
+    data: dict[str, Any] = {
+        "normalize": {"obs": normalize},
+        "env": env.model_dump(),
+        "algorithm": {"name": name, "hidden": [16, 16], **options},
+    }
     if name == "q":
         del data["algorithm"]["hidden"]
     config, info = load_config(data), describe_env(env)
-    module = algorithm_module(name)
-    policy = module.make_policy(config.algorithm, info)
-    vector = module.initial_weights(config.algorithm, policy, 1)
-    vector = vector + np.random.default_rng(seed).normal(0, 0.2, vector.shape).astype(vector.dtype)
+    policy = make_policy(config, info)
+    vector = initial_weights(config, policy)
+    vector = vector + np.random.default_rng(0).normal(0, 0.2, vector.shape).astype(vector.dtype)
     if name in ("dqn", "q"):
         vector[-1] = 0.3  # epsilon
     if name != "q":  # not the same action everywhere
         policy.load(vector)
-        outputs = policy.network.spec.outputs  # type: ignore[attr-defined]
-        unflatten(vector, policy.shapes())["head.bias"][:] -= policy.network(starts(env))[:, :outputs].mean(axis=0)  # type: ignore[attr-defined]
+        obs, network = starts(env), without(policy).network  # type: ignore[attr-defined]
+        found = network(policy.normalised(obs) if isinstance(policy, NormalisedPolicy) else obs)
+        unflatten(vector, policy.shapes())["head.bias"][:] -= found[:, : network.spec.outputs].mean(axis=0)
     about = {
         "algorithm": name,
         "env": env.model_dump(mode="json"),
@@ -188,6 +193,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dueling": {"name": "dqn", "dueling": True, "layer_norm": True, "hidden": [24, 16]},
     "relu": {"name": "a2c", "activation": "relu", "hidden": []},
     "state dependent": {"name": "ppo", "action": "unbounded", "state_dependent_std": True},
+    "normalised": {"name": "ppo", "action": "plane", "normalize": True},
+    "normalised parts": {"name": "a2c", "obs": "floats", "normalize": True},
     "squashed": {"name": "ppo", "action": "bounded", "squash": True},
 }
 
@@ -237,7 +244,7 @@ def test_actions_of_every_type(action: str, format: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_networks_and_distributions(options: dict[str, Any], format: str, tmp_path: Path) -> None:
     given = dict(options)
-    env = samples(action=given.pop("action", "discrete"))
+    env = samples(obs=given.pop("obs", "float64"), action=given.pop("action", "discrete"))
     where, _ = export(model(tmp_path, given.pop("name"), env, **given), format, None)
     acts_alike(*READERS[format](where), load_policy(tmp_path), env)
 
@@ -446,7 +453,7 @@ def test_a_policy_of_another_kind_is_refused_by_its_name() -> None:
         def describe(self) -> dict[str, str]:
             return {"type": "other"}
 
-    with pytest.raises(UserError, match="A other policy cannot be made a torch module"):
+    with pytest.raises(UserError, match="A policy of type other cannot be made a torch module"):
         greedy.Greedy(Other())  # type: ignore[arg-type]
 
 
