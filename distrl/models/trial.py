@@ -28,7 +28,7 @@ from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.envs.make import make_env
 from distrl.errors import UserError
 from distrl.layouts import MASK, inside
-from distrl.models.play import play_episodes
+from distrl.models.play import by_policy, play_episodes
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, EnvInfo, Policy
 
@@ -83,8 +83,8 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
     game = _Seen(make_env(env))
     try:
         for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
-            for _, _, ended in play_episodes(policy, game, seed=int(greedy), episodes=OBSERVATIONS, greedy=greedy):
-                if ended:
+            for moment in play_episodes(by_policy(policy, int(greedy), greedy), game, int(greedy), OBSERVATIONS):
+                if moment.ended:
                     continue
                 row = [inside(game.obs, part) for part in layout.parts]
                 if layout.mask is not None:
