@@ -118,7 +118,7 @@ class Layout:
             ValueError: a part is missing or has another shape
             BadMask: a mask is missing, has another shape or leaves no choice
         """
-        arrays = [_inside(value, part) for part in self.parts]
+        arrays = [inside(value, part) for part in self.parts]
         lead = arrays[0].shape[: arrays[0].ndim - len(self.parts[0].shape)]
         for part, array in zip(self.parts, arrays, strict=True):
             if array.shape != (*lead, *part.shape):
@@ -130,7 +130,7 @@ class Layout:
         for part, array in zip(self.parts, arrays, strict=True):
             part.of(flat)[...] = array
         if self.mask is not None:
-            allowed = mask if self.in_info else _inside(value, self.mask)
+            allowed = mask if self.in_info else inside(value, self.mask)
             self.mask.of(flat)[...] = _checked(allowed, lead, self.mask, over)
         return flat
 
@@ -154,9 +154,10 @@ class Layout:
         found = []
         for part in (*self.parts, *([self.mask] if self.mask is not None else [])):
             own = space
-            for key in () if part is self.mask and self.in_info else part.path:
+            told = part is self.mask and self.in_info  # by the info, where gymnasium's masks are int8
+            for key in () if told else part.path:
                 own = own[key]
-            dtype = part.dtype if part is self.mask else str(own.dtype)
+            dtype = "int8" if told else str(own.dtype)
             found.append({"name": part.name, "shape": list(part.shape), "dtype": dtype})
         return found
 
@@ -248,7 +249,7 @@ def _leaves(space: gym.Space[Any], path: tuple[str | int, ...]) -> Iterator[Part
             yield Part(path, "discrete", space.shape, str(space.dtype), n, start)
         case gym.spaces.MultiBinary():
             yield Part(path, "binary", space.shape, "int8")
-        case gym.spaces.Text():
+        case _ if space.dtype is not None and space.dtype.kind == "U":  # a Text, or MiniGrid's missions
             yield Part(path, "box", (), "text")
         case _:
             raise ValueError(f"{'.'.join(map(str, path)) or 'it'} is a {type(space).__name__}")
@@ -272,8 +273,8 @@ def _laid_out(parts: Sequence[Part], composite: bool) -> Layout:
     return Layout(tuple(laid), (-(-stop // widest) * widest,), flat)
 
 
-def _inside(value: Any, part: Part) -> Array:
-    """The array that lies at a part's path."""
+def inside(value: Any, part: Part) -> Array:
+    """The array that lies at a part's path in what an env gave. Raises ValueError where none does."""
     try:
         for key in part.path:
             value = value[key]

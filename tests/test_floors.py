@@ -48,7 +48,7 @@ ROOMS = [
 OWNERS = {
     "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray"],
     "yaml": ["yaml_format"],
-    "mlflow": ["tracking.follower", "tracking.mlflow_model"],
+    "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
     "torch": ["learning.*", "algorithms.*", "workers.learner", "tools.doctor"],  # doctor tells what torch sees
 }
 

@@ -243,6 +243,27 @@ def settings(env_id: str, limit: int | None = None, vectorize: str = "auto", **k
     )
 
 
+# Every kind of space, by what is told of it.
+ENVS: dict[str, EnvSettings] = {
+    "box": settings(WALK, 12),
+    "box, first action 3": settings(WALK, 12, first_action=3),
+    "discrete": settings(WALK, 12, obs="discrete", first_action=-1),
+    "multi": settings(WALK, 12, obs="multi"),
+    "bits": settings(WALK, 12, obs="bits"),
+    "image": settings(WALK, 12, obs="image"),
+    "grid": settings(WALK, 12, obs="grid"),
+    "dict": settings(WALK, 12, obs="dict"),
+    "multi actions": settings(WALK, 12, action="multi", first_action=2),
+    "bits actions": settings(WALK, 12, action="bits"),
+    "continuous": settings(WALK, 12, action="box"),
+    "dict actions": settings(WALK, 12, obs="dict", action="dict"),
+    "mask in a dict": settings(WALK, 12, obs="discrete", mask="dict"),
+    "mask in the info": settings(WALK, 12, mask="info", first_action=1),
+    "mask of multi": settings(WALK, 12, obs="dict", action="multi", mask="dict"),
+    "mask of a part": settings(WALK, 12, action="dict", mask="info"),
+}
+
+
 class Played:
     """A shard, with what a runner and the driver keep of it: so it has snapshots."""
 

@@ -8,7 +8,7 @@ travel, are saved and are checked with it, and stand still wherever it plays. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, Self
 
@@ -49,13 +49,19 @@ class NormalisedPolicy:
 
     def normalised(self, obs: Array) -> Array:
         """Flat observations [..., *obs_layout.shape], with what is normalised so, in memory of their own."""
-        obs, start = obs.copy(), 0
-        for part in self.parts:
-            own, stop = part.of(obs), start + prod(part.shape)  # a view
-            mean, scale = (array[start:stop].reshape(part.shape) for array in (self.mean, self.scale))
+        obs = obs.copy()
+        for part, mean, scale in self.statistics():
+            own = part.of(obs)  # a view
             own[...] = np.clip((own - mean) * scale, -LIMIT, LIMIT)
-            start = stop
         return obs
+
+    def statistics(self) -> Iterator[tuple[Part, Array, Array]]:
+        """Every part that is normalised, with its mean and scale in its own shape."""
+        start = 0
+        for part in self.parts:
+            own = slice(start, start + prod(part.shape))
+            yield part, self.mean[own].reshape(part.shape), self.scale[own].reshape(part.shape)
+            start = own.stop
 
     def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
         return self.inner.draw(rng, steps, copies)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from distrl.acting.distributions import BELOW_ONE, FORBIDDEN, Distribution, choose, describe
+from distrl.acting.distributions import BELOW_ONE, FORBIDDEN, Categorical, Distribution, choose, describe
 from distrl.acting.distributions import from_description as distribution_of
 from distrl.acting.network import Network, NetworkSpec, unflatten
 from distrl.errors import UserError
@@ -111,6 +111,11 @@ class EpsilonGreedyPolicy:
         self.first_action, self.action_probs, self.ladder = first_action, action_probs, ladder
         self._probs = np.array(action_probs or [1 / spec.outputs] * spec.outputs)
         self._borders = np.cumsum(self._probs)[:-1] / self._probs.sum()
+
+    @property
+    def distribution(self) -> Categorical:
+        """Of which the greedy action is the mode: Q-values are its logits."""
+        return Categorical(self.network.spec.outputs, self.first_action)
 
     def load(self, vector: Array) -> None:
         self.vector = vector

@@ -73,11 +73,12 @@ def record(
 ) -> None:
     """Record a video of a trained model."""
     from distrl.models.evaluate import load_model
+    from distrl.models.play import by_policy
     from distrl.models.video import record_video
 
     policy, env, _ = load_model(run)
     where = output or (run if run.is_dir() else run.parent) / "videos" / f"seed{seed}.webm"
-    recording = record_video(policy, env, where, seed=seed, episodes=episodes, greedy=not sampled)
+    recording = record_video(by_policy(policy, seed, not sampled), env, where, seed, episodes)
     returns = ", ".join(f"{r:.1f}" for r in recording.returns)
     out.print(f"{recording.path}: {recording.frames} frames, return {returns}")
 
@@ -94,7 +95,7 @@ def play(
     from distrl.models.evaluate import load_model
 
     policy, env, _ = load_model(run)
-    window.play(policy, env, seed=seed, episodes=episodes, greedy=not sampled)
+    window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes)
 
 
 @app.command()
@@ -117,20 +118,25 @@ def plot(
 @app.command()
 def export(
     run: Run,
-    format: Annotated[str, typer.Option("--format", "-f", help="csv, npz or json")] = "csv",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="of tables: csv, json, npz; of networks: onnx, torchscript; of both: safetensors, mlflow; default: the first that fits",
+        ),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--out", "-o", help="default: RUN/table.FORMAT", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="default: in RUN, by a name of the format", show_default=False)
     ] = None,
 ) -> None:
-    """Write the table of a tabular agent for people and other programs. `evaluate` and `play` read .json and .npz."""
-    from distrl.models.evaluate import load_model
-    from distrl.models.table_files import FORMATS
-    from distrl.models.table_files import export as write
+    """Write a trained model for people and other programs, and try that it does there what it does here.
 
-    if format not in FORMATS:
-        raise UserError(f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.")
-    policy, _, about = load_model(run)
-    where = output or (run if run.is_dir() else run.parent) / f"table.{format}"
-    if output is not None and output.suffix != f".{format}":
-        where = output.with_name(f"{output.name}.{format}")
-    out.print(f"{write(policy, about, where)}")
+    `evaluate` and `play` read tables as .json and .npz, and .safetensors.
+    """
+    from distrl.tools.export import export as write
+
+    where, told = write(run, format, output)
+    out.print(f"{where}")
+    for line in told:
+        out.print(f" {line}")

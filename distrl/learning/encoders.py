@@ -53,8 +53,8 @@ class TorchEncoder(nn.Module):
         encoder = self.encoder
         x = part_of(encoder.part, flat)
         if encoder.part.kind == "discrete":
-            places = x.reshape(len(x), -1).long() + self.places
-            return torch.zeros(len(x), encoder.features, device=x.device).scatter(1, places, 1.0)
+            places = x.reshape(x.shape[0], -1).long() + self.places  # len(x) would be a constant of what is exported
+            return torch.zeros(x.shape[0], encoder.features, device=x.device).scatter(1, places, 1.0)
         x = x.float() * encoder.scale if encoder.scale != 1.0 else x.float()
         if encoder.conv and encoder.channels_last:
             x = x.permute(0, 3, 1, 2)

@@ -55,7 +55,7 @@ class Network(Body):
     def outputs(self, features: Tensor) -> Tensor:
         """Of the head, and behind them what is free."""
         out: Tensor = self.head(features)
-        return torch.cat([out, self.free.expand(len(out), -1)], dim=1) if self.spec.free else out
+        return torch.cat([out, self.free.expand(out.shape[0], -1)], dim=1) if self.spec.free else out
 
 
 class DuelingNetwork(Network):

@@ -8,6 +8,7 @@ from typing import Any
 from distrl.acting.network import flatten, single_threaded
 from distrl.envs.exact import Exact, examine
 from distrl.envs.mdp import Table, read_table
+from distrl.models.export import read_safetensors
 from distrl.models.store import find_model, read_model
 from distrl.models.table_files import read_export
 from distrl.settings import EnvSettings
@@ -16,9 +17,12 @@ from distrl.workers.evaluator import Evaluator
 
 
 def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:
-    """A policy, the settings of its env, and what is known about it. `path`: a run, a checkpoint, a model, a table file."""
+    """A policy, the settings of its env, and what is known about it. `path`: a run, a checkpoint, a model, an exported file."""
     single_threaded()
-    policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
+    if path.suffix == ".safetensors":
+        policy, about = read_safetensors(path)
+    else:
+        policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
     return policy, EnvSettings(**about["env"]), about
 
 

@@ -25,23 +25,15 @@ from distrl.files import draft
 from distrl.json_format import json_text
 from distrl.types import Array, Policy
 
-FORMATS = ("csv", "npz", "json")
 KIND = "distrl table"
 
 
-def export(policy: Policy, about: dict[str, Any], out: Path) -> Path:
-    """Write a table in the format of the suffix. Raises `UserError` where the policy has none, or `out` cannot be written."""
-    if not isinstance(policy, TablePolicy):
-        raise UserError(
-            f"Only tables are exported, and this is a {policy.describe()['type']} policy: "
-            "its weights are in policy.safetensors of the model directory."
-        )
-    kind = out.suffix.removeprefix(".")
-    if kind not in FORMATS:
-        raise UserError(f"{str(out)!r} must end in one of {', '.join('.' + f for f in FORMATS)}.")
+def export(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+    """Write a table in the format of the suffix. Raises `UserError` where `out` cannot be written."""
+    assert isinstance(policy, TablePolicy)
     with draft(out) as path:
-        {"csv": _write_csv, "npz": _write_npz, "json": _write_json}[kind](policy, about, path)
-    return out
+        {".csv": _write_csv, ".npz": _write_npz, ".json": _write_json}[out.suffix](policy, about, path)
+    return []
 
 
 def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:

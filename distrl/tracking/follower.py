@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -227,8 +226,9 @@ class _Follower:
     def _model(self) -> None:
         """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed."""
         import mlflow
-        import numpy as np
-        from mlflow.models import Model, ModelSignature
+        from mlflow.models import Model
+
+        from distrl.tracking import mlflow_files
 
         best = self.run_dir / "best"
         if not (best / "policy.json").exists():
@@ -237,36 +237,16 @@ class _Follower:
         run = self.client.get_run(self.run_id)
         if run.data.tags.get(MODEL) == digest:
             return
-        about = read_json(best / "policy.json")
-        inputs, outputs = (_schema(about[kind]) for kind in ("observation", "action"))
-        example: Any = {x["name"]: np.zeros((2, *x["shape"]), x["dtype"]) for x in about["observation"]}
-        if "action_mask" in example:
-            example["action_mask"][:] = 1
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         Model.log(
             artifact_path=None,
             name="policy",
             flavor=mlflow.pyfunc,
             run_id=self.run_id,
-            python_model=str(Path(__file__).with_name("mlflow_model.py")),
-            code_paths=[str(Path(__file__).parent.parent)],
-            artifacts={"model": str(best)},
-            signature=ModelSignature(inputs=inputs, outputs=outputs),
-            input_example=example.get("", example),
-            pip_requirements=[
-                f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "safetensors", "threadpoolctl")
-            ],
+            **mlflow_files.parts(best, read_json(best / "policy.json")),
             registered_model_name=self.about["register_as"],
         )
         self.client.set_tag(self.run_id, MODEL, digest)
-
-
-def _schema(tensors: list[dict[str, Any]]) -> Any:
-    """Of what the env has as one array, a tensor without a name; else tensors by name."""
-    import numpy as np
-    from mlflow.types.schema import Schema, TensorSpec
-
-    return Schema([TensorSpec(np.dtype(x["dtype"]), (-1, *x["shape"]), x["name"] or None) for x in tensors])
 
 
 def follow_run(run_dir: Path) -> int:

@@ -23,9 +23,9 @@ class GreedyPolicy(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
 
     # MLflow warns about every annotation of the input but this very one.
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
-        given: Any = model_input if isinstance(model_input, dict) else {"": model_input}
+        given: Any = model_input if isinstance(model_input, dict) else {"obs": model_input}
         layout, actions = self._policy.obs_layout, self._policy.action_layout
-        action = self._policy.greedy(layout.join([given[part.name] for part in layout.parts], given.get(MASK)))
+        action = self._policy.greedy(layout.join([given[part.name or "obs"] for part in layout.parts], given.get(MASK)))
         if actions.plain:
             return action
         return {part.name: part.of(action) for part in actions.parts}

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-import toys
 from conftest import config_of
-from toys import same
+from toys import ENVS, same
 
 from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
@@ -24,31 +23,13 @@ from distrl.learning.networks import make_network
 from distrl.models.player import Player
 from distrl.registry import ALGORITHMS, POLICIES, AlgorithmModule, algorithm_module
 from distrl.seeding import stream
-from distrl.settings import Config, EnvSettings
+from distrl.settings import Config
 from distrl.types import Array, Arrays, Batch, EnvInfo, Fragment, Policy, Weights
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
 from distrl.workers.runner import Before, Runner
 
-ENVS: dict[str, EnvSettings] = {
-    "box": toys.settings(toys.WALK, 12),
-    "box, first action 3": toys.settings(toys.WALK, 12, first_action=3),
-    "discrete": toys.settings(toys.WALK, 12, obs="discrete", first_action=-1),
-    "multi": toys.settings(toys.WALK, 12, obs="multi"),
-    "bits": toys.settings(toys.WALK, 12, obs="bits"),
-    "image": toys.settings(toys.WALK, 12, obs="image"),
-    "grid": toys.settings(toys.WALK, 12, obs="grid"),
-    "dict": toys.settings(toys.WALK, 12, obs="dict"),
-    "multi actions": toys.settings(toys.WALK, 12, action="multi", first_action=2),
-    "bits actions": toys.settings(toys.WALK, 12, action="bits"),
-    "continuous": toys.settings(toys.WALK, 12, action="box"),
-    "dict actions": toys.settings(toys.WALK, 12, obs="dict", action="dict"),
-    "mask in a dict": toys.settings(toys.WALK, 12, obs="discrete", mask="dict"),
-    "mask in the info": toys.settings(toys.WALK, 12, mask="info", first_action=1),
-    "mask of multi": toys.settings(toys.WALK, 12, obs="dict", action="multi", mask="dict"),
-    "mask of a part": toys.settings(toys.WALK, 12, action="dict", mask="info"),
-}
 ITERATIONS = 2
 Given = tuple[Fragment, ...] | Batch  # what an update learns from
 

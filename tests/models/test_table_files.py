@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import categorical, spec_of, states
+from toys import states
 from typer.testing import CliRunner
 
 from distrl.acting.codings import Bins, Coding, Discrete, Product, Tiles
@@ -45,14 +45,16 @@ POLICIES = [
 @pytest.mark.parametrize("kind", ["json", "npz"])
 def test_what_was_written_acts_the_same(policy: TablePolicy, kind: str, tmp_path: Path) -> None:
     about = {"env": {"id": "X-v0"}, "version": 3}
-    again, known = read_export(export(policy, about, tmp_path / f"table.{kind}"))
+    export(policy, about, tmp_path / f"table.{kind}")
+    again, known = read_export(tmp_path / f"table.{kind}")
     assert again.describe() == policy.describe() and (again.vector == policy.vector).all()
     assert known == about
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p.coding).__name__)
 def test_a_csv_tells_what_the_policy_does_where(policy: TablePolicy, tmp_path: Path) -> None:
-    with export(policy, {}, tmp_path / "table.csv").open(encoding="utf-8") as file:
+    export(policy, {}, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == policy.rows_in_table
     if isinstance(policy.coding, Tiles):
@@ -70,14 +72,10 @@ def test_a_csv_tells_what_the_policy_does_where(policy: TablePolicy, tmp_path: P
         assert policy.greedy(obs)[0] == int(row["best"])
 
 
-def test_a_network_is_no_table(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Only tables"):
-        export(categorical(spec_of((2,), 2)), {}, tmp_path / "table.csv")
-
-
 def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
-    good = json.loads(export(POLICIES[0], {}, tmp_path / "table.json").read_text())
-    export(POLICIES[0], {}, tmp_path / "table.npz")
+    for kind in ("json", "npz"):
+        export(POLICIES[0], {}, tmp_path / f"table.{kind}")
+    good = json.loads((tmp_path / "table.json").read_text())
     wrong = {
         "empty.json": "",
         "list.json": "[]",
@@ -131,7 +129,7 @@ def test_the_command_line(run_dir: Path, tmp_path: Path) -> None:
     (run_dir / "plots" / "policy.png").unlink()
     assert "policy.png" in ask("plot", str(run_dir), "--out", str(tmp_path / "curve.png"))
     assert (run_dir / "plots" / "policy.png").exists()
-    with pytest.raises(UserError, match="csv, npz, json"):
+    with pytest.raises(UserError, match="csv, json, npz"):
         ask("export", str(run_dir), "--format", "pickle")
     with pytest.raises(UserError, match="leave out --sampled"):
         ask("evaluate", str(run_dir), "--exact", "--sampled")

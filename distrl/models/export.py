@@ -1,0 +1,137 @@
+"""A trained policy as a file for programs that have no distrl: ONNX, TorchScript, safetensors.
+
+What was written is run on real observations and held against the policy (distrl.models.trial) before it takes its place.
+Lines that say how it fared are returned.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from distrl.acting.network import flatten
+from distrl.acting.policies import from_description
+from distrl.envs.make import describe_env
+from distrl.errors import UserError
+from distrl.files import draft
+from distrl.json_format import json_text
+from distrl.models.store import FORMAT, UNREADABLE, check_format, versions, weights_sha256
+from distrl.models.trial import Trial, compare, input_names, observe, output_names
+from distrl.settings import EnvSettings
+from distrl.types import Array, Arrays, EnvInfo, Policy
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+KEY = "policy.json"  # of the description in the metadata of safetensors
+
+
+def played(policy: Policy, about: dict[str, Any]) -> tuple[EnvInfo, Trial]:
+    """The policy's env, and what it sees there."""
+    env = EnvSettings(**about["env"])
+    info = describe_env(env)
+    return info, observe(policy, info, env)
+
+
+def write_onnx(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+    """Write ONNX. Raises `UserError` where a package is missing, or onnxruntime computes something else."""
+    onnx, onnxruntime = (_package(name, "onnx") for name in ("onnx", "onnxruntime"))
+    from distrl.learning import greedy
+
+    info, trial = _as_files_take_it(*played(policy, about))
+    first = {name: x[:2] for name, x in trial.inputs.items()}
+    with draft(out) as path:
+        greedy.write_onnx(policy, first, output_names(policy), path)
+        model = onnx.load(path)
+        model.producer_name, model.producer_version = "distrl", importlib.metadata.version("distrl")
+        onnx.helper.set_model_props(model, _metadata(policy, about, info))
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return compare(policy, trial, lambda inputs: session.run(None, inputs), f"{out.name} in onnxruntime")
+
+
+def write_torchscript(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+    """Write TorchScript. Raises `UserError` where it computes something else."""
+    from distrl.learning import greedy
+
+    info, trial = _as_files_take_it(*played(policy, about))
+    first = {name: x[:2] for name, x in trial.inputs.items()}
+    with draft(out) as path:
+        greedy.write_torchscript(policy, first, path, _metadata(policy, about, info))
+        return compare(policy, trial, greedy.read_torchscript(path), f"{out.name} in torch.jit")
+
+
+def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+    """Write the weights, with all of policy.json in the metadata. Raises `UserError` where they come back as others."""
+    _, trial = played(policy, about)
+    names = input_names(policy)
+    with draft(out) as path:
+        text = json_text({name: value for name, value in about.items() if name != "sha256"})  # of another file
+        arrays = {name: np.asarray(array, order="C") for name, array in policy.arrays().items()}
+        path.write_bytes(save(arrays, {KEY: text}))
+        again, _ = read_safetensors(path)
+
+        def run(inputs: Arrays) -> Sequence[Array]:
+            arrays = [inputs[name] for name in names]
+            mask = arrays.pop() if again.obs_layout.mask is not None else None
+            action = again.greedy(again.obs_layout.join(arrays, mask))
+            return [part.of(action) for part in again.action_layout.parts]
+
+        return compare(policy, trial, run, out.name)
+
+
+def read_safetensors(path: Path) -> tuple[Policy, dict[str, Any]]:
+    """The policy that `write_safetensors` wrote, and what is known of it. Raises `UserError` for any other file."""
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads((file.metadata() or {})[KEY])
+        check_format(path, about, FORMAT)
+        policy = from_description(about["policy"])
+        policy.load(flatten(load(path.read_bytes()), policy.shapes()))
+    except (*UNREADABLE, SafetensorError) as error:
+        raise UserError(f"{path} is not a model that 'distrl export' wrote as safetensors: {error}.") from None
+    return policy, about
+
+
+def _as_files_take_it(info: EnvInfo, trial: Trial) -> tuple[EnvInfo, Trial]:
+    from distrl.learning.greedy import file_dtype
+
+    inputs = {name: x.astype(file_dtype(str(x.dtype)), copy=False) for name, x in trial.inputs.items()}
+    return info, Trial(inputs, trial.flat)
+
+
+def _metadata(policy: Policy, about: dict[str, Any], info: EnvInfo) -> dict[str, str]:
+    """What a file says of itself, as texts by name."""
+    return {
+        "env_id": info.id,
+        "env": json_text(about["env"]),
+        "algorithm": str(about.get("algorithm")),
+        "observation_space": str(info.observation_space),
+        "action_space": str(info.action_space),
+        "inputs": json_text(input_names(policy)),
+        "outputs": json_text(output_names(policy)),
+        "weights_sha256": weights_sha256(policy),
+        "version": str(about["version"]),
+        "env_steps": str(about["env_steps"]),
+        "versions": json_text(versions()),
+    }
+
+
+def _package(name: str, format: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(f"--format {format} needs the package {name}: pip install onnx onnxruntime") from None

@@ -1,0 +1,74 @@
+"""Trained policies in the formats of others: which formats there are, and which of them fit a policy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distrl.acting.tables import TablePolicy
+from distrl.errors import UserError, did_you_mean
+from distrl.models.evaluate import load_model
+from distrl.types import Policy
+
+Write = Callable[[Policy, dict[str, Any], Path], list[str]]  # returns lines on how what was written fared
+
+
+@dataclass(frozen=True)
+class Format:
+    place: str  # module:function of the `Write`, imported when it is asked for
+    name: str  # of the file, where none is given; its suffix is that of the format
+    tables: bool = True  # whether it fits them
+    networks: bool = True
+
+    def fits(self, policy: Policy) -> bool:
+        return self.tables if isinstance(policy, TablePolicy) else self.networks
+
+
+TABLES, FILES = "distrl.models.table_files:export", "distrl.models.export"
+FORMATS = {  # the first that fits is the default
+    "csv": Format(TABLES, "table.csv", networks=False),
+    "json": Format(TABLES, "table.json", networks=False),
+    "npz": Format(TABLES, "table.npz", networks=False),
+    "onnx": Format(f"{FILES}:write_onnx", "policy.onnx", tables=False),
+    "torchscript": Format(f"{FILES}:write_torchscript", "policy.pt", tables=False),
+    "safetensors": Format(f"{FILES}:write_safetensors", "policy.safetensors"),
+    "mlflow": Format("distrl.tracking.mlflow_files:write", "mlflow_model"),
+}
+
+
+def export(run: Path, format: str | None, out: Path | None) -> tuple[Path, list[str]]:
+    """Write the policy of a run, a checkpoint, a model or a file.
+
+    Args:
+        format: one of `FORMATS`; None: the first that fits
+        out: None: beside the model, by the name of the format; else its suffix is added where it lacks
+    Returns:
+        what was written, and lines on how it fared against the policy
+    Raises:
+        UserError: there is no such format, it does not fit the policy, or what was written does something else
+    """
+    if format is not None and format not in FORMATS:
+        raise UserError(
+            f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}"
+        )
+    policy, _, about = load_model(run)
+    fitting = [name for name, known in FORMATS.items() if known.fits(policy)]
+    chosen = format or fitting[0]
+    if chosen not in fitting:
+        raise UserError(
+            f"--format {chosen} does not fit a {policy.describe()['type']} policy. Take one of {', '.join(fitting)}."
+        )
+    where = _where(run, out, FORMATS[chosen].name)
+    module, _, function = FORMATS[chosen].place.partition(":")
+    write: Write = getattr(importlib.import_module(module), function)
+    return where, write(policy, about, where)
+
+
+def _where(run: Path, out: Path | None, name: str) -> Path:
+    if out is None:
+        return (run if run.is_dir() else run.parent) / name
+    suffix = Path(name).suffix
+    return out if out.suffix == suffix else out.with_name(out.name + suffix)
