@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from distrl.errors import UserError, did_you_mean
 from distrl.presets import find_preset, unknown_preset
-from distrl.registry import ALGORITHMS, algorithm_module
+from distrl.registry import ALGORITHMS, algorithm_module, wrapper
 from distrl.settings import Config, EnvSettings
 from distrl.yaml_format import read_value, read_yaml
 
@@ -34,6 +34,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         config = _typed(data, origin)
     except RecursionError:
         raise UserError(f"{origin}: nested too deeply to be a config.") from None
+    for around in config.env.wrappers:
+        wrapper(around.name)
     for part in (config.schedule, config.normalize, config.replay, config.algorithm):
         if part is not None:
             part.check(config)
@@ -42,12 +44,16 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     return config
 
 
-def env_settings(env_id: str, arguments: Sequence[str]) -> EnvSettings:
-    """An env with `key=value` arguments of its own. Raises `UserError` where one is wrong."""
+def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] = ()) -> EnvSettings:
+    """An env with `key=value` arguments of its own, and wrappers: a name, or YAML of its `WrapperSettings`, each.
+
+    Raises `UserError` where one is wrong.
+    """
     kwargs: dict[str, Any] = {}
     for argument in arguments:
         _apply(kwargs, argument)
-    return _validated(EnvSettings, {"id": env_id, "kwargs": kwargs}, ("env",), "command line")
+    data = {"id": env_id, "kwargs": kwargs, "wrappers": [read_value(text) for text in wrappers]}
+    return _validated(EnvSettings, data, ("env",), "command line")
 
 
 def _typed(data: dict[str, Any], origin: str) -> Config:
@@ -133,6 +139,8 @@ def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ..
         )
     known = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
     key = ".".join([*prefix, *known]) or "config"
+    if item["type"] == "missing" and any(part.isdigit() for part in location):
+        return key, f"{key} is missing in {item['input']!r}; give it there."
     if item["type"] == "missing":
         return key, f"{key} is missing; give it in the file or as {key}=VALUE."
     rule = item["msg"].removeprefix("Value error, ")
@@ -143,6 +151,8 @@ def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ..
 
 def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     for part in location:
+        if part.isdigit():  # a place in a list
+            continue
         field = model.model_fields.get(part)
         annotation = None if field is None else field.annotation
         below = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]  # X, or X | None

@@ -249,7 +249,7 @@ def _leaves(space: gym.Space[Any], path: tuple[str | int, ...]) -> Iterator[Part
             yield Part(path, "discrete", space.shape, str(space.dtype), n, start)
         case gym.spaces.MultiBinary():
             yield Part(path, "binary", space.shape, "int8")
-        case gym.spaces.Text():
+        case _ if space.dtype is not None and space.dtype.kind == "U":  # a Text, or MiniGrid's missions
             yield Part(path, "box", (), "text")
         case _:
             raise ValueError(f"{'.'.join(map(str, path)) or 'it'} is a {type(space).__name__}")

@@ -1,4 +1,4 @@
-"""Names of what can be exchanged: algorithms and policies, built in or of anybody's package.
+"""Names of what can be exchanged: algorithms, policies and wrappers, built in or of anybody's package.
 
 A name is looked up among the built-in ones, then among the entry points of installed packages:
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
@@ -30,7 +30,7 @@ class Registry:
     key: str  # what holds the name, for messages
     group: str  # of entry points
     built_in: Mapping[str, str]  # name: place
-    places: bool  # whether a name may itself be a place
+    places: str | None  # what else a name may be, for messages: a place; None: nothing
 
     def names(self) -> dict[str, str]:
         """Every registered name, and its place. No package can replace what is built in."""
@@ -44,7 +44,7 @@ class Registry:
             return _import(self.built_in[name])
         names = self.names()
         place = names.get(name) if isinstance(name, str) else None
-        if place is None and self.places and isinstance(name, str) and _is_place(name):
+        if place is None and self.places is not None and isinstance(name, str) and _is_place(name):
             place = name
         if place is None:
             raise UserError(self._unknown(name, names))
@@ -54,14 +54,12 @@ class Registry:
             itself = place == name and f"{place.partition(':')[0]}.".startswith(f"{error.name}.")
             if itself and isinstance(error, ModuleNotFoundError):
                 raise UserError(self._unknown(name, names, f" ({error})")) from None
-            raise UserError(f"{self.key} is {name!r}, and {place} cannot be imported: {error}.") from error
+            raise UserError(
+                f"{self.key} is {name!r}, and {place} cannot be imported: {error}.{_nearby(error)}"
+            ) from error
 
     def _unknown(self, name: object, names: Mapping[str, str], why: str = "") -> str:
-        other = (
-            "a module that can be imported, such as my_package.my_module"
-            if self.places
-            else f"what an installed package brings as an entry point of {self.group}"
-        )
+        other = self.places or f"what an installed package brings as an entry point of {self.group}"
         near = did_you_mean(name, names) if isinstance(name, str) else ""
         return f"{self.key} is {name!r}; it must be one of {', '.join(names)}, or {other}{why}.{near}"
 
@@ -76,7 +74,13 @@ def _import(place: str) -> Any:
     try:
         return operator.attrgetter(inside)(found) if inside else found
     except AttributeError as error:
-        raise ImportError(str(error)) from None
+        raise ImportError(str(error)) from error
+
+
+def _nearby(error: ImportError) -> str:
+    """What is called nearly as the thing that a module lacks."""
+    cause = error.__cause__
+    return did_you_mean(str(cause.name), dir(cause.obj)) if isinstance(cause, AttributeError) else ""
 
 
 ALGORITHMS = Registry(
@@ -88,7 +92,7 @@ ALGORITHMS = Registry(
         "dqn": "distrl.algorithms.dqn",
         "q": "distrl.algorithms.tabular_q",
     },
-    places=True,
+    places="a module that can be imported, such as my_package.my_module",
 )
 POLICIES = Registry(
     "the type of its policy",
@@ -99,8 +103,21 @@ POLICIES = Registry(
         "table": "distrl.acting.tables:TablePolicy",
         "normalised": "distrl.acting.normalise:NormalisedPolicy",
     },
-    places=False,
+    places=None,
 )
+WRAPPERS = Registry(
+    "a name in env.wrappers",
+    "distrl.wrappers",
+    {
+        "atari": "distrl.envs.wrappers:atari",
+        "clip_reward": "distrl.envs.wrappers:clip_reward",
+        "flatten": "gymnasium.wrappers:FlattenObservation",
+        "frame_stack": "distrl.envs.wrappers:frame_stack",
+        "time_limit": "gymnasium.wrappers:TimeLimit",
+    },
+    places="a wrapper in a module that can be imported, such as gymnasium.wrappers.ClipAction or my_package.wrappers:Mine",
+)
+NORMALISING = {"normalize_obs": "normalize.obs", "normalize_reward": "normalize.reward"}
 
 
 class AlgorithmModule(Protocol):
@@ -126,6 +143,30 @@ class AlgorithmModule(Protocol):
         `policy` holds the weights of version 0, with which it is to begin: those of `initial_weights`, or, by `init_from`,
         those of another run. What does not is refused where there is an `init_from`.
         """
+
+
+def wrapper(name: str) -> Callable[..., Any]:
+    """What a name in `env.wrappers` means: makes an env of an env. Raises `UserError` where there is no such thing."""
+    if name in NORMALISING:
+        raise normalises(name, NORMALISING[name])
+    place = name
+    if ":" not in name and "." in name and name not in WRAPPERS.names():  # no module is a wrapper: it is in one
+        place = ":".join(name.rpartition(".")[::2])
+    found = WRAPPERS.find(place)
+    if not callable(found):
+        raise UserError(
+            f"{WRAPPERS.key} is {name!r}, which is of type {type(found).__name__} and no wrapper: a subclass of gymnasium.Wrapper, "
+            "or a function that is given an env and returns one, is due."
+        )
+    return cast(Callable[..., Any], found)
+
+
+def normalises(name: str, key: str) -> UserError:
+    """The refusal of a wrapper that normalises by what its own env copy has seen; `key` does it for all copies."""
+    return UserError(
+        f"{WRAPPERS.key} is {name!r}, which keeps statistics of its own for each env copy, so that what is learnt would "
+        f"depend on how many there are. Leave it out and set {key}=true: then there is one for all."
+    )
 
 
 OFFERED = [part for part in (*AlgorithmModule.__annotations__, *vars(AlgorithmModule)) if not part.startswith("_")]

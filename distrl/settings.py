@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from distrl.errors import UserError
 from distrl.yaml_format import write_yaml
@@ -57,27 +57,6 @@ class Replayed:
     values: tuple[str, str] | None = None  # the acting policy's extras that are Q(s, a) of what it did and V(s), if any
 
 
-class EnvSettings(Settings):
-    id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
-    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of gymnasium.make")
-    max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: the env's own")
-    vectorize: Literal["auto", "native", "table", "single"] = Field(
-        default="auto",
-        description="native: the env's own vector form; table: its transition table; single: copies stepped one by one",
-    )
-    report: tuple[str, ...] = Field(
-        default=(), description="keys of the info at an episode's end that are metrics of their own, such as score"
-    )
-
-    @field_validator("kwargs")
-    @classmethod
-    def _written_as_they_are(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """What config.yaml and policy.json cannot hold would come back as something else, for another env."""
-        for name, part in value.items():
-            _check_plain(part, name)
-        return value
-
-
 def _check_plain(value: object, name: str) -> None:
     """Raise `ValueError` for what JSON has no form for, itself and nothing else."""
     if isinstance(value, dict):
@@ -97,6 +76,48 @@ def _check_plain(value: object, name: str) -> None:
             f"{name} is a {type(value).__name__}; files hold numbers, texts, true, false, null, lists and mappings. "
             "Give one of them (a date as a text in quotes)"
         )
+
+
+def _written_as_they_are(value: dict[str, Any]) -> dict[str, Any]:
+    """What config.yaml and policy.json cannot hold would come back as something else, for another env."""
+    for name, part in value.items():
+        _check_plain(part, name)
+    return value
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_written_as_they_are)]
+
+
+class WrapperSettings(Settings):
+    name: str = Field(
+        description="a name in distrl.registry.WRAPPERS, or the place of a wrapper, such as gymnasium.wrappers.ClipAction"
+    )
+    kwargs: Arguments = Field(default={}, description="its arguments beside the env")
+
+
+class EnvSettings(Settings):
+    id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
+    kwargs: Arguments = Field(default={}, description="keyword arguments of gymnasium.make")
+    max_episode_steps: int | None = Field(
+        default=None, ge=1, description="time limit, in steps below the wrappers; null: the env's own"
+    )
+    wrappers: tuple[WrapperSettings, ...] = Field(
+        default=(), description="around each env copy, the innermost first; a name alone stands for {name: ...}"
+    )
+    vectorize: Literal["auto", "native", "table", "single"] = Field(
+        default="auto",
+        description="native: the env's own vector form; table: its transition table; single: copies stepped one by one",
+    )
+    report: tuple[str, ...] = Field(
+        default=(), description="keys of the info at an episode's end that are metrics of their own, such as score"
+    )
+
+    @field_validator("wrappers", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [{"name": part} if isinstance(part, str) else part for part in value]
+        return value
 
 
 class RolloutSettings(Settings):

@@ -27,4 +27,7 @@ echo "Installing distrl into .venv (a few minutes the first time) ..." >&2
 # torch first and by itself: the pinned build is taken before anything else can ask for another one.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' scripts/constraints.txt)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c scripts/constraints.txt -e ".${extras:+[$extras]}"
+if [[ ",$extras," == *,dev,* ]]; then # MiniGrid and MinAtar, without what they ask for and the tests do not need
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c scripts/constraints.txt minigrid minatar
+fi
 echo "$wanted" > "$stamp"

@@ -126,6 +126,14 @@ class Outcome:
         )
 
 
+def bring(package: Path, points: str) -> None:
+    """Make a directory on the module path a distribution with these entry points, as an installed package is."""
+    info = package / "toy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
 def config_of(base: dict[str, Any], *overrides: str) -> Config:
     return load_config(base, overrides)
 

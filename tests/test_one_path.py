@@ -15,6 +15,7 @@ from distrl.acting.codings import Bins
 from distrl.acting.spaces import action_distribution, stochastic_policy
 from distrl.acting.tables import TablePolicy
 from distrl.envs.make import describe_env, make_env
+from distrl.models.play import by_policy
 from distrl.models.player import load_policy
 from distrl.models.store import write_model
 from distrl.models.video import record_video
@@ -70,7 +71,7 @@ def test_a_table_sees_the_same_tile_everywhere(policy: TablePolicy, tmp_path: Pa
 
     for greedy in (True, False):
         assert Evaluator(EDGE, 1, policy).evaluate(weights, 0, 2, greedy, 0).returns == Spread(3, 0, 3, 3)
-        assert record_video(policy, EDGE, tmp_path / "v.gif", seed=1, greedy=greedy).returns == (3.0,)
+        assert record_video(by_policy(policy, 1, greedy), EDGE, tmp_path / "v.gif", 1).returns == (3.0,)
     write_model(tmp_path, policy, policy.vector, {})
     player, served = load_policy(tmp_path), GreedyPolicy()
     served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))

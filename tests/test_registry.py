@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toys
 import yaml
-from conftest import config_of, run_trainer
+from conftest import bring, config_of, run_trainer
 
 from distrl.errors import UserError
 from distrl.execution.local import LocalExecution
@@ -102,14 +102,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-
-
-def bring(package: Path, points: str) -> None:
-    """Make a directory on the module path a distribution with these entry points, as an installed package is."""
-    info = package / "toy-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(points)
 
 
 # --- an algorithm of one's own -------------------------------------------------------------------------------------

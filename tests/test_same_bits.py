@@ -23,6 +23,7 @@ from distrl.workers.runner import Runner
 from distrl.workers.versions import Changes, Message
 
 A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
+WRAPPED = {**DQN, "env": {"id": "CartPole-v1", "max_episode_steps": 60, "wrappers": ["clip_reward", "frame_stack"]}}
 PENDULUM = {  # normalised: running statistics, and returns that go on from fragment to fragment
     **CARTPOLE,
     "env": {"id": "Pendulum-v1", "max_episode_steps": 40},
@@ -30,6 +31,7 @@ PENDULUM = {  # normalised: running statistics, and returns that go on from frag
 }
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
+    "wrapped": WRAPPED,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distrl.cli.app import Seed, app, err, out
+from distrl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,13 +23,37 @@ def env(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keyword arguments of the env")
     ] = None,
+    wrapper: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="around it, the innermost first; with arguments: '{name: ..., kwargs: {...}}'"
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="instead: random steps in a window, or a video where there is no display")
+    ] = False,
+    episodes: Annotated[int, typer.Option(min=1, help="with --watch")] = 1,
+    output: Annotated[
+        Path | None, typer.Option("--out", "-o", help="with --watch: a video instead of a window; .webm, .mp4 or .gif")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Explore an environment: spaces, limits, a random episode, speed, which algorithms fit, warnings."""
     from distrl.config import env_settings
+
+    settings = env_settings(id, arguments or [], wrapper or [])
+    if watch:
+        from distrl.tools.watch import watch as play
+
+        recording = play(settings, seed, episodes, output, out.print)
+        if recording is not None:
+            out.print(f"{recording.path}: {recording.frames} frames")
+        return
+    if output is not None or episodes != 1:
+        raise UserError("--out and --episodes are of --watch. Add it, or leave them out.")
     from distrl.tools.explore import explore
 
-    render_exploration(explore(env_settings(id, arguments or []), seed))
+    render_exploration(explore(settings, seed))
 
 
 @app.command()

@@ -73,11 +73,12 @@ def record(
 ) -> None:
     """Record a video of a trained model."""
     from distrl.models.evaluate import load_model
+    from distrl.models.play import by_policy
     from distrl.models.video import record_video
 
     policy, env, _ = load_model(run)
     where = output or (run if run.is_dir() else run.parent) / "videos" / f"seed{seed}.webm"
-    recording = record_video(policy, env, where, seed=seed, episodes=episodes, greedy=not sampled)
+    recording = record_video(by_policy(policy, seed, not sampled), env, where, seed, episodes)
     returns = ", ".join(f"{r:.1f}" for r in recording.returns)
     out.print(f"{recording.path}: {recording.frames} frames, return {returns}")
 
@@ -94,7 +95,7 @@ def play(
     from distrl.models.evaluate import load_model
 
     policy, env, _ = load_model(run)
-    window.play(policy, env, seed=seed, episodes=episodes, greedy=not sampled)
+    window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes)
 
 
 @app.command()

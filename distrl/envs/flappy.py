@@ -81,6 +81,11 @@ def check_package() -> None:
         raise ImportError(
             f"Flappy Bird needs the package flappy-bird-gymnasium, not flappy-bird-env: {error}. Try {remedy}"
         ) from error
+    except NotImplementedError as error:  # pygame's way to say it, where the system lacks a library
+        raise ImportError(
+            f"Flappy Bird needs pygame's sounds, which cannot be loaded here: {error}. Install the library that is "
+            "missing; on Debian and Ubuntu libgthread-2.0 comes with `apt install libglib2.0-0`."
+        ) from error
 
 
 class FlappyBirdPixels(gymnasium.Env[Gray, np.int64]):

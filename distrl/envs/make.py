@@ -12,22 +12,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-from distrl.envs import flappy
+from distrl.envs import flappy, plugins
+from distrl.envs.wrappers import MADE_WITH, ForgetAction, keeps_return, longest_episode, wrap
 from distrl.errors import UserError, did_you_mean
 from distrl.layouts import MASK, action_layout, choices_of
 from distrl.settings import EnvSettings
 from distrl.types import EnvInfo
 
 flappy.register()
-
-# Ids that begin so are registered by importing this module, found in this package.
-PLUGINS = {
-    "ALE/": ("ale_py", "ale-py"),
-}
-
-
-# Where an env's import fails for a missing module, this is the package that brings it.
-PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": "mujoco", "pygame": "pygame"}
 
 
 def find_spec(env_id: str) -> EnvSpec:
@@ -38,13 +30,9 @@ def find_spec(env_id: str) -> EnvSpec:
             flappy.check_package()
         except (ValueError, ImportError) as error:
             raise UserError(f"env.id {env_id!r}: {error}") from None
-    for prefix, (plugin, package) in PLUGINS.items():
-        if name.startswith(prefix) and not module:
-            try:
-                importlib.import_module(plugin)
-            except ModuleNotFoundError:
-                raise UserError(f"env.id {env_id!r} needs the package {package!r}: pip install {package}") from None
-    if module:
+    if not module:
+        plugins.register(name)
+    else:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -61,42 +49,48 @@ def find_spec(env_id: str) -> EnvSpec:
 def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """One copy of the environment. Raises `UserError` where the settings are wrong or a package is missing."""
     spec = replace(find_spec(settings.id), order_enforce=False)  # a wrapper that costs time at every step
-    kwargs = dict(settings.kwargs)
+    kwargs: dict[str, Any] = {}
+    for around in settings.wrappers:
+        kwargs |= {name: part for name, part in MADE_WITH.get(around.name, {}).items() if name in spec.kwargs}
+    kwargs |= settings.kwargs
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
     if settings.max_episode_steps is not None:
         kwargs["max_episode_steps"] = settings.max_episode_steps
+    plugins.quieten(spec)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium's hints on newer versions, repeated for every copy
-            return gym.make(spec, disable_env_checker=True, **kwargs)
-    except gym.error.DependencyNotInstalled as error:
-        package = next((p for word, p in PACKAGES.items() if word in str(error)), None)
-        hint = f" pip install {package}" if package else ""
-        raise UserError(f"env.id {settings.id!r} needs a package that is not installed: {error}.{hint}") from None
+            env = gym.make(spec, disable_env_checker=True, **kwargs)
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        why = f"env.id {settings.id!r} needs a package that is not installed: {error}."
+        raise UserError(why + plugins.missing(error)) from None
     except gym.error.DeprecatedEnv as error:
         raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
     except (TypeError, AssertionError, ValueError, KeyError) as error:
         if not settings.kwargs:
             raise
         raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
+    if settings.id.startswith("MinAtar/"):
+        env = ForgetAction(env)
+    return wrap(env, settings)
 
 
 def describe_env(settings: EnvSettings) -> EnvInfo:
     """Make the environment once and read its spaces, limits and threshold."""
     env = make_env(settings)
     try:
-        spec, in_info = env.spec, _mask_in_info(env)
+        spec, in_info = find_spec(settings.id), _mask_in_info(env)
         return EnvInfo(
             id=settings.id,
             observation_space=env.observation_space,
             action_space=env.action_space,
-            max_episode_steps=None if spec is None else spec.max_episode_steps,
-            reward_threshold=None if spec is None else spec.reward_threshold,
+            max_episode_steps=longest_episode(env),
+            reward_threshold=spec.reward_threshold if not settings.wrappers or keeps_return(env) else None,
             render_modes=tuple(env.metadata.get("render_modes", ())),
             render_fps=int(env.metadata.get("render_fps", 30)),
             frame_stack=0 if in_info else int(env.metadata.get("frame_stack", 0)),
-            action_mask=_action_mask(env),
+            action_mask=None if settings.wrappers else _action_mask(env),  # wrappers may number states anew
             mask_in_info=in_info,
         )
     finally:

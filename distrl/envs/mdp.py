@@ -53,6 +53,8 @@ def read_table(settings: EnvSettings) -> Table:
 @functools.lru_cache(maxsize=8)
 def _read(text: str) -> Table:
     settings = EnvSettings.model_validate_json(text)
+    if settings.wrappers:
+        raise _refusal(settings, "env.wrappers may change what its table says")
     env = make_env(settings)
     try:
         limit = _time_limit(env, settings)

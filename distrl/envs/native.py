@@ -27,7 +27,7 @@ class NativeShard:
     def fits(settings: EnvSettings, copies: int) -> bool:
         """Whether there is a vector form, and it keeps its whole state in arrays whose last axis is the env copy."""
         spec = find_spec(settings.id)
-        if settings.report:  # vector forms tell nothing in their infos
+        if settings.report or settings.wrappers:  # vector forms tell nothing in their infos, and nothing is around them
             return False
         if spec.vector_entry_point is None or spec.kwargs.keys() - {"sutton_barto_reward"}:
             return False

@@ -1,10 +1,11 @@
-"""Watching a trained model in a window."""
+"""Watching episodes in a window, and playing them for whoever shows them."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -16,14 +17,61 @@ from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
 from distrl.types import Policy
 
+# What acts in an episode of that number: gives the env's action for its observation and the info beside it.
+Actor = Callable[[int], Callable[[Any, Mapping[str, Any]], Any]]
 
-def play(policy: Policy, env: EnvSettings, seed: int, episodes: int = 1, greedy: bool = True) -> tuple[float, ...]:
+
+@dataclass(frozen=True)
+class Moment:
+    """The beginning of an episode, or what a step of it gave."""
+
+    episode: int  # from 0 on
+    step: int  # 0: the reset
+    action: Any  # as the env took it; None of the reset
+    reward: float
+    terminated: bool
+    truncated: bool
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
+
+
+Tell = Callable[[Moment], object]
+
+
+def by_policy(policy: Policy, seed: int, greedy: bool = True) -> Actor:
+    """Acts by a policy: the best actions, or sampled ones that `seed` and the episode's number fix."""
+
+    def begin(episode: int) -> Callable[[Any, Mapping[str, Any]], Any]:
+        rng = stream(seed, "play action", episode)
+
+        def act(obs: Any, info: Mapping[str, Any]) -> Any:
+            batch = policy.obs_layout.pack(obs, info.get(MASK))[None]
+            action = policy.greedy(batch) if greedy else policy.act(batch, policy.draw(rng, 1, 1)[0])[0]
+            return policy.action_layout.unpack(action[0])
+
+        return act
+
+    return begin
+
+
+def play(
+    actor: Actor,
+    env: EnvSettings,
+    seed: int,
+    episodes: int = 1,
+    tell: Tell = lambda moment: None,
+    remedy: str = "Record a video instead: 'distrl record'.",
+) -> tuple[float, ...]:
     """Play episodes in a window. Closing it, or Ctrl-C, ends the game. Returns the returns of finished episodes.
 
+    Args:
+        tell: is told of every moment when it is drawn
+        remedy: what to do where no window can be opened, for people
     Raises:
         UserError: there is no display, or the env has no pictures.
     """
-    remedy = "Record a video instead: 'distrl record'."
     if not display():
         raise UserError(f"There is no display here: neither DISPLAY nor WAYLAND_DISPLAY is set. {remedy}")
     modes = describe_env(env).render_modes
@@ -33,12 +81,13 @@ def play(policy: Policy, env: EnvSettings, seed: int, episodes: int = 1, greedy:
     total, opened = 0.0, False
     game = make_env(env, render_mode="human")
     try:
-        for step, reward, ended in play_episodes(policy, game, seed, episodes, greedy):
+        for moment in play_episodes(actor, game, seed, episodes):
             if not opened and _unseen():
                 raise UserError(f"The window cannot be opened: DISPLAY or WAYLAND_DISPLAY leads nowhere. {remedy}")
             opened = True
-            total = reward if step == 0 else total + reward
-            if ended:
+            tell(moment)
+            total = moment.reward if moment.step == 0 else total + moment.reward
+            if moment.ended:
                 returns.append(total)
             if _window_closed():
                 break
@@ -57,21 +106,18 @@ def play(policy: Policy, env: EnvSettings, seed: int, episodes: int = 1, greedy:
     return tuple(returns)
 
 
-def play_episodes(
-    policy: Policy, game: gym.Env[Any, Any], seed: int, episodes: int, greedy: bool
-) -> Iterator[tuple[int, float, bool]]:
-    """Play, and tell of every step of an episode: its number (0 is the reset), its reward, whether it was the last."""
+def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: int) -> Iterator[Moment]:
+    """Play, and tell of every moment of each episode."""
     for episode in range(episodes):
-        rng = stream(seed, "play action", episode)
+        act = actor(episode)
         obs, info = game.reset(seed=derive(seed, "play episode", episode))
-        step, ended = 0, False
-        yield step, 0.0, ended
-        while not ended:
-            batch = policy.obs_layout.pack(obs, info.get(MASK))[None]
-            action = policy.greedy(batch) if greedy else policy.act(batch, policy.draw(rng, 1, 1)[0])[0]
-            obs, reward, terminated, truncated, info = game.step(policy.action_layout.unpack(action[0]))
-            step, ended = step + 1, bool(terminated or truncated)
-            yield step, float(reward), ended
+        moment = Moment(episode, 0, None, 0.0, False, False)
+        yield moment
+        while not moment.ended:
+            action = act(obs, info)
+            obs, reward, terminated, truncated, info = game.step(action)
+            moment = Moment(episode, moment.step + 1, action, float(reward), bool(terminated), bool(truncated))
+            yield moment
 
 
 def display() -> bool:

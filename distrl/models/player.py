@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distrl.models.store import find_model, read_model
 from distrl.seeding import stream
 from distrl.types import Policy
+
+if TYPE_CHECKING:  # what acts needs no gymnasium
+    import gymnasium as gym
 
 
 class Player:
@@ -35,6 +38,17 @@ class Player:
             action, _ = self.policy.act(batch, self.policy.draw(self._rng, 1, len(batch))[0])
         single = flat.shape == self.policy.obs_layout.shape
         return self.policy.action_layout.unpack(action[0] if single else action)
+
+    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """One copy of the env that the policy was trained on, within its wrappers; its observations are what `act` takes.
+
+        Raises:
+            UserError: it cannot be made here
+        """
+        from distrl.envs.make import make_env
+        from distrl.settings import EnvSettings
+
+        return make_env(EnvSettings(**self.about["env"]), render_mode)
 
 
 def load_policy(path: str | Path, seed: int = 0) -> Player:

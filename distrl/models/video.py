@@ -1,4 +1,4 @@
-"""Games by a policy, in a window and as videos.
+"""Games as videos.
 
 Knows nothing of Ray, torch and MLflow. OpenCV and Pillow are imported where they are needed.
 
@@ -22,9 +22,9 @@ import numpy as np
 from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
 from distrl.files import draft
-from distrl.models.play import display, play_episodes
+from distrl.models.play import Actor, Tell, display, play_episodes
 from distrl.settings import EnvSettings
-from distrl.types import Array, Policy
+from distrl.types import Array
 
 GIF_WIDTH = 480  # pixels at most
 GIF_FRAMES = 300  # at most; an even number. Longer games are thinned out evenly
@@ -45,21 +45,21 @@ class Recording:
 
 
 def record_video(
-    policy: Policy,
+    actor: Actor,
     env: EnvSettings,
     out: Path,
     seed: int,
     episodes: int = 1,
-    greedy: bool = True,
     max_frames: int = 3000,
+    tell: Tell = lambda moment: None,
 ) -> Recording:
     """Play episodes and write them as .webm, .mp4 or .gif.
 
     Where there is no display and SDL_VIDEODRIVER is not set, it is set to "dummy" for this process.
 
     Args:
-        greedy: the best actions; otherwise sampled ones.
         max_frames: playing stops after so many frames of all episodes together.
+        tell: is told of every moment that is recorded
 
     Raises:
         UserError: the env has no pictures, or `out` cannot be written or has another suffix.
@@ -81,16 +81,17 @@ def record_video(
         sink = SINKS[out.suffix](path, max(1, info.render_fps))
         game = make_env(env, render_mode="rgb_array")
         try:
-            for step, reward, _ in play_episodes(policy, game, seed, episodes, greedy):
+            for moment in play_episodes(actor, game, seed, episodes):
                 if shown == max_frames:
                     complete = False
                     break
-                if step == 0:
+                if moment.step == 0:
                     returns.append(0.0)
                     lengths.append(0)
-                returns[-1] += reward
-                lengths[-1] = step
+                returns[-1] += moment.reward
+                lengths[-1] = moment.step
                 sink.add(_frame(game, env.id))
+                tell(moment)
                 shown += 1
         finally:
             game.close()

@@ -186,6 +186,8 @@ def _smooth(values: Array, window: int) -> Array:
 def _draw_threshold(axes: Axes, runs: Sequence[Run], threshold: float | None) -> None:
     if threshold is None:
         ids = {run.config["env"]["id"] for run in runs}
+        if any(run.config["env"].get("wrappers") for run in runs):  # they may change rewards
+            return
         try:
             threshold = find_spec(ids.pop()).reward_threshold if len(ids) == 1 else None
         except UserError:  # the env is not installed here; the plot does not need it

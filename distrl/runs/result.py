@@ -77,6 +77,7 @@ def _text(error: BaseException) -> str:
 def present(plan: Plan, observer: Observer) -> None:
     """Draw the curves, record a video, write the model's card. What cannot be made is told, and costs the run nothing."""
     from distrl.models import video
+    from distrl.models.play import by_policy
     from distrl.reports import card, curves, maps
 
     run_dir = plan.run_dir
@@ -86,6 +87,7 @@ def present(plan: Plan, observer: Observer) -> None:
         write_text(run_dir / "best" / "README.md", card.model_card(run_dir))
         if plan.config.track.video and "rgb_array" in plan.info.render_modes:
             policy, _ = read_model(run_dir / "best")
-            video.record_video(policy, plan.config.env, run_dir / "videos" / "best.webm", seed=plan.config.seed)
+            seed = plan.config.seed
+            video.record_video(by_policy(policy, seed), plan.config.env, run_dir / "videos" / "best.webm", seed)
     except (UserError, OSError, ImportError) as error:
         observer.warn(f"not all pictures of this run could be made: {error}")

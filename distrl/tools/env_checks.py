@@ -48,7 +48,7 @@ def space_warnings(info: EnvInfo) -> Iterator[str]:
     if isinstance(obs, gym.spaces.Box):
         if obs.dtype == np.float64:
             yield "observations are float64; networks compute in float32. Have the env give float32: half the memory."
-        if len(obs.shape) == 3 and obs.dtype != np.uint8:
+        if len(obs.shape) == 3 and obs.dtype.itemsize > 1:
             yield f"images are {obs.dtype}. Have the env give uint8 in 0..255: a quarter of the memory or less."
     if isinstance(action, gym.spaces.Discrete) and action.start != 0:
         yield f"actions are numbered from {action.start}, not from 0. distrl adds the offset; most libraries do not."

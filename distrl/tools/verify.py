@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class Verdict:
     seconds: float
 
 
-def verify(config: Config) -> Iterator[Verdict]:
-    """Do the run in every way, one after the other. Raises `UserError` where a run fails."""
+def verify(config: Config, trials: Sequence[Trial] | None = None) -> Iterator[Verdict]:
+    """Do the run in each of these ways (None: all), one after the other. Raises `UserError` where a run fails."""
     iterations = config.iterations
     if iterations is None or config.stop.return_mean is not None or config.stop.seconds is not None:
         raise UserError(
@@ -61,7 +61,7 @@ def verify(config: Config) -> Iterator[Verdict]:
         raise UserError("With schedule.kind=async a run cannot be repeated bit for bit. Set schedule.kind=lockstep.")
     plan_run(config)
     with tempfile.TemporaryDirectory(prefix="verify-") as directory:
-        for number, trial in enumerate(TRIALS if config.replay is None else (*TRIALS, REPLAY_TRIAL)):
+        for number, trial in enumerate(trials or (TRIALS if config.replay is None else (*TRIALS, REPLAY_TRIAL))):
             run_dir = Path(directory) / str(number)
             file = Path(directory) / f"{number}.yaml"
             file.write_text(config.model_copy(update={"run_dir": str(run_dir)}).to_yaml(), encoding="utf-8")

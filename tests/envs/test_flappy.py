@@ -301,3 +301,16 @@ def test_far_faster_than_the_package():
             plain_frame(plain)
         slow.append((time.perf_counter() - start) / 5)
     assert min(slow) > 10 * min(fast)
+
+
+def test_a_system_without_the_library_of_sounds_is_told() -> None:
+    code = """
+import sys
+sys.modules["pygame.mixer"] = None  # what pygame makes of a library that is missing
+from distrl.envs.flappy import check_package
+try:
+    check_package()
+except ImportError as error:
+    print(error)
+"""
+    assert {"sounds,", "libglib2.0-0`."} <= set(run_python(code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -34,16 +35,25 @@ def test_an_unknown_id_is_refused_with_advice(env_id: str, parts: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("env_id", "module", "package"), [("ALE/Pong-v5", "ale_py", "ale-py"), ("HalfCheetah-v5", "mujoco", "mujoco")]
+    ("env_id", "module", "arguments"),
+    [
+        ("ALE/Pong-v5", "ale_py", "ale-py"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", "--no-deps minigrid"),
+        ("MinAtar/Breakout-v1", "minatar", "MinAtar"),
+        ("HalfCheetah-v5", "mujoco", '"gymnasium[mujoco]"'),
+        ("HalfCheetah-v5", "imageio", '"gymnasium[mujoco]"'),
+    ],
 )
-def test_a_missing_package_is_named_as_pip_knows_it(env_id: str, module: str, package: str) -> None:
-    try:
-        __import__(module)
-    except ImportError:
-        with pytest.raises(UserError, match=rf"{env_id}.*pip install {package}"):
-            make_env(settings(env_id))
-    else:
-        pytest.skip(f"{module} is installed")
+def test_a_missing_package_is_named_as_pip_knows_it(
+    env_id: str, module: str, arguments: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith((f"{module}.", "gymnasium.envs.mujoco")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError) as caught:
+        make_env(settings(env_id))
+    assert env_id in str(caught.value) and str(caught.value).endswith(f" pip install {arguments}")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from PIL import Image
 
 from distrl.errors import UserError
 from distrl.layouts import discrete_layout
-from distrl.models.play import play
-from distrl.models.video import record_video
+from distrl.models.play import by_policy, play
+from distrl.models.video import Recording, record_video
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays
 
@@ -53,6 +53,10 @@ class Scripted:
 
 LEFT = Scripted(lambda obs: 0)
 BALANCE = Scripted(lambda obs: int(obs[2] + 0.3 * obs[3] > 0), lambda obs, noise: int(noise > 0.5))
+
+
+def film(policy: Scripted, env: EnvSettings, out: Path, seed: int, greedy: bool = True, **options: Any) -> Recording:
+    return record_video(by_policy(policy, seed, greedy), env, out, seed, **options)
 
 
 class Pictures(gym.Env[Array, int]):
@@ -126,7 +130,7 @@ def frames_of(path: Path) -> list[Array]:
 @pytest.mark.parametrize("suffix", [".webm", ".mp4", ".gif"])
 def test_video_shows_every_frame(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / "videos" / f"cart{suffix}"
-    recording = record_video(LEFT, CARTPOLE, out, seed=3, episodes=2)
+    recording = film(LEFT, CARTPOLE, out, seed=3, episodes=2)
     assert recording.path == out
     assert recording.complete
     assert recording.returns == tuple(map(float, recording.lengths))
@@ -142,7 +146,7 @@ def test_video_shows_every_frame(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".webm", ".mp4"])
 def test_video_keeps_colours_order_and_odd_borders(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"film{suffix}"
-    assert record_video(LEFT, pictures(length=150, size=[121, 81]), out, seed=0).frames == 151
+    assert film(LEFT, pictures(length=150, size=[121, 81]), out, seed=0).frames == 151
     assert cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS) == 50
     frames = frames_of(out)
     assert frames[0].shape == (82, 122, 3)
@@ -153,7 +157,7 @@ def test_video_keeps_colours_order_and_odd_borders(tmp_path: Path, suffix: str) 
 
 def test_gif_is_small_and_lasts_as_long_as_the_game(tmp_path: Path) -> None:
     out = tmp_path / "film.gif"
-    recording = record_video(LEFT, pictures(length=1000, size=[1000, 50]), out, seed=0)
+    recording = film(LEFT, pictures(length=1000, size=[1000, 50]), out, seed=0)
     assert 150 <= recording.frames <= 300
     with Image.open(out) as image:
         assert image.size == (480, 24)
@@ -169,7 +173,7 @@ def test_gif_is_small_and_lasts_as_long_as_the_game(tmp_path: Path) -> None:
 
 def test_video_depends_on_the_seed_alone(tmp_path: Path) -> None:
     def sampled(seed: int) -> tuple[float, ...]:
-        return record_video(BALANCE, CARTPOLE, tmp_path / "a.mp4", seed, episodes=2, greedy=False).returns
+        return film(BALANCE, CARTPOLE, tmp_path / "a.mp4", seed, episodes=2, greedy=False).returns
 
     first = sampled(1)
     assert sampled(1) == first
@@ -178,13 +182,13 @@ def test_video_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_greedy_video_balances(tmp_path: Path) -> None:
-    recording = record_video(BALANCE, CARTPOLE, tmp_path / "a.mp4", seed=1, max_frames=60)
+    recording = film(BALANCE, CARTPOLE, tmp_path / "a.mp4", seed=1, max_frames=60)
     assert recording.returns == (59.0,)
     assert not recording.complete
 
 
 def test_video_ends_at_max_frames(tmp_path: Path) -> None:
-    recording = record_video(LEFT, pictures(length=10), tmp_path / "a.mp4", seed=0, episodes=3, max_frames=15)
+    recording = film(LEFT, pictures(length=10), tmp_path / "a.mp4", seed=0, episodes=3, max_frames=15)
     assert (recording.frames, recording.lengths, recording.returns) == (15, (10, 3), (5.0, 1.5))
     assert not recording.complete
 
@@ -202,7 +206,7 @@ def test_video_ends_at_max_frames(tmp_path: Path) -> None:
 def test_what_cannot_be_recorded_is_told(tmp_path: Path, env_id: str, out: str, message: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message):
-        record_video(LEFT, EnvSettings(id=env_id), tmp_path / out, seed=0)
+        film(LEFT, EnvSettings(id=env_id), tmp_path / out, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -214,7 +218,7 @@ def test_interrupted_recording_leaves_the_old_file(tmp_path: Path, suffix: str) 
     out = tmp_path / f"a{suffix}"
     out.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
-        record_video(Scripted(interrupted), CARTPOLE, out, seed=0)
+        film(Scripted(interrupted), CARTPOLE, out, seed=0)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {out.name: b"old"}
 
 
@@ -227,12 +231,12 @@ def test_recording_needs_no_display(
 
     if chosen is not None:
         monkeypatch.setenv("SDL_VIDEODRIVER", chosen)
-    record_video(LEFT, pictures(), tmp_path / "a.mp4", seed=0)
+    film(LEFT, pictures(), tmp_path / "a.mp4", seed=0)
     assert os.environ["SDL_VIDEODRIVER"] == (chosen or "dummy")
 
 
 def test_videos_write_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    record_video(LEFT, pictures(), tmp_path / "a.webm", seed=0)
+    film(LEFT, pictures(), tmp_path / "a.webm", seed=0)
     assert capfd.readouterr() == ("", "")
 
 
@@ -248,8 +252,8 @@ class TestPlay:
         monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
     def test_plays_what_a_recording_shows(self, tmp_path: Path) -> None:
-        recorded = record_video(LEFT, CARTPOLE, tmp_path / "a.mp4", seed=5, episodes=2)
-        assert play(LEFT, CARTPOLE, seed=5, episodes=2) == recorded.returns
+        recorded = film(LEFT, CARTPOLE, tmp_path / "a.mp4", seed=5, episodes=2)
+        assert play(by_policy(LEFT, 5), CARTPOLE, seed=5, episodes=2) == recorded.returns
 
     def test_closing_the_window_ends_it(self) -> None:
         import pygame
@@ -263,7 +267,7 @@ class TestPlay:
                 pygame.event.post(pygame.event.Event(pygame.QUIT))
             return 0
 
-        assert play(Scripted(close), CARTPOLE, seed=5, episodes=1000) == ()
+        assert play(by_policy(Scripted(close), 5), CARTPOLE, seed=5, episodes=1000) == ()
         assert calls == 3
         assert not pygame.display.get_init()
 
@@ -277,19 +281,19 @@ class TestPlay:
                 raise KeyboardInterrupt
             return 0
 
-        assert len(play(Scripted(interrupt), CARTPOLE, seed=5, episodes=1000)) == 1
+        assert len(play(by_policy(Scripted(interrupt), 5), CARTPOLE, seed=5, episodes=1000)) == 1
 
     def test_without_display_tells_to_record(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("DISPLAY")
         with pytest.raises(UserError, match="distrl record"):
-            play(LEFT, CARTPOLE, seed=5)
+            play(by_policy(LEFT, 5), CARTPOLE, seed=5)
 
     def test_display_that_leads_nowhere_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DISPLAY", ":987")
         monkeypatch.delenv("SDL_VIDEODRIVER")
         with pytest.raises(UserError, match="distrl record"):
-            play(LEFT, CARTPOLE, seed=5)
+            play(by_policy(LEFT, 5), CARTPOLE, seed=5)
 
     def test_env_without_pictures_is_told(self) -> None:
         with pytest.raises(UserError, match="render_modes"):
-            play(LEFT, EnvSettings(id="VideoBlind-v0"), seed=5)
+            play(by_policy(LEFT, 5), EnvSettings(id="VideoBlind-v0"), seed=5)

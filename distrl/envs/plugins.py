@@ -1,0 +1,73 @@
+"""Packages of environments: imported where an id says so, and kept from telling every process the same."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from distrl.errors import UserError
+
+# Ids that begin so are registered by importing this module, which these arguments of pip install.
+PLUGINS = {
+    "ALE/": ("ale_py", "ale-py"),
+    "MiniGrid-": ("minigrid", "--no-deps minigrid"),  # it asks for pygame-ce, which would take the place of pygame
+    "BabyAI-": ("minigrid", "--no-deps minigrid"),
+    "MinAtar/": ("minatar.gym", "MinAtar"),
+}
+# Where an env's import fails for a missing module, this is the package that brings it.
+MUJOCO = '"gymnasium[mujoco]"'
+PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": MUJOCO, "MuJoCo": MUJOCO, "imageio": MUJOCO}
+PACKAGES["pygame"] = "pygame"
+
+
+def register(env_id: str) -> None:
+    """Import what registers an id with gymnasium, where it is known. Raises `UserError` where that is not installed."""
+    for plugin, package in (found for prefix, found in PLUGINS.items() if env_id.startswith(prefix)):
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # MinAtar's, that it cannot draw
+        try:
+            module = importlib.import_module(plugin)
+        except ModuleNotFoundError as error:
+            if not f"{plugin}.".startswith(f"{error.name}."):
+                raise
+            name = package.split()[-1]
+            raise UserError(f"env.id {env_id!r} needs the package {name!r}: pip install {package}") from None
+        finally:
+            logging.disable(before)
+        if plugin == "ale_py":
+            module.ALEInterface.setLoggerMode(module.LoggerMode.Error)
+        if plugin == "minatar.gym" and not any(known.startswith("MinAtar/") for known in gym.registry):
+            module.register_envs()
+
+
+def quieten(spec: EnvSpec) -> None:
+    """What MuJoCo warns of is told once in a process, and what its models do that is deprecated never."""
+    if not str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
+        return
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError:  # making the env will tell
+        return
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_Once())
+
+
+class _Once:
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, message: str) -> None:
+        if message not in self.told and "deprecated" not in message:
+            print(f"MuJoCo: {message}", file=sys.stderr)
+        self.told.add(message)
+
+
+def missing(error: Exception) -> str:
+    """How to install what an env's import lacked, as far as it is known: ' pip install ...'."""
+    package = next((package for word, package in PACKAGES.items() if word in str(error)), None)
+    return "" if package is None else f" pip install {package}"
