@@ -39,6 +39,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     for part in (config.schedule, config.normalize, config.replay, config.algorithm):
         if part is not None:
             part.check(config)
+    if config.init_from is not None:  # whoever reads the config may be elsewhere
+        config = config.model_copy(update={"init_from": str(Path(config.init_from).absolute())})
     return config
 
 

@@ -138,7 +138,11 @@ class AlgorithmModule(Protocol):
         """The weights of version 0, [P]: those that what `make` makes begins with."""
 
     def make(self, settings: Any, policy: Any, seed: int, device: Any) -> Algorithm:
-        """What learns: `distrl.types.OnPolicy`, or `OffPolicy` where `Settings.replayed` says from which batches."""
+        """What learns: `distrl.types.OnPolicy`, or `OffPolicy` where `Settings.replayed` says from which batches.
+
+        `policy` holds the weights of version 0, with which it is to begin: those of `initial_weights`, or, by `init_from`,
+        those of another run. What does not is refused where there is an `init_from`.
+        """
 
 
 def wrapper(name: str) -> Callable[..., Any]:

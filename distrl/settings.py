@@ -315,6 +315,10 @@ class Config(Settings):
 
     seed: int = Field(default=1, ge=0, lt=2**63)
     run_dir: str | None = Field(default=None, description="null: runs/<algorithm>-<env>-<time>")
+    init_from: str | None = Field(
+        default=None,
+        description="a run, checkpoint or model whose weights this run begins with; in a run's own config: its copy of them",
+    )
     env: EnvSettings
     algorithm: SerializeAsAny[AlgorithmSettings]
     rollout: RolloutSettings = RolloutSettings()

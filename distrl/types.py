@@ -31,6 +31,15 @@ class Weights:
     vector: Array  # [P]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Weights of another run that a run begins with, and what is known of them."""
+
+    vector: Array  # [P]: version 0 acts by it
+    env_steps: int  # of training behind them, there
+    source: dict[str, Any]  # where they were read and their sha256, as plain JSON
+
+
 @dataclass
 class Fragment:
     """T steps of one shard: a pure function of config, seed, shard, iteration, shard state and weights."""

@@ -126,7 +126,7 @@ class ActorCritic:
         self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
         spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
-        self.actor = Network(spec, initial_weights(settings, policy, seed))
+        self.actor = Network(spec, policy.network.vector)
         self.critic = Network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
         critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
         self.parameters = {

@@ -104,7 +104,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
 class DQN:
     """`distrl.types.OffPolicy`; the parameters of each network lie in one flat vector."""
 
-    def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> None:
+    def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, device: torch.device) -> None:
         import torch  # here and not above: settings are checked, and runners started, without it
 
         from distrl.learning.encoders import Masks
@@ -113,7 +113,7 @@ class DQN:
 
         self.torch = torch
         self.settings, self.device, self.first_action = settings, device, policy.first_action
-        spec, weights = policy.network.spec, initial_weights(settings, policy, seed)[:-1]
+        spec, weights = policy.network.spec, policy.network.vector
         self.online, self.target = make_network(spec, weights), make_network(spec, weights)
         self.masks = Masks(policy.obs_layout).to(device)
         self.parameters = FlatParameters([self.online], device)
@@ -219,4 +219,4 @@ def initial_weights(settings: Settings, policy: EpsilonGreedyPolicy, seed: int) 
 
 
 def make(settings: Settings, policy: EpsilonGreedyPolicy, seed: int, device: torch.device) -> DQN:
-    return DQN(settings, policy, seed, device)
+    return DQN(settings, policy, device)

@@ -211,6 +211,14 @@ class TabularQ:
         self.progress, self.env_steps, self.episodes = 0.0, 0, 0
         self.rehearsal = None if settings.rehearsal is None else Rehearsal(settings.rehearsal)
 
+    def begin(self, policy: TablePolicy) -> None:
+        """Take the policy's table. An entry that is no longer what all begin with counts as visited once."""
+        arrays = policy.arrays()
+        self.visits[:] = arrays["table"] != self.tables
+        self.tables[:] = arrays["table"]
+        if self.capacity is not None:
+            self.keys = arrays["keys"][arrays["keys"] >= 0].astype(np.int64)
+
     @property
     def epsilon(self) -> float:
         return self.settings.epsilon(self.progress, self.env_steps, self.episodes)
@@ -437,4 +445,6 @@ def initial_weights(settings: Settings, policy: TablePolicy, seed: int) -> Array
 
 
 def make(settings: Settings, policy: TablePolicy, seed: int, device: Any) -> TabularQ:
-    return TabularQ(settings, policy, seed)
+    algorithm = TabularQ(settings, policy, seed)
+    algorithm.begin(policy)
+    return algorithm

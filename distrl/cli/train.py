@@ -121,6 +121,7 @@ def _dry_run(plan: Plan) -> None:
         **({} if plan.replay_note is None else {"replay": plan.replay_note}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",
         "run directory": plan.run_dir,
+        **({} if plan.origin is None else {"begins with": plan.origin.source["path"]}),
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),
     }.items():
         table.add_row(name, str(value))

@@ -55,7 +55,10 @@ class RayExecution:
                 raise self._lost(error.cause) from None
             raise
         except errors.RayActorError as error:
-            if "creation task" in str(error):  # it would fail again
+            if "creation task" in (text := str(error)):  # it would fail again
+                _, users, message = text.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+                if users:  # of what a constructor raises Ray keeps the text alone
+                    raise UserError(message.strip()) from None
                 raise
             raise self._lost(error) from None
         except (errors.ObjectLostError, errors.OutOfMemoryError, errors.WorkerCrashedError) as error:

@@ -6,6 +6,7 @@ stepped which env copy first. NumPy alone: an algorithm that needs no torch lear
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
@@ -13,11 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from distrl.acting.normalise import EPSILON, LIMIT, NormalisedPolicy, without
+from distrl.acting.normalise import EPSILON, LIMIT, NormalisedPolicy, initial_weights, without
+from distrl.errors import UserError
 from distrl.fragments import unstacked
 from distrl.registry import algorithm_module
 from distrl.settings import Config
-from distrl.types import Algorithm, Array, Arrays, Fragment, OnPolicy, Policy
+from distrl.types import Algorithm, Array, Arrays, Fragment, OnPolicy, Origin, Policy
 
 
 class Moments:
@@ -39,6 +41,11 @@ class Moments:
         share, apart = len(rows) / self.count, rows.mean(axis=0) - self.mean
         self.variance = (1 - share) * self.variance + share * rows.var(axis=0) + share * (1 - share) * apart**2
         self.mean = self.mean + share * apart
+
+    def begin(self, count: int, mean: Array, scale: Array) -> None:
+        """Go on from what `mean` and `scale` [D] were after so many rows."""
+        self.count, self.mean = count, mean.astype(np.float64)
+        self.variance = np.maximum(1 / scale.astype(np.float64) ** 2 - EPSILON, 0.0)
 
     @property
     def scale(self) -> Array:
@@ -103,10 +110,13 @@ class Normalised:
     that were acted upon, each once. Rewards, which nobody acts by, are scaled by statistics that they are in already.
     """
 
-    def __init__(self, config: Config, policy: Policy, algorithm: OnPolicy) -> None:
+    def __init__(self, config: Config, policy: Policy, algorithm: OnPolicy, seen: int = 0) -> None:
+        """`policy`: with its first weights, and with statistics of `seen` rows; it is kept."""
         self.algorithm = algorithm
-        self.policy = NormalisedPolicy(without(policy)) if isinstance(policy, NormalisedPolicy) else None
+        self.policy = policy if isinstance(policy, NormalisedPolicy) else None
         self.seen = Moments(0 if self.policy is None else self.policy.size)
+        if self.policy is not None and seen:
+            self.seen.begin(seen, self.policy.mean, self.policy.scale)
         gamma, rollout = config.algorithm.discount, config.rollout
         self.rewards: ScaledRewards | None = None
         if config.normalize.reward:
@@ -155,10 +165,26 @@ def _rows(policy: NormalisedPolicy, obs: Array) -> Array:
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def make_algorithm(config: Config, policy: Policy, device: Any) -> Algorithm:
-    """What learns, for the policy of `distrl.acting.normalise.make_policy`. `device`: None where no torch is needed."""
+def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin | None = None) -> Algorithm:
+    """What learns, for the policy of `distrl.acting.normalise.make_policy`.
+
+    Args:
+        device: None where no torch is needed
+        origin: what it begins with; None: fresh weights
+    Raises:
+        UserError: the algorithm begins with weights of its own nevertheless
+    """
     module = algorithm_module(config.algorithm.name)
+    vector = initial_weights(config, policy) if origin is None else origin.vector
+    policy = copy.deepcopy(policy)  # in one process it would be shared
+    policy.load(vector)
     algorithm = module.make(config.algorithm, without(policy), config.seed, device)
     if config.normalize.obs or config.normalize.reward:
-        return Normalised(config, policy, cast(OnPolicy, algorithm))
+        seen = 0 if origin is None else origin.env_steps
+        algorithm = Normalised(config, policy, cast(OnPolicy, algorithm), seen)
+    if origin is not None and algorithm.weights().tobytes() != vector.tobytes():
+        raise UserError(
+            f"init_from: {config.algorithm.name} does not begin with the weights that it is given. Its make() must take them "
+            "from the policy, see distrl.registry.AlgorithmModule; or leave init_from out."
+        )
     return algorithm

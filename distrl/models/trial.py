@@ -8,11 +8,10 @@ float rounding of them is as good; anything more is another policy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from distrl.acting.distributions import (
@@ -28,7 +27,7 @@ from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.envs.make import make_env
 from distrl.errors import UserError
 from distrl.layouts import MASK, inside
-from distrl.models.play import by_policy, play_episodes
+from distrl.models.play import Actor, by_policy, play_episodes
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, EnvInfo, Policy
 
@@ -47,23 +46,6 @@ class Trial:
     flat: Array  # [OBSERVATIONS, ...] as the policy takes them
 
 
-class _Seen(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps what was seen last."""
-
-    obs: Any
-    mask: Any
-
-    def reset(self, **kwargs: Any) -> Any:
-        self.obs, info = self.env.reset(**kwargs)
-        self.mask = info.get(MASK)
-        return self.obs, info
-
-    def step(self, action: Any) -> Any:
-        self.obs, *rest, info = self.env.step(action)
-        self.mask = info.get(MASK)
-        return self.obs, *rest, info
-
-
 def input_names(policy: Policy) -> list[str]:
     """Of the parts of an observation, and of the mask behind them; 'obs' where there is one part and no name."""
     layout = policy.obs_layout
@@ -80,19 +62,32 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
     dtypes = [tensor["dtype"] for tensor in layout.tensors(info.observation_space)]
     rows: list[list[Array]] = []
     flat: list[Array] = []
-    game = _Seen(make_env(env))
-    try:
-        for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
-            for moment in play_episodes(by_policy(policy, int(greedy), greedy), game, int(greedy), OBSERVATIONS):
-                if moment.ended:
-                    continue
-                row = [inside(game.obs, part) for part in layout.parts]
+
+    def watched(actor: Actor) -> Actor:
+        """Acts as `actor`; what it acts on is kept."""
+
+        def begin(episode: int) -> Callable[[Any, Mapping[str, Any]], Any]:
+            act = actor(episode)
+
+            def keep(obs: Any, said: Mapping[str, Any]) -> Any:
+                row = [inside(obs, part) for part in layout.parts]
                 if layout.mask is not None:
-                    mask = game.mask if layout.in_info else inside(game.obs, layout.mask)
+                    mask = said[MASK] if layout.in_info else inside(obs, layout.mask)
                     row.append(np.asarray(mask).reshape(layout.mask.shape))
                 rows.append(row)
-                flat.append(layout.pack(game.obs, game.mask))
-                if len(rows) >= count:
+                flat.append(layout.pack(obs, said.get(MASK)))
+                return act(obs, said)
+
+            return keep
+
+        return begin
+
+    game = make_env(env)
+    try:
+        for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
+            seed = int(greedy)
+            for _ in play_episodes(watched(by_policy(policy, seed, greedy)), game, seed, OBSERVATIONS):
+                if len(rows) == count:
                     break
     finally:
         game.close()

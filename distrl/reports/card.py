@@ -51,6 +51,7 @@ def _facts(
         "algorithm": config["algorithm"]["name"],
         "environment": config["env"]["id"],
         "seed": str(config["seed"]),
+        "began with": _origin(result.get("init_from")),
         "env steps behind these weights": None if evaluation is None else f"{evaluation.env_steps:,}",
         "env steps of the run": _number(result.get("env_steps")),
         "episodes of the run": _number(result.get("episodes")),
@@ -65,6 +66,10 @@ def _facts(
         "sha256 of the run's last weights": result.get("weights_sha256"),
         "versions": ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
     }
+
+
+def _origin(source: Mapping[str, Any] | None) -> str | None:
+    return None if source is None else f"the weights of {source['path']} (sha256 {source['weights_sha256']})"
 
 
 def _number(value: float | str | None, unit: str = "") -> str | None:

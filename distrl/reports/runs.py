@@ -74,6 +74,8 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         learnt = {key: value for key, value in run.config.items() if key not in NOT_LEARNT}
+        if learnt.get("init_from") is not None:  # every run has a copy of its own
+            learnt["init_from"] = _told_origin(run.path) or learnt["init_from"]
         groups[json.dumps(learnt, sort_keys=True, default=str)].append(run)
     alike: dict[str, list[dict[str, str]]] = defaultdict(list)  # flat configs of groups with one algorithm and env
     for key, members in groups.items():
@@ -87,6 +89,12 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         differences = [f"{name.removeprefix('algorithm.')}={flat.get(name, 'unset')}" for name in names]
         labelled[" ".join([members[0].name, *differences])] = members
     return labelled
+
+
+def _told_origin(run_dir: Path) -> str | None:
+    """The sha256 of the weights that a run began with, as far as a label needs it; None where the copy is gone."""
+    file = run_dir / "init" / "policy.json"
+    return str(json.loads(file.read_text("utf-8"))["origin"]["weights_sha256"])[:12] if file.exists() else None
 
 
 def _printed(config: Mapping[str, Any]) -> dict[str, str]:

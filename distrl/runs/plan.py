@@ -17,11 +17,12 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count, share_out
 from distrl.files import refuse_used
+from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
 from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
-from distrl.types import Array, EnvInfo, Policy
+from distrl.types import Array, EnvInfo, Origin, Policy
 from distrl.workers.replay import check_memory, replay_row_bytes
 
 
@@ -33,6 +34,7 @@ class Plan:
     info: EnvInfo
     policy: Policy
     initial_weights: Array
+    origin: Origin | None  # what these are of, where `init_from` says so
     run_dir: Path
     start: Path | None  # the checkpoint to go on from; None: the beginning
     resuming: bool
@@ -78,11 +80,16 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config = config.on_device(before)
     if config.track.mlflow:
         check_tracking(tracking_uri(config, run_dir))
+    weights, origin = initial_weights(config, policy), None
+    if config.init_from is not None:
+        copied = None if resume is None else run_dir / COPY  # a run that goes on has its own
+        origin = read_origin(copied or Path(config.init_from), policy, weights, info)
     return Plan(
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
-        initial_weights=initial_weights(config, policy),
+        initial_weights=weights if origin is None else origin.vector,
+        origin=origin,
         run_dir=run_dir,
         start=start,
         resuming=resume is not None,

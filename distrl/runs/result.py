@@ -55,6 +55,7 @@ def write_result(trainer: Trainer, since: float, status: str, error: BaseExcepti
         "env_steps_per_s": progress.env_steps / progress.train_s if progress.train_s else None,
         "seconds": {name.removeprefix("time/").removesuffix("_s"): value for name, value in ledger.totals.items()},
         "restarts": trainer.recovery.restarts,
+        "init_from": trainer.checkpoints.job.about.get("init_from"),
         "versions": versions(),
         "error": None if error is None else _text(error),
     }

@@ -32,6 +32,8 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
     check_same((run_dir / "config.yaml").read_text(encoding="utf-8"), config, run_dir)
     if source is not None:
         given = load_config(source, overrides)
+        if given.init_from is not None and config.init_from is not None:  # of which the run has a copy
+            given = given.model_copy(update={"init_from": config.init_from})
         check_same(given.to_yaml(), config, source)
         if given.learner.device != "auto":
             return config.on_device(given.learner.device)

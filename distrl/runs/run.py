@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from distrl import signals
 from distrl.errors import Diverged, UserError
@@ -15,6 +16,7 @@ from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Resources, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.registry import algorithm_module
+from distrl.runs.origin import COPY, copy_origin
 from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
@@ -72,7 +74,8 @@ def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]
             yield plan, lambda: None
         return
     with new_directory(plan.run_dir, numbered=not named) as (run_dir, keep):
-        yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update={"run_dir": str(run_dir)})), keep
+        own = {"run_dir": str(run_dir)} | ({} if plan.origin is None else {"init_from": str(run_dir / COPY)})
+        yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
 
 def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resources]:
@@ -120,6 +123,8 @@ def _train(
 def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     """Write the config, and begin to tell of the run: on the terminal, in metrics.jsonl and to MLflow."""
     config, run_dir = plan.config, plan.run_dir
+    if plan.origin is not None:
+        copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
     observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet), tracker)
@@ -147,15 +152,29 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
 def _make_trainer(
     plan: Plan, execution: Execution, resources: Resources, observer: RunObserver, request: signals.Request
 ) -> Trainer:
+    about = _about(plan) | ({} if plan.origin is None else {"init_from": plan.origin.source})
+    job = Job(
+        plan.config,
+        plan.policy,
+        plan.initial_weights,
+        about,
+        plan.info.reward_threshold,
+        plan.run_dir,
+        plan.start,
+        plan.origin,
+    )
+    return make_trainer(job, execution, resources, observer, lambda: request.reason)
+
+
+def _about(plan: Plan) -> dict[str, Any]:
+    """Of the env and the algorithm, for model directories."""
     config, info = plan.config, plan.info
-    about = {
+    return {
         "algorithm": config.algorithm.name,
         "env": config.env.model_dump(mode="json"),
         "observation": info.obs_layout.tensors(info.observation_space),
         "action": info.action_layout.tensors(info.action_space),
     }
-    job = Job(config, plan.policy, plan.initial_weights, about, info.reward_threshold, plan.run_dir, plan.start)
-    return make_trainer(job, execution, resources, observer, lambda: request.reason)
 
 
 def _run(trainer: Trainer) -> tuple[str, BaseException | None]:

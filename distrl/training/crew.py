@@ -7,21 +7,24 @@ import time
 from distrl.execution import Execution, Worker
 from distrl.execution.resources import Resources
 from distrl.settings import Config
-from distrl.types import Arrays, Policy
+from distrl.types import Arrays, Origin, Policy
 from distrl.workers.learner import Learner
 from distrl.workers.runner import Runner
 
 
 class Crew:
-    def __init__(self, config: Config, policy: Policy, execution: Execution, resources: Resources) -> None:
+    def __init__(
+        self, config: Config, policy: Policy, execution: Execution, resources: Resources, origin: Origin | None
+    ) -> None:
         """`policy`: without weights; every worker gets a copy."""
         self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
+        self.origin = origin
         self.runners: list[Worker] = []
         self.started: set[Worker] = set()  # runners that have answered
 
     def learner(self, state: Arrays) -> Worker:
         """A fresh one, to go on from the state of a checkpoint; empty: from the beginning."""
-        arguments, resources = (self.config, self.policy, state or None), self.resources
+        arguments, resources = (self.config, self.policy, state or None, self.origin), self.resources
         return self.execution.spawn(
             Learner, *arguments, name="learner", cpus=resources.learner_cpus, gpus=resources.learner_gpus
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distrl.settings import Config
-from distrl.types import Array, Policy
+from distrl.types import Array, Origin, Policy
 
 
 @dataclass(frozen=True)
@@ -19,3 +19,4 @@ class Job:
     threshold: float | None  # the env's reward threshold
     run_dir: Path
     start: Path | None  # the checkpoint to go on from; None: the beginning
+    origin: Origin | None = None  # what it begins with, which `initial_weights` then are; None: fresh weights

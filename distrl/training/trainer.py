@@ -106,7 +106,7 @@ def make_trainer(
     config, policy = job.config, job.policy
     recovery = Recovery(config, execution, observer, interrupted)
     ledger = Ledger(config, job.threshold, recovery, observer)
-    crew = Crew(config, policy, execution, resources)
+    crew = Crew(config, policy, execution, resources, job.origin)
     updates = Updates(config, execution, crew, recovery, ledger)
     collector = Collector(config, execution, crew, recovery, updates)
     evaluations = Evaluations(config, policy, job.about, execution, recovery, updates, job.run_dir)

@@ -18,7 +18,19 @@ from distrl.errors import Diverged, UserError
 from distrl.learning.normalise import make_algorithm
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
-from distrl.types import Algorithm, Array, Arrays, Batch, Fragment, OffPolicy, OnPolicy, Policy, Priorities, Weights
+from distrl.types import (
+    Algorithm,
+    Array,
+    Arrays,
+    Batch,
+    Fragment,
+    OffPolicy,
+    OnPolicy,
+    Origin,
+    Policy,
+    Priorities,
+    Weights,
+)
 from distrl.workers.versions import Message, Sender
 
 if TYPE_CHECKING:
@@ -88,13 +100,13 @@ def _denormals_flushed() -> Iterator[None]:
 
 
 class Learner:
-    def __init__(self, config: Config, policy: Policy, state: Arrays | None) -> None:
-        """`state`: of the checkpoint to go on from; None: the beginning."""
+    def __init__(self, config: Config, policy: Policy, state: Arrays | None, origin: Origin | None = None) -> None:
+        """`state`: of the checkpoint to go on from; None: the beginning, which is `origin` or fresh weights."""
         module = algorithm_module(config.algorithm.name)
         device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
         self.arithmetic = _denormals_flushed if module.NEEDS_TORCH else contextlib.nullcontext
         with self.arithmetic():  # torch may start its threads here
-            self.algorithm: Algorithm = make_algorithm(config, policy, device)
+            self.algorithm: Algorithm = make_algorithm(config, policy, device, origin)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay
         self.sender = Sender(config)
