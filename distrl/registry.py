@@ -99,6 +99,7 @@ POLICIES = Registry(
     "distrl.policies",
     {
         "stochastic": "distrl.acting.policies:StochasticPolicy",
+        "recurrent": "distrl.acting.recurrent:RecurrentPolicy",
         "epsilon_greedy": "distrl.acting.policies:EpsilonGreedyPolicy",
         "table": "distrl.acting.tables:TablePolicy",
         "normalised": "distrl.acting.normalise:NormalisedPolicy",
@@ -113,6 +114,7 @@ WRAPPERS = Registry(
         "clip_reward": "distrl.envs.wrappers:clip_reward",
         "flatten": "gymnasium.wrappers:FlattenObservation",
         "frame_stack": "distrl.envs.wrappers:frame_stack",
+        "select": "distrl.envs.wrappers:select",
         "time_limit": "gymnasium.wrappers:TimeLimit",
     },
     places="a wrapper in a module that can be imported, such as gymnasium.wrappers.ClipAction or my_package.wrappers:Mine",

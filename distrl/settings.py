@@ -31,6 +31,13 @@ class AlgorithmSettings(Settings):
     sparse: ClassVar[bool] = False  # an update changes few of the weights, so that sending the changes is less
     name: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _remembers(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "memory" in data and "memory" not in cls.model_fields:
+            raise ValueError(f"memory is for ppo and a2c, and this is {data.get('name')}. Leave algorithm.memory out")
+        return data
+
     @property
     def any_age(self) -> bool:
         """Whether it can learn from what weights of any age did."""

@@ -53,7 +53,8 @@ class Fragment:
     terminated: Array  # [T, N] bool: the episode ended in a state of value 0
     truncated: Array  # [T, N] bool: the episode was cut off (and did not terminate); its value goes on
     final_obs: Array  # [E, ...]: true last observations of the E ended episodes, in the order of nonzero(ended)
-    extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob; raw_action where it is another one
+    extras: Arrays  # what the policy said beside the action, [T, N, ...]: log_prob; raw_action where it is another one;
+    # and, of a recurrent one, the `memory` that it began with, [1, N, H]
     stack: int = 0  # C: an observation is the newest C frames, and here are single frames; see distrl.fragments:
     # obs is [C - 1 + T + 1, N, ...], beginning with the older frames of the first one; final_obs [E, ...]
 
@@ -107,6 +108,7 @@ class Snapshot:
     lengths: Array  # [N] int64
     env: Arrays  # what the shard needs to rebuild its env copies: its `arrays`, and of one that replays the `action`s
     # [sum of lengths, ...] of the episodes under way, one env copy after the other; see distrl.envs.journal
+    memory: Array | None = None  # [N, H]: what a recurrent policy remembers of the episodes under way
 
 
 @dataclass

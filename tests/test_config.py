@@ -288,6 +288,21 @@ def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
             ["algorithm={name: dqn}", "normalize.obs=true"],
             ["normalize.obs is true", "ppo and a2c", "is dqn", "Set normalize.obs=false"],
         ),
+        (["algorithm={name: dqn, memory: {size: 8}}"], ["ppo and a2c", "this is dqn", "Leave algorithm.memory out"]),
+        (["algorithm={name: q, memory: {kind: gru}}"], ["ppo and a2c", "this is q", "Leave algorithm.memory out"]),
+        (["algorithm.memory={size: 8}"], ["algorithm.memory", "set algorithm.shared_body=true"]),
+        (
+            ["algorithm={name: ppo, memory: {}, shared_body: true, minibatch_size: 16}"],
+            ["algorithm.minibatch_size is 16", "multiple of rollout.steps=32", "or 2048"],
+        ),
+        (
+            ["algorithm={name: a2c, memory: {}, shared_body: true, minibatches: 128}"],
+            ["algorithm.minibatches is 128", "64 env copies", "such as 1"],
+        ),
+        (
+            ["algorithm={name: ppo, memory: {}, shared_body: true}", "track.register_as=mine"],
+            ["track.register_as is 'mine'", "track.register_as=null"],
+        ),
         (
             ["algorithm={name: q}", "normalize={obs: true, reward: true}"],
             ["normalize.obs is true", "is q", "Set normalize.obs=false normalize.reward=false"],

@@ -29,9 +29,14 @@ PENDULUM = {  # normalised: running statistics, and returns that go on from frag
     "env": {"id": "Pendulum-v1", "max_episode_steps": 40},
     "normalize": {"obs": True, "reward": True},
 }
+MEMORY = {  # what is remembered goes from fragment to fragment, and to whoever rebuilds a shard by its actions
+    **CARTPOLE,
+    "env": {"id": "CartPole-v1", "wrappers": [{"name": "select", "kwargs": {"indices": [0, 2]}}]},
+    "algorithm": {**CARTPOLE["algorithm"], "hidden": [32], "shared_body": True, "memory": {"kind": "gru", "size": 16}},
+}
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
-    "wrapped": WRAPPED,
+    "wrapped": WRAPPED, "memory": MEMORY,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
@@ -89,7 +94,17 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
 
 @pytest.mark.parametrize(
     ("task", "lag"),
-    [("cartpole", 0), ("cartpole", 1), ("pendulum", 1), ("taxi", 1), ("hashed", 0), ("dqn", 0), ("dqn", 1)],
+    [
+        ("cartpole", 0),
+        ("cartpole", 1),
+        ("pendulum", 1),
+        ("memory", 0),
+        ("memory", 1),
+        ("taxi", 1),
+        ("hashed", 0),
+        ("dqn", 0),
+        ("dqn", 1),
+    ],
 )
 def test_interrupted_and_resumed_at_every_place(
     task: str, lag: int, reference: dict[tuple[str, int], Outcome], tmp_path: Path
@@ -161,6 +176,7 @@ def kill(name: str) -> None:
         ("lunarlander", {2: "Runner", 7: "Runner"}),
         ("cartpole", {1: "Learner", 8: "Learner"}),
         ("pendulum", {2: "Runner", 8: "Learner"}),
+        ("memory", {2: "Runner", 8: "Learner"}),
         ("taxi", {2: "Runner", 8: "Learner"}),
         ("cartpole", {5: "Evaluator"}),
         ("dqn", {4: "Replay", 9: "Replay"}),

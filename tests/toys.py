@@ -20,7 +20,9 @@ from distrl.layouts import Layout, Part, discrete_layout, observation_layout
 from distrl.settings import EnvSettings
 from distrl.types import Array, Snapshot
 
-SCRIPT, BANDIT, DIE, TWIN, WALK = (f"toys/{_name}-v0" for _name in ("Script", "Bandit", "Die", "Twin", "Walk"))
+SCRIPT, BANDIT, DIE, RECALL, TWIN, WALK = (
+    f"toys/{_name}-v0" for _name in ("Script", "Bandit", "Die", "Recall", "Twin", "Walk")
+)
 BREAK = 2  # the action that makes Script raise
 
 on_make: Callable[[], None] = lambda: None  # called by Script when it is made
@@ -104,6 +106,25 @@ class Die(gym.Env[Array, Any]):
     def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         self.left -= 1
         return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+class Recall(gym.Env[Array, Any]):
+    """Shows a bit at first, and nothing of it later. The action `wait` steps on, when a light is on, pays 1 if it is the bit."""
+
+    def __init__(self, wait: int = 4) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.wait, self.steps, self.bit = wait, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps, self.bit = 0, int(self.np_random.integers(2))
+        return np.array([2 * self.bit - 1, 0], np.float32), {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        over, paid = self.steps == self.wait, self.steps == self.wait and action == self.bit
+        self.steps += 1
+        return np.array([0, self.steps == self.wait], np.float32), float(paid), over, False, {}
 
 
 class Twin(gym.Env[Any, Any]):
@@ -231,7 +252,7 @@ class Walk(gym.Env[Any, Any]):
         return image
 
 
-_ENVS: dict[str, Any] = {SCRIPT: Script, BANDIT: Bandit, DIE: Die, TWIN: Twin, WALK: Walk}
+_ENVS: dict[str, Any] = {SCRIPT: Script, BANDIT: Bandit, DIE: Die, RECALL: Recall, TWIN: Twin, WALK: Walk}
 for _id, _env in _ENVS.items():
     if _id not in gym.registry:
         gym.register(_id, entry_point=_env)

@@ -131,14 +131,25 @@ class Network:
 
     def __call__(self, obs: Array) -> Array:
         """Outputs [N, outputs + free], float32, for flat observations [N, ...]."""
-        features = [encode(encoder, obs, layers) for encoder, layers in self._encoders]
-        before = x = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
+        before, features = self.features(obs)
+        if not self.spec.dueling:
+            return self.outputs(features)
+        out = self._linear("head", features)
+        value = self._linear("value_head", self._hidden("value_hidden", "value_norm", before))
+        out += value - out.mean(axis=1, keepdims=True)
+        return out
+
+    def features(self, obs: Array) -> tuple[Array, Array]:
+        """What the last hidden layer is given and what it gives, [N, F] each."""
+        encoded = [encode(encoder, obs, layers) for encoder, layers in self._encoders]
+        before = x = encoded[0] if len(encoded) == 1 else np.concatenate(encoded, axis=1)
         for i in range(len(self.spec.hidden)):
             before, x = x, self._hidden(f"hidden.{i}", f"norm.{i}", x)
-        out = self._linear("head", x)
-        if self.spec.dueling:
-            value = self._linear("value_head", self._hidden("value_hidden", "value_norm", before))
-            out += value - out.mean(axis=1, keepdims=True)
+        return before, x
+
+    def outputs(self, features: Array) -> Array:
+        """Of the head, and behind them what is free."""
+        out = self._linear("head", features)
         if self.spec.free:
             out = np.concatenate([out, np.broadcast_to(self._layers["free"], (len(out), self.spec.free))], axis=1)
         return out

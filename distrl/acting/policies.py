@@ -51,12 +51,20 @@ class StochasticPolicy:
 
     def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
         """Actions [N, ...], their log_prob [N], and what was drawn where the env gets something else."""
-        raw, log_prob = self.distribution.sample(self.network(obs), noise, self.obs_layout.mask_of(obs))
+        return self.sampled(self.network(obs), obs, noise)
+
+    def greedy(self, obs: Array) -> Array:
+        return self.best(self.network(obs), obs)
+
+    def sampled(self, outputs: Array, obs: Array, noise: Array) -> tuple[Array, Arrays]:
+        """What `act` gives, by what the network gave out for these observations."""
+        raw, log_prob = self.distribution.sample(outputs, noise, self.obs_layout.mask_of(obs))
         action = self.action_layout.join(self.distribution.env_actions(raw))
         return action, {"log_prob": log_prob} if action is raw else {"log_prob": log_prob, "raw_action": raw}
 
-    def greedy(self, obs: Array) -> Array:
-        raw = self.distribution.mode(self.network(obs), self.obs_layout.mask_of(obs))
+    def best(self, outputs: Array, obs: Array) -> Array:
+        """What `greedy` gives, likewise."""
+        raw = self.distribution.mode(outputs, self.obs_layout.mask_of(obs))
         return self.action_layout.join(self.distribution.env_actions(raw))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from distrl.acting.policies import StochasticPolicy
 from distrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
 from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
+from distrl.algorithms.recurrent import Recurrent
 from distrl.errors import UserError
 from distrl.learning.losses import explained_variance, policy_gradient, value_loss
 from distrl.learning.schedules import Rate, Schedule
@@ -47,6 +48,12 @@ class Settings(ActorCriticSettings):
                 f"algorithm.minibatches is {self.minibatches}, which does not divide the {config.rollout.env_steps} steps of "
                 "an iteration (rollout.shards x envs_per_shard x steps). Take a divisor."
             )
+        copies = config.rollout.shards * config.rollout.envs_per_shard
+        if self.memory is not None and copies % self.minibatches:
+            raise UserError(
+                f"algorithm.minibatches is {self.minibatches}; with algorithm.memory it must divide the {copies} env copies "
+                "(rollout.shards x envs_per_shard), as sequences are learnt from whole. Take a divisor, such as 1."
+            )
 
 
 class A2C(ActorCritic):
@@ -66,7 +73,7 @@ class A2C(ActorCritic):
         columns = (batch.obs, batch.action, *(self.tensor(x).flatten() for x in per_step))
         count = len(batch.obs)
         if s.minibatches > 1:
-            order = self.tensor(stream(self.seed, "minibatch", iteration).permutation(count))
+            order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches))
             columns = tuple(column[order] for column in columns)
         totals = torch.zeros(4, device=self.device)
         parts = (torch.split(column, count // s.minibatches) for column in columns)
@@ -88,5 +95,9 @@ class A2C(ActorCritic):
         }
 
 
+class RecurrentA2C(Recurrent, A2C):
+    """A2C whose minibatches are of whole sequences."""
+
+
 def make(settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> A2C:
-    return A2C(settings, policy, seed, device)
+    return (A2C if settings.memory is None else RecurrentA2C)(settings, policy, seed, device)

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from distrl.acting.policies import StochasticPolicy
+from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
 from distrl.errors import UserError
 from distrl.fragments import true_successors, unstacked
@@ -19,7 +20,8 @@ from distrl.learning.losses import approximate_kl, vtrace
 from distrl.learning.scale import Scale
 from distrl.learning.schedules import Rate, Schedule, check_schedules
 from distrl.seeding import stream
-from distrl.settings import Config, Fraction
+from distrl.settings import Config, Fraction, Positive
+from distrl.settings import Settings as Base
 from distrl.types import Array, Arrays, EnvInfo, Fragment, Stateful
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from distrl.learning.distributions import Bound
 
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
+
+
+class MemorySettings(Base):
+    kind: Literal["gru"] = Field(default="gru", description="Cho et al. 2014, arXiv:1406.1078")
+    size: Positive = Field(default=64, description="numbers that are remembered")
 
 
 class ActorCriticSettings(NetworkSettings):
@@ -56,6 +63,9 @@ class ActorCriticSettings(NetworkSettings):
     state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
     squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
+    memory: MemorySettings | None = Field(
+        default=None, description="behind the hidden layers, such as {kind: gru, size: 64}; null: none"
+    )
 
     @property
     def any_age(self) -> bool:
@@ -71,6 +81,13 @@ class ActorCriticSettings(NetworkSettings):
             raise UserError(
                 "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
             )
+        if self.memory is not None and not self.shared_body:
+            raise UserError("algorithm.memory is one that actor and critic share: set algorithm.shared_body=true.")
+        if self.memory is not None and config.track.register_as is not None:
+            raise UserError(
+                f"track.register_as is {config.track.register_as!r}, but what MLflow serves takes each observation by itself, "
+                "and a policy with algorithm.memory remembers. Set track.register_as=null."
+            )
 
 
 def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolicy:
@@ -78,7 +95,8 @@ def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolic
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
-    return stochastic_policy(info, distribution, **settings.network)
+    policy = stochastic_policy(info, distribution, **settings.network)
+    return policy if settings.memory is None else RecurrentPolicy.of(policy, settings.memory.size)
 
 
 def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:
@@ -107,6 +125,10 @@ class ActorCriticBatch:
         """KL(acted || began), estimated."""
         return approximate_kl(self.began - self.acted).item()
 
+    def order(self, rng: np.random.Generator, size: int) -> Array:
+        """The B steps in a random order, to be cut into minibatches of `size`."""
+        return rng.permutation(len(self.obs))
+
 
 class ActorCritic:
     """Actor and critic; the parameters of each lie in one flat vector. An algorithm adds its `update`."""
@@ -118,7 +140,7 @@ class ActorCritic:
 
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
-        from distrl.learning.networks import Network
+        from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
         self.torch = torch
@@ -126,13 +148,10 @@ class ActorCritic:
         self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
         spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
-        self.actor = Network(spec, policy.network.vector)
-        self.critic = Network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
-        critic_parts: list[nn.Module] = [self.critic.head] if settings.shared_body else [self.critic]
-        self.parameters = {
-            "actor": FlatParameters([self.actor], device),
-            "critic": FlatParameters(critic_parts, device),
-        }
+        self.actor = make_network(spec, policy.network.vector)
+        self.critic = make_network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
+        critic: nn.Module = self.critic.head if settings.shared_body else self.critic
+        self.parameters = {k: FlatParameters([m], device) for k, m in (("actor", self.actor), ("critic", critic))}
         self.optimizer = make_optimizer(settings.optimizer, self.parameters, 1e-5, settings.max_grad_norm)
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds

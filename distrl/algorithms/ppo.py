@@ -22,6 +22,7 @@ from distrl.acting.policies import StochasticPolicy
 from distrl.algorithms.actor_critic import ActorCritic, ActorCriticSettings
 from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
+from distrl.algorithms.recurrent import Recurrent
 from distrl.errors import UserError
 from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, value_loss
 from distrl.learning.schedules import KLControl, Rate, Schedule
@@ -53,6 +54,11 @@ class Settings(ActorCriticSettings):
             raise UserError(
                 f"algorithm.minibatch_size is {self.minibatch_size}, which does not divide the {batch} steps of an iteration "
                 f"(rollout.shards x envs_per_shard x steps). Take a divisor, such as {math.gcd(batch, self.minibatch_size)}."
+            )
+        if self.memory is not None and self.minibatch_size % config.rollout.steps:
+            raise UserError(
+                f"algorithm.minibatch_size is {self.minibatch_size}; with algorithm.memory it must be a multiple of "
+                f"rollout.steps={config.rollout.steps}, as sequences are learnt from whole. Take such a multiple, or {batch}."
             )
         if self.adaptive_kl is not None and self.lr.end is not None:
             raise UserError(
@@ -86,7 +92,7 @@ class PPO(ActorCritic):
         totals = torch.zeros(6, device=self.device)
         updates = 0
         for epoch in range(s.epochs):
-            order = self.tensor(stream(self.seed, "minibatch", iteration, epoch).permutation(count))
+            order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration, epoch), size))
             epoch_kl = torch.zeros((), device=self.device)
             shuffled = (torch.split(column[order], size) for column in columns)
             for obs_, action_, acted_, began_, old_value_, target_, adv in zip(*shuffled, strict=True):
@@ -120,5 +126,9 @@ class PPO(ActorCritic):
         }
 
 
+class RecurrentPPO(Recurrent, PPO):
+    """PPO whose minibatches are of whole sequences."""
+
+
 def make(settings: Settings, policy: StochasticPolicy, seed: int, device: torch.device) -> PPO:
-    return PPO(settings, policy, seed, device)
+    return (PPO if settings.memory is None else RecurrentPPO)(settings, policy, seed, device)

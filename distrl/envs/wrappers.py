@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +21,7 @@ from gymnasium.wrappers import (
     NormalizeReward,
     RecordEpisodeStatistics,
     TimeLimit,
+    TransformObservation,
     TransformReward,
 )
 
@@ -63,6 +64,18 @@ def clip_reward(
     if min_reward is None and max_reward is None:
         return TransformReward(env, lambda reward: float(np.sign(float(reward))))
     return ClipReward(env, min_reward, max_reward)
+
+
+def select(env: gym.Env[Any, Any], indices: Sequence[int]) -> gym.Env[Any, Any]:
+    """Observations [len(indices), ...]: these entries alone of arrays, counted from 0 along their first axis."""
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box) or not space.shape:
+        raise TypeError(f"observations are {space}, and a Box with an axis is due")
+    if not indices or not all(type(i) is int and 0 <= i < space.shape[0] for i in indices):
+        raise ValueError(f"indices are {indices}, and whole numbers from 0 to {space.shape[0] - 1} are due")
+    kept = list(indices)
+    seen = gym.spaces.Box(space.low[kept], space.high[kept], dtype=space.dtype.type)
+    return TransformObservation(env, lambda obs: obs[kept], seen)
 
 
 def wrap(env: gym.Env[Any, Any], settings: EnvSettings) -> gym.Env[Any, Any]:

@@ -28,6 +28,7 @@ from distrl.acting.distributions import (
 )
 from distrl.acting.normalise import LIMIT, NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
+from distrl.acting.recurrent import RecurrentPolicy
 from distrl.errors import UserError
 from distrl.layouts import TRAVELS_AS
 from distrl.learning.encoders import Masks
@@ -56,7 +57,7 @@ class Greedy(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         inner = without(policy)
-        if not isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy):
+        if not isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy) or isinstance(inner, RecurrentPolicy):
             raise UserError(
                 f"A policy of type {inner.describe()['type']} cannot be made a torch module: distrl.learning.greedy knows "
                 "stochastic and epsilon_greedy, normalised or not. Take --format safetensors or mlflow."

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distrl.acting.network import NetworkSpec, unflatten
+from distrl.acting.recurrent import RecurrentSpec
 from distrl.learning.encoders import TorchEncoder
 from distrl.types import Array
 
@@ -77,6 +78,52 @@ class DuelingNetwork(Network):
         return out
 
 
+class GRU(nn.Module):
+    """A gated recurrent unit, see `distrl.acting.recurrent.RecurrentNetwork.step`, over sequences within which episodes begin."""
+
+    def __init__(self, features: int, size: int) -> None:
+        super().__init__()
+        self.input, self.hidden = nn.Linear(features, 3 * size), nn.Linear(size, 3 * size)
+
+    def forward(self, features: Tensor, memory: Tensor, begins: Tensor) -> Tensor:
+        """What is remembered after each of T steps of N sequences, [T, N, H].
+
+        Args:
+            features: [T, N, F]
+            memory: [N, H], before the first step
+            begins: [T, N] bool; nothing is remembered before these steps
+        """
+        kept, steps = (~begins).unsqueeze(2).to(memory.dtype), []
+        for given, keep in zip(self.input(features), kept, strict=True):
+            memory = self.step(given, memory * keep)
+            steps.append(memory)
+        return torch.stack(steps)
+
+    def step(self, given: Tensor, memory: Tensor) -> Tensor:
+        """What is remembered after a step, [N, H]. `given`: [N, 3 H], what `input` makes of its features."""
+        size = memory.shape[1]
+        kept = self.hidden(memory)
+        reset, update = torch.sigmoid(given[:, : 2 * size] + kept[:, : 2 * size]).chunk(2, dim=1)
+        new = torch.tanh(given[:, 2 * size :] + reset * kept[:, 2 * size :])
+        return new + update * (memory - new)
+
+
+class RecurrentNetwork(Network):
+    """Its head sees what a GRU remembers of the features. Called for observations alone, it takes each as an episode's first."""
+
+    spec: RecurrentSpec
+
+    def add_layers(self) -> None:
+        self.memory = GRU(self.spec.shapes()["memory.input.weight"][1], self.spec.memory)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        features = self.features(obs)
+        nothing = torch.zeros(len(obs), self.spec.memory, device=obs.device)
+        return self.outputs(self.memory.step(self.memory.input(features), nothing))
+
+
 def make_network(spec: NetworkSpec, weights: Array) -> Network:
     """The kind that the spec says."""
+    if isinstance(spec, RecurrentSpec):
+        return RecurrentNetwork(spec, weights)
     return (DuelingNetwork if spec.dueling else Network)(spec, weights)

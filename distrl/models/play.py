@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from distrl.acting.episodes import Acting
 from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
 from distrl.layouts import MASK
@@ -44,11 +45,11 @@ def by_policy(policy: Policy, seed: int, greedy: bool = True) -> Actor:
     """Acts by a policy: the best actions, or sampled ones that `seed` and the episode's number fix."""
 
     def begin(episode: int) -> Callable[[Any, Mapping[str, Any]], Any]:
-        rng = stream(seed, "play action", episode)
+        rng, acting = stream(seed, "play action", episode), Acting(policy, 1)
 
         def act(obs: Any, info: Mapping[str, Any]) -> Any:
             batch = policy.obs_layout.pack(obs, info.get(MASK))[None]
-            action = policy.greedy(batch) if greedy else policy.act(batch, policy.draw(rng, 1, 1)[0])[0]
+            action = acting.greedy(batch) if greedy else acting.act(batch, policy.draw(rng, 1, 1)[0])[0]
             return policy.action_layout.unpack(action[0])
 
         return act

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distrl.acting.episodes import Acting
 from distrl.models.store import find_model, read_model
 from distrl.seeding import stream
 from distrl.types import Policy
@@ -14,11 +15,19 @@ if TYPE_CHECKING:  # what acts needs no gymnasium
 
 
 class Player:
-    """A policy that acts for one observation or for a batch."""
+    """A policy that acts for one observation or for a batch.
+
+    One that remembers (`algorithm.memory`) takes what it is given for the next step of the same episodes, until `reset`.
+    """
 
     def __init__(self, policy: Policy, about: dict[str, Any], seed: int = 0) -> None:
         self.policy, self.about = policy, about
         self._rng = stream(seed, "play")
+        self.reset()
+
+    def reset(self) -> None:
+        """New episodes begin. It is needed by a policy that remembers, and changes nothing for any other."""
+        self._acting: Acting | None = None
 
     def act(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
         """The action for one observation as the env gives it, or the actions of a batch [N, ...] of them.
@@ -28,14 +37,22 @@ class Player:
         Args:
             action_mask: of the info, where the env gives it there
         Raises:
-            ValueError: the observation has another shape, or a mask is missing
+            ValueError: the observation has another shape, a mask is missing, or a policy that remembers is shown more or
+                fewer episodes than before
         """
         flat = self.policy.obs_layout.pack(obs, action_mask)
         batch = flat.reshape(-1, *self.policy.obs_layout.shape)
+        if self._acting is None or self._acting.memory is None:
+            self._acting = Acting(self.policy, len(batch))
+        elif len(batch) != len(self._acting.memory):
+            raise ValueError(
+                f"{len(batch)} observations, after {len(self._acting.memory)} of the step before: this policy remembers its "
+                "episodes. Call reset() where new ones begin."
+            )
         if greedy:
-            action = self.policy.greedy(batch)
+            action = self._acting.greedy(batch)
         else:
-            action, _ = self.policy.act(batch, self.policy.draw(self._rng, 1, len(batch))[0])
+            action, _ = self._acting.act(batch, self.policy.draw(self._rng, 1, len(batch))[0])
         single = flat.shape == self.policy.obs_layout.shape
         return self.policy.action_layout.unpack(action[0] if single else action)
 

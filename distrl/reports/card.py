@@ -23,7 +23,9 @@ def model_card(run_dir: Path) -> str:
         lines += _score(evaluation)
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _facts(config, result, evaluation).items() if value]
-    lines += ["", "## Use", "", *_use(run_dir / "best"), "", "## Hyperparameters", "", *_hyperparameters(config)]
+    remembers = config["algorithm"].get("memory") is not None
+    lines += ["", "## Use", "", *_use(run_dir / "best", remembers), ""]
+    lines += ["## Hyperparameters", "", *_hyperparameters(config)]
     return "\n".join(lines) + "\n"
 
 
@@ -79,12 +81,13 @@ def _number(value: float | str | None, unit: str = "") -> str | None:
     return (f"{value:,}" if isinstance(value, int) else f"{float(value):,.6g}") + unit
 
 
-def _use(model: Path) -> list[str]:
+def _use(model: Path, remembers: bool) -> list[str]:
     return [
         "```python",
         "from distrl import load_policy",
         "",
         f"policy = load_policy({str(model)!r})",
+        *(["policy.reset()  # where an episode begins: this policy remembers"] if remembers else []),
         "action = policy.act(obs)",
         "```",
     ]

@@ -29,6 +29,7 @@ SETTINGS = {  # what a user sets of a description
     "network.activation": "algorithm.activation",
     "network.layer_norm": "algorithm.layer_norm",
     "network.dueling": "algorithm.dueling",
+    "network.memory": "algorithm.memory.size",
     "distribution.squash": "algorithm.squash",
     "distribution.state_dependent": "algorithm.state_dependent_std",
     "capacity": "algorithm.capacity",
@@ -86,6 +87,12 @@ def _misfit(there: Any, here: Any, about: Mapping[str, Any], info: EnvInfo) -> s
         return f"It {what}, and this run's does not. Set normalize.obs={json.dumps(normalised[0])}."
     if all(normalised):
         there, here = there["inner"], here["inner"]
+    if {there["type"], here["type"]} == {"stochastic", "recurrent"}:
+        memory = there["network"].get("memory")
+        what, remedy = "remembers", f"algorithm.memory={json.dumps({'size': memory})} algorithm.shared_body=true"
+        if memory is None:
+            what, remedy = "remembers nothing", "algorithm.memory=null"
+        return f"It {what}, and this run's policy does not do so. Set {remedy}."
     if there["type"] != here["type"]:
         return (
             f"It is a {there['type']} policy, and this run trains a {here['type']} one. Take the model of an algorithm that "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distrl.acting.normalise import without
+from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.tables import TablePolicy
 from distrl.errors import UserError, did_you_mean
 from distrl.models.evaluate import load_model
@@ -22,8 +24,11 @@ class Format:
     name: str  # of the file, where none is given; its suffix is that of the format
     tables: bool = True  # whether it fits them
     networks: bool = True
+    remembering: bool = False
 
     def fits(self, policy: Policy) -> bool:
+        if isinstance(policy, RecurrentPolicy):
+            return self.remembering
         return self.tables if isinstance(policy, TablePolicy) else self.networks
 
 
@@ -34,7 +39,7 @@ FORMATS = {  # the first that fits is the default
     "npz": Format(TABLES, "table.npz", networks=False),
     "onnx": Format(f"{FILES}:write_onnx", "policy.onnx", tables=False),
     "torchscript": Format(f"{FILES}:write_torchscript", "policy.pt", tables=False),
-    "safetensors": Format(f"{FILES}:write_safetensors", "policy.safetensors"),
+    "safetensors": Format(f"{FILES}:write_safetensors", "policy.safetensors", remembering=True),
     "mlflow": Format("distrl.tracking.mlflow_files:write", "mlflow_model"),
 }
 
@@ -55,11 +60,12 @@ def export(run: Path, format: str | None, out: Path | None) -> tuple[Path, list[
             f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}"
         )
     policy, _, about = load_model(run)
-    fitting = [name for name, known in FORMATS.items() if known.fits(policy)]
+    inner = without(policy)
+    fitting = [name for name, known in FORMATS.items() if known.fits(inner)]
     chosen = format or fitting[0]
     if chosen not in fitting:
         raise UserError(
-            f"--format {chosen} does not fit a {policy.describe()['type']} policy. Take one of {', '.join(fitting)}."
+            f"--format {chosen} does not fit a {inner.describe()['type']} policy. Take one of {', '.join(fitting)}."
         )
     where = _where(run, out, FORMATS[chosen].name)
     module, _, function = FORMATS[chosen].place.partition(":")

@@ -14,8 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from distrl.acting.normalise import without
+from distrl.acting.recurrent import RecurrentPolicy
 from distrl.errors import UserError
 from distrl.files import lock_now
+from distrl.models.store import read_model
 from distrl.tracking.meter import Meter
 from distrl.tracking.metrics import Row
 from distrl.tracking.where import KEY, database_path, read_json, safe_name, without_credentials, write_json
@@ -224,7 +227,10 @@ class _Follower:
             self.client.log_artifact(self.run_id, str(path))
 
     def _model(self) -> None:
-        """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed."""
+        """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed.
+
+        One that remembers would have to be told which episode an observation is of: its files are logged as they are.
+        """
         import mlflow
         from mlflow.models import Model
 
@@ -232,6 +238,9 @@ class _Follower:
 
         best = self.run_dir / "best"
         if not (best / "policy.json").exists():
+            return
+        if isinstance(without(read_model(best)[0]), RecurrentPolicy):
+            self._upload("best")
             return
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(best.iterdir()))).hexdigest()
         run = self.client.get_run(self.run_id)

@@ -139,11 +139,12 @@ def _other(path: Path) -> str:
 
 def _of_snapshot(snapshot: Snapshot) -> Tree:
     counters = {"iteration": np.array(snapshot.iteration), "returns": snapshot.returns, "lengths": snapshot.lengths}
-    return {**counters, "env": snapshot.env}
+    memory = {} if snapshot.memory is None else {"memory": snapshot.memory}
+    return {**counters, **memory, "env": snapshot.env}
 
 
 def _to_snapshot(tree: Any) -> Snapshot:
-    return Snapshot(int(tree["iteration"]), tree["returns"], tree["lengths"], tree["env"])
+    return Snapshot(int(tree["iteration"]), tree["returns"], tree["lengths"], tree["env"], tree.get("memory"))
 
 
 def _write_arrays(path: Path, tree: Tree) -> None:

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 
+from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
 from distrl.envs.shard import make_shard
 from distrl.seeding import derive, stream
@@ -45,19 +46,21 @@ class Evaluator:
         played = np.zeros(copies, np.int64)
         current, lengths = np.zeros(copies), np.zeros(copies, np.int64)
         done: list[tuple[int, int, float, int, dict[str, float]]] = []  # (round, env copy, return, length, infos)
-        rng = stream(seed, "action")
+        rng, acting = stream(seed, "action"), Acting(self.policy, copies)
         try:
             while (played < wanted).any():
                 obs = shard.obs.astype(self.policy.obs_layout.dtype, copy=False)
                 if greedy:
-                    action = self.policy.greedy(obs)
+                    action = acting.greedy(obs)
                 else:
-                    action, _ = self.policy.act(obs, self.policy.draw(rng, 1, copies)[0])
+                    action, _ = acting.act(obs, self.policy.draw(rng, 1, copies)[0])
                 step = shard.step(action)
                 current += step.reward
                 lengths += 1
                 infos = iter(step.infos)
-                for copy in np.flatnonzero(step.terminated | step.truncated).tolist():
+                ended = step.terminated | step.truncated
+                acting.forget(ended)
+                for copy in np.flatnonzero(ended).tolist():
                     info = next(infos, {})
                     if played[copy] < wanted[copy]:
                         done.append((int(played[copy]), copy, float(current[copy]), int(lengths[copy]), info))

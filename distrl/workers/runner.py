@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
 from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.journal import Underway, compact
@@ -29,6 +30,7 @@ class Live:
     shard: Shard
     iteration: int
     underway: Underway
+    acting: Acting
 
 
 class Runner:
@@ -105,15 +107,18 @@ class Runner:
             live.shard.close()
         n = self.settings.envs_per_shard
         made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout, self.heart)
-        rebuilt, underway = np.ones(n, bool), Underway(n)
+        rebuilt, underway, acting = np.ones(n, bool), Underway(n), Acting(self.policy, n)
         if before is not None:
             rebuilt = made.restore(before, self.rebuild_timeout_s)
             underway.returns, underway.lengths = before.returns * rebuilt, before.lengths * rebuilt
-        self.shards[shard] = Live(made, iteration, underway)
+            acting.memory = before.memory
+            acting.forget(~rebuilt)
+        self.shards[shard] = Live(made, iteration, underway, acting)
         return self.shards[shard], bool(rebuilt.all())
 
     def _roll(self, live: Live, version: int) -> tuple[Report, Fragment]:
-        envs, underway = live.shard, live.underway
+        envs, underway, acting = live.shard, live.underway, live.acting
+        began = acting.arrays()
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
         stack = envs.frame_stack
@@ -128,13 +133,13 @@ class Runner:
         final_obs: list[Array] = []
         infos: list[dict[str, float]] = []
         ended: list[tuple[Array, Array]] = []
-        acting = 0.0
+        act_s = 0.0
         started, start = time.time(), time.perf_counter()
         for t in range(t_max):
             self.step = t
             before_act = time.perf_counter()
-            action, extra = self.policy.act(seen, noise[t])
-            acting += time.perf_counter() - before_act
+            action, extra = acting.act(seen, noise[t])
+            act_s += time.perf_counter() - before_act
             result = envs.step(action)
             self.heart.beats += 1
             actions.append(action)
@@ -150,6 +155,7 @@ class Runner:
             if len(result.final_obs):
                 last = np.asarray(result.final_obs, obs.dtype)
                 final_obs.append(last[:, -1] if stack else last)
+                acting.forget(result.terminated | result.truncated)
                 infos += result.infos
         rolling = time.perf_counter() - start
         fragment = Fragment(
@@ -162,13 +168,13 @@ class Runner:
             terminated=terminated,
             truncated=truncated,
             final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs.dtype), *final_obs]),
-            extras={key: np.stack([extra[key] for extra in extras]) for key in extras[0]},
+            extras={key: np.stack([extra[key] for extra in extras]) for key in extras[0]} | began,
             stack=stack,
         )
         live.iteration = iteration + 1
-        after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays())
+        after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays(), acting.memory)
         taken = compact(fragment.action) if envs.replays else None
-        seconds = {"act": acting, "step": rolling - acting, "snapshot": time.perf_counter() - start - rolling}
+        seconds = {"act": act_s, "step": rolling - act_s, "snapshot": time.perf_counter() - start - rolling}
         return Report(shard, iteration, self._episodes(ended, infos), after, taken, started, seconds), fragment
 
     def _episodes(self, ended: list[tuple[Array, Array]], infos: list[dict[str, float]]) -> Episodes:

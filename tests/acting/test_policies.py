@@ -13,6 +13,7 @@ from toys import categorical, layout_of, same, spec_of, states
 
 from distrl.acting.network import flatten, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy, from_description
+from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.spaces import action_distribution, network_spec, stochastic_policy
 from distrl.types import EnvInfo, Policy
 
@@ -52,6 +53,7 @@ KINDS: dict[str, Policy] = {
     ),
     "several": stochastic(THREE, gym.spaces.MultiDiscrete([3, 2])),
     "masked": stochastic(MASKED, THREE),
+    "recurrent": RecurrentPolicy.of(stochastic(MASKED, gym.spaces.Tuple([THREE, BOX])), 5),
     "epsilon": epsilon_greedy(BOX, dueling=True, layer_norm=True),
     "epsilon, masked": epsilon_greedy(MASKED),
 }

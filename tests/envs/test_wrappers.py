@@ -100,6 +100,14 @@ BY_HAND: dict[str, tuple[EnvSettings, Callable[[], Env]]] = {
         wrapped("CartPole-v1", {"name": "frame_stack", "kwargs": {"stack_size": 2}}),
         lambda: FrameStackObservation(gym.make("CartPole-v1"), 2),
     ),
+    "select": (
+        wrapped("CartPole-v1", {"name": "select", "kwargs": {"indices": [2, 0]}}),
+        lambda: gym.wrappers.TransformObservation(
+            gym.make("CartPole-v1"),
+            lambda obs: np.array([obs[2], obs[0]]),
+            gym.spaces.Box(np.float32([-0.41887903, -4.8]), np.float32([0.41887903, 4.8])),
+        ),
+    ),
     "flatten": (wrapped("Blackjack-v1", "flatten"), lambda: FlattenObservation(gym.make("Blackjack-v1"))),
     "clip_reward": (
         wrapped("Pendulum-v1", "clip_reward"),
@@ -295,6 +303,9 @@ def test_no_episode_of_minatar_begins_with_the_last_action_of_another() -> None:
         ("atari", ["cannot be put around 'CartPole-v1'", "no env of ale-py"]),
         ({"name": "frame_stack", "kwargs": {"size": 4}}, ["with kwargs {'size': 4}", "argument 'size'"]),
         ("time_limit", ["argument: 'max_episode_steps'"]),
+        ("select", ["argument: 'indices'"]),
+        ({"name": "select", "kwargs": {"indices": [0, 4]}}, ["indices are [0, 4]", "from 0 to 3"]),
+        ({"name": "select", "kwargs": {"indices": []}}, ["indices are []", "from 0 to 3"]),
         ("gymnasium.wrappers.vector.ClipReward", ["'gymnasium.wrappers.vector.ClipReward' cannot be put around"]),
         ("normalize_obs", ["statistics", "set normalize.obs=true"]),
         ("normalize_reward", ["statistics", "set normalize.reward=true"]),

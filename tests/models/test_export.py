@@ -444,6 +444,11 @@ def test_a_format_that_does_not_fit_is_refused_with_those_that_do(tmp_path: Path
         export(table, "onnx", None)
     with pytest.raises(UserError, match=r"must be one of csv, .*Did you mean 'onnx'\?"):
         export(network, "onxx", None)
+    remembers = model(tmp_path / "remembers", "ppo", ENVS["box"], normalize=True, memory={"size": 8}, shared_body=True)
+    for format in ("onnx", "torchscript", "mlflow", "csv"):
+        with pytest.raises(UserError, match=rf"{format} does not fit a recurrent policy\. Take one of safetensors\."):
+            export(remembers, format, None)
+    assert export(remembers, None, None)[0] == remembers / "policy.safetensors"
     assert export(network, None, None)[0] == network / "policy.onnx"
     assert export(table, None, None)[0] == table / "table.csv"
 
@@ -455,6 +460,11 @@ def test_a_policy_of_another_kind_is_refused_by_its_name() -> None:
 
     with pytest.raises(UserError, match="A policy of type other cannot be made a torch module"):
         greedy.Greedy(Other())  # type: ignore[arg-type]
+    settings = load_config(
+        {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo", "memory": {}, "shared_body": True}}
+    )
+    with pytest.raises(UserError, match="A policy of type recurrent cannot be made a torch module"):
+        greedy.Greedy(make_policy(settings, describe_env(settings.env)))
 
 
 def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,11 @@ HASHED: dict[str, Any] = {
     "env": {"id": "MountainCar-v0", "max_episode_steps": 40},
     "algorithm": {"name": "q", "coding": {"kind": "bins", "n": [30, 30]}, "capacity": 500},
 }
-BASES = {"ppo": CARTPOLE, "dqn": DQN, "normalised": NORMALISED, "table": TABLE, "hashed": HASHED}
+REMEMBERING = ["algorithm.memory={kind: gru, size: 8}", "algorithm.shared_body=true"]
+MEMORY = {**CARTPOLE, "algorithm": {**CARTPOLE["algorithm"], "memory": {"size": 8}, "shared_body": True}}
+BASES = {
+    "ppo": CARTPOLE, "dqn": DQN, "normalised": NORMALISED, "memory": MEMORY, "table": TABLE, "hashed": HASHED,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,9 @@ def flat(arrays: Arrays) -> bytes:
         ("dqn", ["algorithm.dueling=false"], "Its network is another one", "algorithm.dueling=true"),
         ("normalised", ["normalize.obs=false"], "sees normalised observations", "normalize.obs=true"),
         ("ppo", ["normalize.obs=true"], "sees observations as they are", "normalize.obs=false"),
+        ("ppo", REMEMBERING, "It remembers nothing", "algorithm.memory=null"),
+        ("memory", ["algorithm.memory=null"], "It remembers", 'algorithm.memory={"size": 8} algorithm.shared_body=true'),
+        ("memory", ["algorithm.memory.size=9"], "Its network is another one", "algorithm.memory.size=8"),
         ("hashed", ["algorithm.capacity=501"], "Its network is another one", "algorithm.capacity=500"),
     ],
 )  # fmt: skip
@@ -142,7 +149,7 @@ def test_another_network_is_refused_with_what_to_set(
     told = str(refused.value)
     assert told.startswith(f"init_from: the model of {sources[name]} does not fit this run.")
     assert told.endswith(f" Set {remedy}.")
-    planned(BASES[name], sources[name], *overrides, remedy)
+    planned(BASES[name], sources[name], *overrides, *re.split(r" (?=algorithm)", remedy))
 
 
 @pytest.mark.parametrize(

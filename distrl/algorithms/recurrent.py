@@ -1,0 +1,103 @@
+"""Actor-critics that remember: sequences are learnt from whole, each with its true initial state.
+
+A sequence is one env copy's T steps of an iteration. It begins with what the policy that acted remembered there, which
+came in the fragment, and within it the memory is zero again where an episode begins, as it was for the runner. Actor and
+critic share it. Gradients go back through time to the sequence's first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from distrl.algorithms.actor_critic import AT_ONCE, ActorCritic, ActorCriticBatch
+from distrl.fragments import unstacked
+from distrl.types import Array, Fragment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distrl.learning.distributions import Bound
+    from distrl.learning.networks import RecurrentNetwork
+
+
+@dataclass
+class Sequences:
+    """What was seen in an iteration: R = (T + 1) C rows, step by step, of C env copies, and E last ones of episodes.
+
+    A row number stands for its observation wherever an actor-critic is given one.
+    """
+
+    obs: Tensor  # [R + E, ...]
+    memory: Tensor  # [R + E, H]: what is remembered behind each, by the weights that the update begins with
+    first: Tensor  # [C, H]: before the first step, by the weights that acted
+    begins: Tensor  # [T + 1, C] bool: the step is the first of an episode that begins within
+
+
+class SequenceBatch(ActorCriticBatch):
+    def order(self, rng: np.random.Generator, size: int) -> Array:
+        """Minibatches of whole sequences: each of `size` steps holds its env copies' first steps, then their second ones."""
+        steps, copies = self.value.shape
+        chosen = rng.permutation(copies).reshape(-1, 1, size // steps)  # [minibatches, 1, sequences]
+        rows: Array = chosen + copies * np.arange(steps)[:, None]
+        return rows.ravel()
+
+
+class Recurrent(ActorCritic):
+    """Stands before PPO or A2C: what they ask about observations is answered for rows of sequences."""
+
+    sequences: Sequences  # of the iteration that is learnt from
+
+    def batch(self, fragments: list[Fragment]) -> ActorCriticBatch:
+        fragments = [unstacked(fragment) for fragment in fragments]
+        self.sequences = self.read(fragments)
+        steps, copies = self.sequences.begins.shape
+        rows, column, end = np.arange(steps * copies).reshape(steps, copies), 0, steps * copies
+        numbered = []
+        for f in fragments:
+            wide, ends = f.ended.shape[1], len(f.final_obs)
+            own = rows[:, column : column + wide]
+            numbered.append(replace(f, obs=own, final_obs=np.arange(end, end + ends)))
+            column, end = column + wide, end + ends
+        return SequenceBatch(**vars(super().batch(numbered)))
+
+    def read(self, fragments: list[Fragment]) -> Sequences:
+        """What is remembered behind every observation of an iteration, with the weights of now."""
+        torch, network = self.torch, cast("RecurrentNetwork", self.actor)
+        ended = np.concatenate([f.ended for f in fragments], axis=1)
+        begins = self.tensor(np.concatenate([np.zeros_like(ended[:1]), ended]))
+        first = self.tensor(np.concatenate([f.extras["memory"][0] for f in fragments]))
+        seen = self.tensor(np.concatenate([f.obs for f in fragments], axis=1)).flatten(0, 1)
+        final = self.tensor(np.concatenate([f.final_obs for f in fragments]))
+        with torch.no_grad():
+            parts = [network.features(x) for x in (*torch.split(seen, AT_ONCE), *torch.split(final, AT_ONCE))]
+            features, last = torch.split(torch.cat(parts), [len(seen), len(final)])
+            memory = network.memory(features.view(*begins.shape, -1), first, begins)
+            by_fragment = torch.split(memory[:-1], [f.ended.shape[1] for f in fragments], dim=1)
+            # In the order of the last observations: fragment by fragment, and step by step in each.
+            before = torch.cat([m[self.tensor(f.ended)] for m, f in zip(by_fragment, fragments, strict=True)])
+            behind = network.memory.step(network.memory.input(last), before)
+        return Sequences(torch.cat([seen, final]), torch.cat([memory.flatten(0, 1), behind]), first, begins)
+
+    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
+        """pi(.|s, h) and V(s, h) [B] for rows [B] of whole sequences, in the order of `SequenceBatch.order`."""
+        network, known = cast("RecurrentNetwork", self.actor), self.sequences
+        steps = len(known.begins) - 1
+        seen, chosen = known.obs[obs], obs.view(steps, -1)[0]  # of step 0 the row is the column
+        features = network.features(seen).view(steps, len(chosen), -1)
+        memory = network.memory(features, known.first[chosen], known.begins[:-1, chosen]).flatten(0, 1)
+        return self.policy(seen, network.outputs(memory)), self.critic.head(memory).squeeze(1)
+
+    def values(self, obs: Array) -> Array:
+        """V(s, h) [...] for rows [...], with the weights that the update begins with."""
+        with self.torch.no_grad():
+            value = self.critic.head(self.sequences.memory[self.tensor(obs)]).squeeze(-1)
+        return self.scale.undo(value.cpu().numpy())
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """log pi(a|s, h) [B] for rows [B], likewise."""
+        with self.torch.no_grad():
+            outputs = self.actor.outputs(self.sequences.memory[obs])
+            return self.policy(self.sequences.obs[obs], outputs).log_prob(action)
