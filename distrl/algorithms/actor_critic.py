@@ -78,7 +78,7 @@ def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolic
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
-    return stochastic_policy(info, distribution, **settings.network)
+    return stochastic_policy(info, distribution, **settings.of_network)
 
 
 def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:
@@ -139,7 +139,7 @@ class ActorCritic:
 
     def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
         """pi(.|s), and V(s) [B], for obs [B, ...]."""
-        features = self.actor.features(obs)
+        features = self.actor.body(obs)
         value = self.critic.head(features) if self.shared.shared_body else self.critic(obs)
         return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
 
@@ -152,9 +152,9 @@ class ActorCritic:
         flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
             return np.zeros(lead, np.float32)
-        body, parts = self.actor if self.shared.shared_body else self.critic, range(0, len(flat), AT_ONCE)
+        body, parts = (self.actor if self.shared.shared_body else self.critic).body, range(0, len(flat), AT_ONCE)
         with self.torch.no_grad():
-            value = [self.critic.head(body.features(self.tensor(flat[i : i + AT_ONCE]))) for i in parts]
+            value = [self.critic.head(body(self.tensor(flat[i : i + AT_ONCE]))) for i in parts]
         return self.scale.undo(self.torch.cat(value).cpu().numpy()).reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
