@@ -74,7 +74,7 @@ class Network(nn.Module):
     def outputs(self, features: Tensor) -> Tensor:
         """Of the head, and behind them what is free."""
         out: Tensor = self.head(features)
-        return torch.cat([out, self.free.expand(len(out), -1)], dim=1) if self.spec.free else out
+        return torch.cat([out, self.free.expand(out.shape[0], -1)], dim=1) if self.spec.free else out
 
 
 class DuelingNetwork(Network):
