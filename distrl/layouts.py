@@ -147,7 +147,7 @@ class Layout:
 
     def unpack(self, flat: Array) -> Any:
         """What the space has, of one flat array [size] or a batch of them: Dicts and Tuples of arrays of their own."""
-        return _nested({part.path: _own(part.of(flat), part) for part in self.parts})
+        return nested({part.path: _own(part.of(flat), part) for part in self.parts})
 
     def tensors(self, space: Any) -> list[dict[str, Any]]:
         """Name, shape and type of each part as the space has it, and of the mask, as plain JSON."""
@@ -307,9 +307,9 @@ def _own(array: Array, part: Part) -> Any:
     return array.item() if part.kind == "discrete" and array.ndim == 0 else array.copy()
 
 
-def _nested(values: Mapping[tuple[str | int, ...], Any]) -> Any:
+def nested(values: Mapping[tuple[str | int, ...], Any]) -> Any:
     if () in values:
         return values[()]
     keys = dict.fromkeys(path[0] for path in values)
-    below = {key: _nested({path[1:]: x for path, x in values.items() if path[0] == key}) for key in keys}
+    below = {key: nested({path[1:]: x for path, x in values.items() if path[0] == key}) for key in keys}
     return tuple(below.values()) if all(isinstance(key, int) for key in keys) else below

@@ -1,4 +1,4 @@
-"""Names of what can be exchanged: algorithms, policies and wrappers, built in or of anybody's package.
+"""Names of what can be exchanged: algorithms, policies, networks and wrappers, built in or of anybody's package.
 
 A name is looked up among the built-in ones, then among the entry points of installed packages:
 
@@ -61,7 +61,8 @@ class Registry:
     def _unknown(self, name: object, names: Mapping[str, str], why: str = "") -> str:
         other = self.places or f"what an installed package brings as an entry point of {self.group}"
         near = did_you_mean(name, names) if isinstance(name, str) else ""
-        return f"{self.key} is {name!r}; it must be one of {', '.join(names)}, or {other}{why}.{near}"
+        known = f"one of {', '.join(names)}, or " if names else ""
+        return f"{self.key} is {name!r}; it must be {known}{other}{why}.{near}"
 
 
 def _is_place(name: str) -> bool:
@@ -118,6 +119,12 @@ WRAPPERS = Registry(
         "time_limit": "gymnasium.wrappers:TimeLimit",
     },
     places="a wrapper in a module that can be imported, such as gymnasium.wrappers.ClipAction or my_package.wrappers:Mine",
+)
+NETWORKS = Registry(
+    "algorithm.network",
+    "distrl.networks",
+    {},
+    places="a torch.nn.Module in a module that can be imported, such as my_package.nets:MyNet",
 )
 NORMALISING = {"normalize_obs": "normalize.obs", "normalize_reward": "normalize.reward"}
 

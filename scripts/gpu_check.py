@@ -180,7 +180,7 @@ MEASURED = {"dqn": _dqn, "ppo": _ppo}
 
 def _network(config: Config, outputs: int, device: torch.device) -> Network:
     algorithm: Any = config.algorithm
-    spec = network_spec(describe_env(config.env), outputs, **algorithm.network)
+    spec = network_spec(describe_env(config.env), outputs, **algorithm.of_network)
     weights: Array = spec.initial(stream(0, "check"), head_gain=1.0)
     return Network(spec, weights).to(device)
 

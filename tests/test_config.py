@@ -290,6 +290,10 @@ def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
         ),
         (["algorithm={name: dqn, memory: {size: 8}}"], ["ppo and a2c", "this is dqn", "Leave algorithm.memory out"]),
         (["algorithm={name: q, memory: {kind: gru}}"], ["ppo and a2c", "this is q", "Leave algorithm.memory out"]),
+        (
+            ["algorithm={name: a2c, memory: {}, shared_body: true, network: 'own_nets:Small'}"],
+            ["algorithm.memory", "algorithm.network", "Set one of them to null"],
+        ),
         (["algorithm.memory={size: 8}"], ["algorithm.memory", "set algorithm.shared_body=true"]),
         (
             ["algorithm={name: ppo, memory: {}, shared_body: true, minibatch_size: 16}"],

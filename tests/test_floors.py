@@ -49,7 +49,13 @@ OWNERS = {
     "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray"],
     "yaml": ["yaml_format"],
     "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
-    "torch": ["learning.*", "algorithms.*", "workers.learner", "tools.doctor"],  # doctor tells what torch sees
+    "torch": [
+        "acting.modules",
+        "learning.*",
+        "algorithms.*",
+        "workers.learner",
+        "tools.doctor",
+    ],  # doctor tells what torch sees
 }
 
 

@@ -22,6 +22,7 @@ from distrl.types import Snapshot, Weights
 from distrl.workers.runner import Runner
 from distrl.workers.versions import Changes, Message
 
+OWN = {**CARTPOLE, "algorithm": {**CARTPOLE["algorithm"], "network": "own_nets:Small"}}
 A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
 WRAPPED = {**DQN, "env": {"id": "CartPole-v1", "max_episode_steps": 60, "wrappers": ["clip_reward", "frame_stack"]}}
 PENDULUM = {  # normalised: running statistics, and returns that go on from fragment to fragment
@@ -36,7 +37,7 @@ MEMORY = {  # what is remembered goes from fragment to fragment, and to whoever 
 }
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
-    "wrapped": WRAPPED, "memory": MEMORY,
+    "wrapped": WRAPPED, "own network": OWN, "memory": MEMORY,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),

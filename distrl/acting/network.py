@@ -71,11 +71,8 @@ class NetworkSpec:
             if len(shape) == 1:  # of a LayerNorm
                 parts.append(np.ones(shape))
                 continue
-            rows, columns = shape[0], prod(shape[1:])
-            q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-            q *= np.sign(np.diag(r))  # makes the distribution uniform
             gain = head_gain if name in ("head.weight", "value_head.weight") else 2**0.5
-            parts.append(gain * (q if rows >= columns else q.T).ravel())
+            parts.append(orthogonal(rng, shape[0], prod(shape[1:]), gain).ravel())
         return np.concatenate(parts).astype(np.float32)
 
     @property
@@ -93,6 +90,14 @@ class NetworkSpec:
             dueling=data["dueling"],
             free=data["free"],
         )
+
+
+def orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> Array:
+    """A random matrix [rows, columns] of which the rows or the columns are orthogonal and as long as `gain`."""
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))  # makes the distribution uniform
+    matrix: Array = gain * (q if rows >= columns else q.T)
+    return matrix
 
 
 def unflatten(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
@@ -141,6 +146,9 @@ class Network:
 
     def features(self, obs: Array) -> tuple[Array, Array]:
         """What the last hidden layer is given and what it gives, [N, F] each."""
+        obs = np.ascontiguousarray(
+            obs
+        )  # the order in memory may be part of the arithmetic, and differs after a rebuild
         encoded = [encode(encoder, obs, layers) for encoder, layers in self._encoders]
         before = x = encoded[0] if len(encoded) == 1 else np.concatenate(encoded, axis=1)
         for i in range(len(self.spec.hidden)):

@@ -17,7 +17,8 @@ import numpy as np
 
 from distrl.acting.distributions import BELOW_ONE, FORBIDDEN, Categorical, Distribution, choose, describe
 from distrl.acting.distributions import from_description as distribution_of
-from distrl.acting.network import Network, NetworkSpec, unflatten
+from distrl.acting.kinds import AnySpec, make_network, spec_from_description
+from distrl.acting.network import unflatten
 from distrl.errors import UserError
 from distrl.layouts import Layout, discrete_layout
 from distrl.registry import POLICIES
@@ -27,10 +28,8 @@ from distrl.types import Array, Arrays, Policy
 class StochasticPolicy:
     """pi(a|s): a network gives the numbers of a distribution of actions for what it sees, and that is drawn from."""
 
-    def __init__(
-        self, spec: NetworkSpec, distribution: Distribution, obs_layout: Layout, action_layout: Layout
-    ) -> None:
-        self.network, self.distribution = Network(spec), distribution
+    def __init__(self, spec: AnySpec, distribution: Distribution, obs_layout: Layout, action_layout: Layout) -> None:
+        self.network, self.distribution = make_network(spec), distribution
         self.obs_layout, self.action_layout = obs_layout, action_layout
 
     def initial(self, rng: np.random.Generator) -> Array:
@@ -85,7 +84,7 @@ class StochasticPolicy:
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Self:
         return cls(
-            NetworkSpec.from_description(data["network"]),
+            spec_from_description(data["network"]),
             distribution_of(data["distribution"]),
             Layout.from_description(data["obs_layout"]),
             Layout.from_description(data["action_layout"]),
@@ -103,7 +102,7 @@ class EpsilonGreedyPolicy:
 
     def __init__(
         self,
-        spec: NetworkSpec,
+        spec: AnySpec,
         obs_layout: Layout,
         first_action: int = 0,
         action_probs: tuple[float, ...] = (),
@@ -111,7 +110,7 @@ class EpsilonGreedyPolicy:
     ) -> None:
         """`action_probs`: of the A actions when exploring; empty: all alike."""
         self.network, self.obs_layout, self.action_layout = (
-            Network(spec),
+            make_network(spec),
             obs_layout,
             discrete_layout(spec.outputs, first_action),
         )
@@ -181,7 +180,7 @@ class EpsilonGreedyPolicy:
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Self:
         return cls(
-            NetworkSpec.from_description(data["network"]),
+            spec_from_description(data["network"]),
             Layout.from_description(data["obs_layout"]),
             data["first_action"],
             tuple(data["action_probs"]),

@@ -94,6 +94,7 @@ class RecurrentPolicy(StochasticPolicy):
     @classmethod
     def of(cls, policy: StochasticPolicy, size: int) -> Self:
         """The policy with a memory of so many numbers."""
+        assert isinstance(policy.network.spec, NetworkSpec)
         spec = RecurrentSpec(**vars(policy.network.spec), memory=size)
         return cls(spec, policy.distribution, policy.obs_layout, policy.action_layout)
 

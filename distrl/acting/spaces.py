@@ -22,6 +22,7 @@ from distrl.acting.distributions import (
     Product,
 )
 from distrl.acting.encoders import Convolution, Encoder
+from distrl.acting.kinds import AnySpec
 from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
@@ -66,14 +67,28 @@ class NetworkSettings(AlgorithmSettings):
     )
     layer_norm: bool = Field(default=False, description="between a hidden layer and its activation")
 
+    network: str | None = Field(
+        default=None,
+        description="a torch.nn.Module of one's own from observations to features, in the place of hidden, activation, body and "
+        "layer_norm: my_package.nets:MyNet",
+    )
+
     @property
-    def network(self) -> dict[str, Any]:
+    def of_network(self) -> dict[str, Any]:
         """For `network_spec` and `stochastic_policy`."""
+        if self.network is not None:
+            return {"network": self.network}
         return {"body": self.body, "hidden": self.hidden, "activation": self.activation, "layer_norm": self.layer_norm}
 
 
-def network_spec(info: EnvInfo, outputs: int, body: Body = "auto", **options: Any) -> NetworkSpec:
-    """A network for all parts of the observations. `options`: of the `NetworkSpec`."""
+def network_spec(
+    info: EnvInfo, outputs: int, body: Body = "auto", network: str | None = None, **options: Any
+) -> AnySpec:
+    """A network for all parts of the observations, or the user's own `network`. `options`: of the spec."""
+    if network is not None:
+        from distrl.acting.modules import module_spec  # here: only a network of one's own needs torch to act
+
+        return module_spec(network, info.obs_layout, outputs, options.get("free", 0))
     parts = info.obs_layout.parts
     encoders = tuple(_encoder(part, body) for part in parts)
     if body not in ("auto", "mlp") and not any(encoder.conv for encoder in encoders):

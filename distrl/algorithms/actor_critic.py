@@ -83,6 +83,10 @@ class ActorCriticSettings(NetworkSettings):
             )
         if self.memory is not None and not self.shared_body:
             raise UserError("algorithm.memory is one that actor and critic share: set algorithm.shared_body=true.")
+        if self.memory is not None and self.network is not None:
+            raise UserError(
+                "algorithm.memory is behind distrl's own hidden layers, and algorithm.network is in their place. Set one of them to null."
+            )
         if self.memory is not None and config.track.register_as is not None:
             raise UserError(
                 f"track.register_as is {config.track.register_as!r}, but what MLflow serves takes each observation by itself, "
@@ -95,7 +99,7 @@ def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolic
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
-    policy = stochastic_policy(info, distribution, **settings.network)
+    policy = stochastic_policy(info, distribution, **settings.of_network)
     return policy if settings.memory is None else RecurrentPolicy.of(policy, settings.memory.size)
 
 
@@ -143,8 +147,7 @@ class ActorCritic:
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
-        self.torch = torch
-        self.shared, self.seed, self.device = settings, seed, device
+        self.torch, self.shared, self.seed, self.device = torch, settings, seed, device
         self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
         spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
@@ -158,7 +161,7 @@ class ActorCritic:
 
     def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
         """pi(.|s), and V(s) [B], for obs [B, ...]."""
-        features = self.actor.features(obs)
+        features = self.actor.body(obs)
         value = self.critic.head(features) if self.shared.shared_body else self.critic(obs)
         return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
 
@@ -171,9 +174,9 @@ class ActorCritic:
         flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
             return np.zeros(lead, np.float32)
-        body, parts = self.actor if self.shared.shared_body else self.critic, range(0, len(flat), AT_ONCE)
+        body, parts = (self.actor if self.shared.shared_body else self.critic).body, range(0, len(flat), AT_ONCE)
         with self.torch.no_grad():
-            value = [self.critic.head(body.features(self.tensor(flat[i : i + AT_ONCE]))) for i in parts]
+            value = [self.critic.head(body(self.tensor(flat[i : i + AT_ONCE]))) for i in parts]
         return self.scale.undo(self.torch.cat(value).cpu().numpy()).reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:

@@ -89,15 +89,16 @@ class Settings(NetworkSettings):
 
     def check(self, config: Config) -> None:
         check_schedules(self, config)
-        if self.dueling and not self.hidden:
-            raise UserError("algorithm.dueling doubles the last hidden layer, but algorithm.hidden is empty. Give one.")
+        if self.dueling and (self.network is not None or not self.hidden):
+            lacking = "algorithm.hidden is empty. Give one" if self.network is None else "algorithm.network has none"
+            raise UserError(f"algorithm.dueling doubles the last hidden layer, but {lacking}. Or set it to false.")
 
 
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
     probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo or a2c, which take actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.action_probs")
-    spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.network)
+    spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.of_network)
     return EpsilonGreedyPolicy(spec, info.obs_layout, int(action.start), probs, settings.ladder)
 
 

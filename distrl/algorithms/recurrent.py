@@ -72,7 +72,7 @@ class Recurrent(ActorCritic):
         seen = self.tensor(np.concatenate([f.obs for f in fragments], axis=1)).flatten(0, 1)
         final = self.tensor(np.concatenate([f.final_obs for f in fragments]))
         with torch.no_grad():
-            parts = [network.features(x) for x in (*torch.split(seen, AT_ONCE), *torch.split(final, AT_ONCE))]
+            parts = [network.body(x) for x in (*torch.split(seen, AT_ONCE), *torch.split(final, AT_ONCE))]
             features, last = torch.split(torch.cat(parts), [len(seen), len(final)])
             memory = network.memory(features.view(*begins.shape, -1), first, begins)
             by_fragment = torch.split(memory[:-1], [f.ended.shape[1] for f in fragments], dim=1)
@@ -86,7 +86,7 @@ class Recurrent(ActorCritic):
         network, known = cast("RecurrentNetwork", self.actor), self.sequences
         steps = len(known.begins) - 1
         seen, chosen = known.obs[obs], obs.view(steps, -1)[0]  # of step 0 the row is the column
-        features = network.features(seen).view(steps, len(chosen), -1)
+        features = network.body(seen).view(steps, len(chosen), -1)
         memory = network.memory(features, known.first[chosen], known.begins[:-1, chosen]).flatten(0, 1)
         return self.policy(seen, network.outputs(memory)), self.critic.head(memory).squeeze(1)
 

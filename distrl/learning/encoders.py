@@ -7,14 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from distrl.acting.encoders import Encoder
-from distrl.layouts import Layout, Part
-
-
-def part_of(part: Part, flat: Tensor) -> Tensor:
-    """The part [B, *shape] of flat observations [B, size]."""
-    if part.at is None:
-        return flat
-    return flat[:, slice(*part.at)].view(getattr(torch, part.dtype)).reshape(len(flat), *part.shape)
+from distrl.acting.modules import part_of
+from distrl.layouts import Layout
 
 
 class Masks(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ from distrl.acting.distributions import (
     MultiCategorical,
     Product,
 )
+from distrl.acting.modules import ModuleSpec, numbers
 from distrl.acting.normalise import LIMIT, NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.acting.recurrent import RecurrentPolicy
 from distrl.errors import UserError
-from distrl.layouts import TRAVELS_AS
+from distrl.layouts import TRAVELS_AS, nested
 from distrl.learning.encoders import Masks
-from distrl.learning.networks import make_network
+from distrl.learning.networks import Body, OwnBody, make_network
 from distrl.types import Array, Arrays, Policy
 
 OPSET = 17  # of ONNX; any onnxruntime since 1.12 reads it
@@ -66,12 +67,17 @@ class Greedy(nn.Module):
         self.parts = [replace(part, at=None) for part in layout.parts]  # each comes by itself
         found = policy.statistics() if isinstance(policy, NormalisedPolicy) else ()
         self.statistics = {layout.parts.index(part): (mean, scale) for part, mean, scale in found}
-        alone = tuple(replace(encoder, part=replace(encoder.part, at=None)) for encoder in spec.encoders)
-        self.network = make_network(replace(spec, encoders=alone), inner.network.vector)
-        self.network.encoders = nn.ModuleList(
-            _OfPart(layout.parts.index(encoder.part), module)
-            for encoder, module in zip(spec.encoders, self.network.encoders, strict=True)
-        )
+        if isinstance(spec, ModuleSpec):
+            self.network = make_network(spec, inner.network.vector)
+            self.network.body = OwnBody(cast(OwnBody, self.network.body).module, self.together)
+        else:
+            alone = tuple(replace(encoder, part=replace(encoder.part, at=None)) for encoder in spec.encoders)
+            self.network = make_network(replace(spec, encoders=alone), inner.network.vector)
+            body = cast(Body, self.network.body)
+            body.encoders = nn.ModuleList(
+                _OfPart(layout.parts.index(encoder.part), module)
+                for encoder, module in zip(spec.encoders, body.encoders, strict=True)
+            )
         mask = None if layout.mask is None else replace(layout.mask, at=None)
         self.masks = Masks(replace(layout, parts=tuple(self.parts), mask=mask))
         self.requires_grad_(False)
@@ -92,6 +98,10 @@ class Greedy(nn.Module):
                 x = ((x - mean) * scale).clamp(-LIMIT, LIMIT).to(dtype)
             seen.append(x)
         return seen
+
+    def together(self, given: Sequence[Tensor]) -> Any:
+        """The parts as a user's module takes them."""
+        return nested({part.path: numbers(part, x) for part, x in zip(self.parts, given, strict=True)})
 
 
 class _OfPart(nn.Module):

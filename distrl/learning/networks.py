@@ -1,10 +1,16 @@
-"""The torch side of `distrl.acting.network.NetworkSpec`: the same layers, names and order, with gradients."""
+"""The torch side of `distrl.acting.network.NetworkSpec` and `distrl.acting.modules.ModuleSpec`: the same layers and order, with gradients."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from distrl.acting.kinds import AnySpec
+from distrl.acting.modules import make_module, seen
 from distrl.acting.network import NetworkSpec, unflatten
 from distrl.acting.recurrent import RecurrentSpec
 from distrl.learning.encoders import TorchEncoder
@@ -16,10 +22,7 @@ class Body(nn.Module):
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.spec = spec
         shapes = spec.shapes()
-        if spec.free:
-            self.free = nn.Parameter(torch.zeros(spec.free))
         self.encoders = nn.ModuleList(TorchEncoder(encoder) for encoder in spec.encoders)
         self.hidden = nn.ModuleList(
             nn.Linear(shapes[f"hidden.{i}.weight"][1], width) for i, width in enumerate(spec.hidden)
@@ -27,7 +30,7 @@ class Body(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(width) for width in spec.hidden if spec.layer_norm)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
-    def features(self, obs: Tensor, layers: int | None = None) -> Tensor:
+    def forward(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
         encoded = [encoder(obs) for encoder in self.encoders]
         x = encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
@@ -37,21 +40,37 @@ class Body(nn.Module):
         return x
 
 
-class Network(Body):
+class OwnBody(nn.Module):
+    """A user's module, shown observations as `look` makes them of flat ones [B, ...]: to features [B, F]."""
+
+    def __init__(self, module: nn.Module, look: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.module, self.look = module, look
+
+    def forward(self, obs: Any) -> Tensor:
+        features: Tensor = self.module(self.look(obs))
+        return features
+
+
+class Network(nn.Module):
     """A body and a linear head, with the weights of a flat vector [P]: observations [B, ...] to [B, outputs + free]."""
 
-    def __init__(self, spec: NetworkSpec, weights: Array) -> None:
-        super().__init__(spec)
-        self.head = nn.Linear(spec.shapes()["head.weight"][1], spec.outputs)
+    def __init__(self, spec: AnySpec, weights: Array) -> None:
+        super().__init__()
+        shapes, self.spec = spec.shapes(), spec
+        if spec.free:
+            self.free = nn.Parameter(torch.zeros(spec.free))
+        self.body = make_body(spec)
+        self.head = nn.Linear(shapes["head.weight"][1], spec.outputs)
         self.add_layers()
-        arrays = unflatten(weights, spec.shapes())
-        self.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+        for parameter, array in zip(self.parameters(), unflatten(weights, shapes).values(), strict=True):
+            parameter.data.copy_(torch.tensor(array))
 
     def add_layers(self) -> None:
         """Those that a kind of network has beside."""
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.outputs(self.features(obs))
+        return self.outputs(self.body(obs))
 
     def outputs(self, features: Tensor) -> Tensor:
         """Of the head, and behind them what is free."""
@@ -65,15 +84,16 @@ class DuelingNetwork(Network):
     def add_layers(self) -> None:
         width, before = self.spec.shapes()["value_hidden.weight"]
         self.value_hidden = nn.Linear(before, width)
-        self.value_norm = nn.LayerNorm(width) if self.spec.layer_norm else nn.Identity()
+        self.value_norm = nn.LayerNorm(width) if len(cast(Body, self.body).norm) else nn.Identity()
         self.value_head = nn.Linear(width, 1)
 
     def forward(self, obs: Tensor) -> Tensor:
-        shared = self.features(obs, len(self.hidden) - 1)
-        features = self.hidden[-1](shared)
-        features = self.activation(self.norm[-1](features) if self.norm else features)
+        body = cast(Body, self.body)
+        shared = body(obs, len(body.hidden) - 1)
+        features = body.hidden[-1](shared)
+        features = body.activation(body.norm[-1](features) if body.norm else features)
         advantage = self.head(features)
-        value = self.value_head(self.activation(self.value_norm(self.value_hidden(shared))))
+        value = self.value_head(body.activation(self.value_norm(self.value_hidden(shared))))
         out: Tensor = value + advantage - advantage.mean(1, keepdim=True)
         return out
 
@@ -117,13 +137,19 @@ class RecurrentNetwork(Network):
         self.memory = GRU(self.spec.shapes()["memory.input.weight"][1], self.spec.memory)
 
     def forward(self, obs: Tensor) -> Tensor:
-        features = self.features(obs)
+        features = self.body(obs)
         nothing = torch.zeros(len(obs), self.spec.memory, device=obs.device)
         return self.outputs(self.memory.step(self.memory.input(features), nothing))
 
 
-def make_network(spec: NetworkSpec, weights: Array) -> Network:
+def make_body(spec: AnySpec) -> Body | OwnBody:
+    if isinstance(spec, NetworkSpec):
+        return Body(spec)
+    return OwnBody(make_module(spec.place, spec.layout, 0), partial(seen, spec.layout))
+
+
+def make_network(spec: AnySpec, weights: Array) -> Network:
     """The kind that the spec says."""
     if isinstance(spec, RecurrentSpec):
         return RecurrentNetwork(spec, weights)
-    return (DuelingNetwork if spec.dueling else Network)(spec, weights)
+    return (DuelingNetwork if isinstance(spec, NetworkSpec) and spec.dueling else Network)(spec, weights)

@@ -10,7 +10,7 @@ import torch
 from conftest import CARTPOLE, config_of
 from toys import BANDIT, settings
 
-from distrl.algorithms.a2c import A2C, Settings, make, make_policy
+from distrl.algorithms.a2c import A2C, Settings, initial_weights, make, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.settings import RolloutSettings
@@ -25,6 +25,7 @@ def bandit(seed: int = 1, **changes: Any) -> tuple[A2C, Runner]:
     plain = {"name": "a2c", "lr": 1e-2, "hidden": [16]}
     options = Settings.model_validate(plain | changes)
     policy = make_policy(options, describe_env(settings(BANDIT)))
+    policy.load(initial_weights(options, policy, seed))
     return make(options, policy, seed, CPU), Runner(settings(BANDIT), SHAPE, seed, policy)
 
 

@@ -16,7 +16,7 @@ from toys import obs_layout, spec_of
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.algorithms import dqn as dqn_module
-from distrl.algorithms.dqn import DQN, Settings, make, make_policy
+from distrl.algorithms.dqn import DQN, Settings, initial_weights, make, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, td_target
@@ -41,7 +41,9 @@ def make_dqn(seed: int = 1, spec: NetworkSpec | None = None, first_action: int =
         {"name": "dqn", "gamma": GAMMA, "batch_size": 6, "lr": 0.03, "target_every": 10} | changes
     )
     spec = spec or spec_of((3,), 2, (16,), (), "relu", 1.0, settings.layer_norm, settings.dueling)
-    return make(settings, EpsilonGreedyPolicy(spec, obs_layout(spec), first_action), seed, CPU)
+    policy = EpsilonGreedyPolicy(spec, obs_layout(spec), first_action)
+    policy.load(initial_weights(settings, policy, seed))
+    return make(settings, policy, seed, CPU)
 
 
 def batch(
@@ -124,7 +126,9 @@ def test_what_is_forbidden_next_counts_for_nothing(changes: dict[str, Any]) -> N
     rng = np.random.default_rng(0)
     space, settings = gym.spaces.Box(-9, 9, (3,), np.float32), Settings.model_validate({"name": "dqn"} | changes)
     info = EnvInfo("Some-v0", space, gym.spaces.Discrete(4), None, None, (), 30, mask_in_info=True)
-    dqn = make(settings, make_policy(settings, info), 1, CPU)
+    policy = make_policy(settings, info)
+    policy.load(initial_weights(settings, policy, 1))
+    dqn = make(settings, policy, 1, CPU)
     with torch.no_grad():
         dqn.vector.add_(torch.tensor(rng.normal(0, 0.1, dqn.vector.shape)))
     plain = rng.normal(size=(2, 50, 3)).astype(np.float32)
@@ -345,7 +349,7 @@ def test_what_acts_is_what_learns(spec: NetworkSpec) -> None:
     generator = torch.Generator().manual_seed(0)
     network = make_network(spec, spec.initial(np.random.default_rng(0), 1.0))
     parameters = FlatParameters([network], CPU)
-    assert {name: tuple(p.shape) for name, p in network.named_parameters()} == spec.shapes()
+    assert {name.removeprefix("body."): tuple(p.shape) for name, p in network.named_parameters()} == spec.shapes()
     with torch.no_grad():
         parameters.vector.add_(0.1 * torch.randn(parameters.vector.shape, generator=generator))
     policy = EpsilonGreedyPolicy(spec, obs_layout(spec))

@@ -17,7 +17,7 @@ from toys import BANDIT, TWIN, categorical, same, settings, spec_of
 
 from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
-from distrl.algorithms.ppo import PPO, Settings, make, make_policy
+from distrl.algorithms.ppo import PPO, Settings, initial_weights, make, make_policy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
@@ -40,7 +40,9 @@ def _one_thread() -> None:
 def make_ppo(seed: int = 1, spec: NetworkSpec = SPEC, first_action: int = 0, **changes: Any) -> PPO:
     plain = {"name": "ppo", "minibatch_size": 16, "lr": 1e-3}
     policy = categorical(spec, first_action, changes.get("action_probs", ()))
-    return make(Settings.model_validate(plain | changes), policy, seed, CPU)
+    options = Settings.model_validate(plain | changes)
+    policy.load(initial_weights(options, policy, seed))
+    return make(options, policy, seed, CPU)
 
 
 def acting(ppo: PPO) -> StochasticPolicy:
@@ -178,6 +180,7 @@ def test_a_bandit_is_learned_in_a_few_iterations(seed: int) -> None:
     env, shape = settings(BANDIT), RolloutSettings(shards=2, envs_per_shard=8, steps=16)
     options = Settings(name="ppo", minibatch_size=64, lr=Schedule(start=1e-2), hidden=(16,))
     policy = make_policy(options, describe_env(env))
+    policy.load(initial_weights(options, policy, seed))
     ppo = make(options, policy, seed, CPU)
     runner = Runner(env, shape, seed, policy)
     means = []

@@ -57,7 +57,7 @@ class Slow:
             setattr(self.cell, f"bias_{name}", layer.bias)
 
     def see(self, obs: Array, memory: Tensor) -> Tensor:
-        return self.cell(self.actor.features(torch.tensor(obs)[None]), memory)
+        return self.cell(self.actor.body(torch.tensor(obs)[None]), memory)
 
     def __call__(self, fragments: list[Fragment]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Logits [T, C, A], values [T, C], of what comes after each step but an end [T, C], and of last observations."""

@@ -58,6 +58,7 @@ SPACES["nested"] = Dict(
     {"a": Tuple((SPACES["image"], SPACES["multi"])), "b": Dict({"c": SPACES["float64"]}), "d": SPACES["bits"]}
 )
 SPACES["floats"] = Dict({"a": SPACES["float16"], "b": SPACES["small"], "c": SPACES["float64"]})
+SPACES["labelled"] = Dict({"a": SPACES["small"], "b": SPACES["discrete"], "c": SPACES["multi"]})
 SPACES["actions"] = Dict({"a": Tuple((SPACES["plane"], SPACES["multi"])), "b": SPACES["int32"], "c": SPACES["bits"]})
 
 
@@ -196,6 +197,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "normalised": {"name": "ppo", "action": "plane", "normalize": True},
     "normalised parts": {"name": "a2c", "obs": "floats", "normalize": True},
     "squashed": {"name": "ppo", "action": "bounded", "squash": True},
+    "own network": {"name": "dqn", "obs": "float16", "network": "own_nets:Small"},
+    "own network of parts": {"name": "a2c", "obs": "labelled", "network": "own_nets:Parts"},
+    "own network, normalised": {"name": "ppo", "obs": "float16", "network": "own_nets:Small", "normalize": True},
 }
 
 
