@@ -28,8 +28,10 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     origin = "config" if isinstance(source, Mapping) else str(source)
     data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    before = _copy(data)
     for override in overrides:
         _apply(data, override)
+    _check_left_over(before, data, origin)
     try:
         config = _typed(data, origin)
     except RecursionError:
@@ -66,6 +68,45 @@ def _typed(data: dict[str, Any], origin: str) -> Config:
     if algorithm.replayed is not None and data.get("replay") is None:
         data["replay"] = {}
     return _validated(Config, data | {"algorithm": algorithm}, (), origin)
+
+
+def _algorithm(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    settings = data.get("algorithm")
+    return settings if isinstance(settings, Mapping) else {}
+
+
+def _check_left_over(before: Mapping[str, Any], data: Mapping[str, Any], origin: str) -> None:
+    """Raise `UserError` where an override of `algorithm.name` left what only the algorithm before has; names all of it."""
+    given, settings = _algorithm(before), _algorithm(data)
+    old, new = given.get("name"), settings.get("name")
+    if old is None or new is None or old == new:
+        return
+    known = algorithm_module(new).Settings
+    foreign = [f"algorithm.{key}" for key in given if key in settings and key not in known.model_fields]
+    other = known(name=str(new))
+    parts = {"replay": other.replayed is None, "normalize": other.discount is None, "schedule": not other.any_age}
+    unfit = [part for part, amiss in parts.items() if amiss and _is_used(part, before.get(part)) and part in data]
+    unfit = [part for part in unfit if _is_used(part, data[part])]
+    if foreign or unfit:
+        remedy = " ".join(
+            [
+                f"'algorithm={{name: {new}}}'",
+                *(f"{part}=null" if part == "replay" else f"{part}={{}}" for part in unfit),
+            ]
+        )
+        env = data.get("env", {}).get("id") if isinstance(data.get("env"), Mapping) else None
+        raise UserError(
+            f"{origin} is a config of {old}, and {new} has no {', '.join([*foreign, *unfit])}. Begin with what suits {new}, "
+            f"--env {env or 'ID'} --algo {new}, or with its defaults in this config: {remedy}."
+        )
+
+
+def _is_used(part: str, value: Any) -> bool:
+    """Whether a part of a config asks for what not every algorithm has."""
+    if not isinstance(value, Mapping):
+        return False
+    on = {"replay": True, "normalize": any(value.values()), "schedule": value.get("kind") == "async"}
+    return bool(on[part])
 
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -383,3 +383,27 @@ def test_a_mistake_in_a_file_is_told_with_the_files_name(tmp_path: Path) -> None
     path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo}\nrollout: {1: 2}\n")
     with pytest.raises(UserError, match=rf"^{path}: .*rollout.*string"):
         load_config(path)
+
+
+# --- another algorithm on the command line ------------------------------------------------------------------------
+
+
+def test_what_another_algorithm_left_is_named_at_once_and_the_remedy_works() -> None:
+    base = {**BASE, "algorithm": {"name": "dqn", "n_step": 3, "tau": 0.5, "gamma": 0.9}, "replay": {"capacity": 50_000}}
+    message = refusal("algorithm.name=ppo", base=base)
+    assert "a config of dqn, and ppo has no algorithm.n_step, algorithm.tau, replay." in message
+    assert "'algorithm={name: ppo}' replay=null" in message
+    config = load_config(base, ["algorithm={name: ppo}", "replay=null"])
+    assert (config.algorithm.name, config.replay) == ("ppo", None)
+
+
+def test_parts_that_another_algorithm_cannot_take_are_named_too() -> None:
+    base = {**BASE, "algorithm": {"name": "a2c"}, "normalize": {"obs": True}, "schedule": {"kind": "async"}}
+    message = refusal("algorithm.name=q", base=base)
+    assert "q has no normalize, schedule." in message and "'algorithm={name: q}' normalize={} schedule={}" in message
+    load_config(base, ["algorithm={name: q}", "normalize={}", "schedule={}"])
+
+
+def test_another_algorithm_takes_what_it_knows() -> None:
+    base = {**BASE, "algorithm": {"name": "ppo", "gamma": 0.9, "lr": 1e-3}, "normalize": {"obs": False}}
+    assert load_config(base, ["algorithm.name=dqn"]).algorithm.model_dump()["gamma"] == 0.9
