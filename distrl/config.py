@@ -13,9 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from distrl.aliases import elsewhere
 from distrl.errors import UserError, did_you_mean
 from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module, wrapper
+from distrl.schema import settings
 from distrl.settings import Config, EnvSettings
 from distrl.yaml_format import read_value, read_yaml
 
@@ -60,29 +62,29 @@ def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] 
 
 def _typed(data: dict[str, Any], origin: str) -> Config:
     """The config that `data` says, each value by its own rule."""
-    settings = data.setdefault("algorithm", {})
-    name = settings.get("name") if isinstance(settings, Mapping) else None
+    given = data.setdefault("algorithm", {})
+    name = given.get("name") if isinstance(given, Mapping) else None
     if name is None:
         raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
-    algorithm = _validated(algorithm_module(name).Settings, settings, ("algorithm",), origin)
+    algorithm = _validated(algorithm_module(name).Settings, given, ("algorithm",), origin, str(name))
     if algorithm.replayed is not None and data.get("replay") is None:
         data["replay"] = {}
-    return _validated(Config, data | {"algorithm": algorithm}, (), origin)
+    return _validated(Config, data | {"algorithm": algorithm}, (), origin, str(name))
 
 
 def _algorithm(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    settings = data.get("algorithm")
-    return settings if isinstance(settings, Mapping) else {}
+    given = data.get("algorithm")
+    return given if isinstance(given, Mapping) else {}
 
 
 def _check_left_over(before: Mapping[str, Any], data: Mapping[str, Any], origin: str) -> None:
     """Raise `UserError` where an override of `algorithm.name` left what only the algorithm before has; names all of it."""
-    given, settings = _algorithm(before), _algorithm(data)
-    old, new = given.get("name"), settings.get("name")
+    given, left = _algorithm(before), _algorithm(data)
+    old, new = given.get("name"), left.get("name")
     if old is None or new is None or old == new:
         return
     known = algorithm_module(new).Settings
-    foreign = [f"algorithm.{key}" for key in given if key in settings and key not in known.model_fields]
+    foreign = [f"algorithm.{key}" for key in given if key in left and key not in known.model_fields]
     other = known(name=str(new))
     parts = {"replay": other.replayed is None, "normalize": other.discount is None, "schedule": not other.any_age}
     unfit = [part for part, amiss in parts.items() if amiss and _is_used(part, before.get(part)) and part in data]
@@ -157,29 +159,31 @@ def _apply(data: dict[str, Any], override: str) -> None:
 M = typing.TypeVar("M", bound=BaseModel)
 
 
-def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str) -> M:
+def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str, algorithm: str | None = None) -> M:
+    """`data` as a model, which is that of the keys below `prefix` in a run with the algorithm, or of no run."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
         lines: dict[str, str] = {}  # by key: a field of several types gives an error for each of them
         for item in error.errors():
-            key, line = _explain(model, dict(item), prefix)
+            key, line = _explain(model, dict(item), prefix, algorithm)
             lines[key] = f"{lines[key].removesuffix('.')}; or {line.rpartition(': ')[2]}" if key in lines else line
         raise UserError("\n".join(f"{origin}: {line}" for line in lines.values())) from None
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...]) -> tuple[str, str]:
+def _explain(
+    model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...], algorithm: str | None
+) -> tuple[str, str]:
     """The key, and one line for one error of pydantic: the key, the value, the rule, the remedy."""
     location = [str(part) for part in item["loc"]]
     fields = _fields(model, location[:-1])
     if item["type"] == "extra_forbidden":
-        key = ".".join([*prefix, *location])
-        return (
-            key,
-            f"unknown key {key!r}.{did_you_mean(location[-1], fields) or ' Known here: ' + ', '.join(fields) + '.'}",
-        )
-    known = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
-    key = ".".join([*prefix, *known]) or "config"
+        key, leaf = ".".join([*prefix, *location]), location[-1]
+        known = "" if algorithm is None else elsewhere(leaf, algorithm, [s.key for s in settings(algorithm)])
+        hint = known or did_you_mean(leaf, fields) or f" Known here: {', '.join(fields)}."
+        return key, f"unknown key {key!r}.{hint}"
+    parts = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
+    key = ".".join([*prefix, *parts]) or "config"
     if item["type"] == "missing" and any(part.isdigit() for part in location):
         return key, f"{key} is missing in {item['input']!r}; give it there."
     if item["type"] == "missing":
