@@ -7,19 +7,33 @@ a config asks for it (distrl.registry).
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from distrl import settings as ground
 from distrl.aliases import elsewhere
 from distrl.errors import UserError, did_you_mean
 from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module, wrapper
 from distrl.schema import settings
-from distrl.settings import Config, EnvSettings
+from distrl.settings import EnvSettings
 from distrl.yaml_format import read_value, read_yaml
+
+
+class Config(ground.Config):
+    """A whole run, as `load_config` gives it."""
+
+    def with_(self, **changes: Any) -> Config:
+        """A config with other values by dotted keys: `config.with_(seed=3, **{"algorithm.lr": 1e-3})`.
+
+        Raises:
+            UserError: a key or a value is wrong, as `load_config` does
+        """
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+        return _load(self.model_dump(mode="json"), plain.items(), "config")
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -30,9 +44,14 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     origin = "config" if isinstance(source, Mapping) else str(source)
     data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+    return _load(data, map(_parse, overrides), origin)
+
+
+def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str) -> Config:
+    """The config that `data` says with other values by dotted keys, checked."""
     before = _copy(data)
-    for override in overrides:
-        _apply(data, override)
+    for key, value in changes:
+        _set(data, key, value)
     _check_left_over(before, data, origin)
     try:
         config = _typed(data, origin)
@@ -55,7 +74,7 @@ def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] 
     """
     kwargs: dict[str, Any] = {}
     for argument in arguments:
-        _apply(kwargs, argument)
+        _set(kwargs, *_parse(argument))
     data = {"id": env_id, "kwargs": kwargs, "wrappers": [read_value(text) for text in wrappers]}
     return _validated(EnvSettings, data, ("env",), "command line")
 
@@ -138,20 +157,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _parse(override: str) -> tuple[str, Any]:
+    """The dotted key and the value of `key=value`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
             f"The override {override!r} must have the form key=value, such as seed=3 or env.id=CartPole-v1."
         )
-    value = read_value(text)
+    return key, read_value(text)
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
+    told = f"{key}={value}"
     for parent in parents:
         below = data.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise UserError(
-                f"The override {override!r} looks inside {parent!r}, which holds {below!r} and has no keys."
-            )
+            raise UserError(f"The override {told!r} looks inside {parent!r}, which holds {below!r} and has no keys.")
         data = below
     data[leaf] = value
 

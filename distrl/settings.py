@@ -368,7 +368,7 @@ class Config(Settings):
             return 50 if self.iterations is None else max(1, math.ceil(self.iterations / 10))
         return self.evaluation.every
 
-    def on_device(self, device: str) -> Config:
+    def on_device(self, device: str) -> Self:
         """This config with another `learner.device`."""
         return self.model_copy(update={"learner": self.learner.model_copy(update={"device": device})})
 

@@ -452,3 +452,36 @@ def test_every_name_of_another_library_means_a_setting_that_is_there() -> None:
             for meant in meanings:
                 assert aliases.keys_of(meant) and {*aliases.keys_of(meant)} <= every, name
             assert name not in {key.rpartition(".")[2] for key in set.intersection(*keys.values())}, name
+
+
+# --- changes in Python --------------------------------------------------------------------------------------------
+
+
+def test_with_gives_another_config_as_an_override_does() -> None:
+    config = load_config({**BASE, "algorithm": {"name": "ppo", "lr": {"start": 1e-3, "end": 0}}})
+    other = config.with_(seed=3, **{"algorithm.lr": 5e-4, "algorithm.hidden": (8, 8), "run_dir": Path("there")})
+    overrides = [
+        "algorithm.lr={start: 1e-3, end: 0}",
+        "seed=3",
+        "algorithm.lr=5e-4",
+        "algorithm.hidden=[8,8]",
+        "run_dir=there",
+    ]
+    assert other == load_config(BASE, overrides) and config.seed == 1
+    assert other.with_(seed=1, **{"env.kwargs.a": 1}).env.kwargs == {"a": 1}
+    assert config.with_() == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm.lrr": 1}, "unknown key 'algorithm.lrr'. Did you mean 'lr'"),
+        ({"rollout.steps": 0}, "rollout.steps is 0"),
+        ({"algorithm.minibatch_size": 100}, "does not divide"),
+        ({"algorithm.name": "dqn"}, "dqn has no algorithm.gae_lambda"),
+        ({"seed.x": 1}, "looks inside 'seed'"),
+    ],
+)
+def test_with_refuses_what_an_override_may_not_say(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(BASE).with_(**changes)

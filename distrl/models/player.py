@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from distrl.layouts import Layout
 from distrl.models.store import find_model, read_model
 from distrl.seeding import stream
-from distrl.types import Policy
+from distrl.types import Array, Policy
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
@@ -28,9 +31,10 @@ class Player:
         Args:
             action_mask: of the info, where the env gives it there
         Raises:
-            ValueError: the observation has another shape, or a mask is missing
+            ValueError: the observation has another shape or a NaN, or a mask is missing
         """
         flat = self.policy.obs_layout.pack(obs, action_mask)
+        _refuse_nan(flat, self.policy.obs_layout)
         batch = flat.reshape(-1, *self.policy.obs_layout.shape)
         if greedy:
             action = self.policy.greedy(batch)
@@ -49,6 +53,18 @@ class Player:
         from distrl.settings import EnvSettings
 
         return make_env(EnvSettings(**self.about["env"]), render_mode)
+
+
+def _refuse_nan(flat: Array, layout: Layout) -> None:
+    """What a policy would answer to NaN is an action like any other, and nobody would see that it means nothing."""
+    for part in layout.parts:
+        found = part.of(flat)
+        if found.dtype.kind == "f" and (missing := np.argwhere(np.isnan(found))).size:
+            where = f"{part.name!r} of the observation" if part.path else "the observation"
+            raise ValueError(
+                f"{where} has {len(missing)} NaN, the first at {missing[0].tolist()}; a policy acts by numbers alone. Look "
+                "at where the observation comes from, or put a number there that training had, too."
+            )
 
 
 def load_policy(path: str | Path, seed: int = 0) -> Player:
