@@ -29,7 +29,7 @@ ROOMS = [
         "outside",
         "fragments",
     ],
-    ["registry", "presets", "config"],
+    ["registry", "presets", "aliases", "schema", "config"],
     ["envs.*"],
     ["acting.*"],
     ["learning.*"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
@@ -15,8 +16,16 @@ app = typer.Typer(
     help="Reinforcement learning with Ray: the same run, the same weights, on a laptop and on a cluster.",
 )
 # Texts are printed as they are: nothing that a user's name or path holds is markup or an emoji. Styles come in `Text`.
-out = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-err = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+# What is read by a program is as wide as it needs to be: a row of a table is a line.
+WIDE = 100_000
+
+
+def _console(stream: TextIO) -> Console:
+    width = None if stream.isatty() else WIDE
+    return Console(stderr=stream is sys.stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+out, err = _console(sys.stdout), _console(sys.stderr)
 
 Run = Annotated[Path, typer.Argument(help="a run directory, a checkpoint or a model directory")]
 Sampled = Annotated[bool, typer.Option("--sampled", help="sample actions instead of taking the best")]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from distrl.acting.episodes import Acting
+from distrl.layouts import Layout
 from distrl.models.store import find_model, read_model
 from distrl.seeding import stream
-from distrl.types import Policy
+from distrl.types import Array, Policy
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
@@ -37,10 +40,11 @@ class Player:
         Args:
             action_mask: of the info, where the env gives it there
         Raises:
-            ValueError: the observation has another shape, a mask is missing, or a policy that remembers is shown more or
-                fewer episodes than before
+            ValueError: the observation has another shape or a NaN, a mask is missing, or a policy that remembers is shown more
+                or fewer episodes than before
         """
         flat = self.policy.obs_layout.pack(obs, action_mask)
+        _refuse_nan(flat, self.policy.obs_layout)
         batch = flat.reshape(-1, *self.policy.obs_layout.shape)
         if self._acting is None or self._acting.memory is None:
             self._acting = Acting(self.policy, len(batch))
@@ -66,6 +70,18 @@ class Player:
         from distrl.settings import EnvSettings
 
         return make_env(EnvSettings(**self.about["env"]), render_mode)
+
+
+def _refuse_nan(flat: Array, layout: Layout) -> None:
+    """What a policy would answer to NaN is an action like any other, and nobody would see that it means nothing."""
+    for part in layout.parts:
+        found = part.of(flat)
+        if found.dtype.kind == "f" and (missing := np.argwhere(np.isnan(found))).size:
+            where = f"{part.name!r} of the observation" if part.path else "the observation"
+            raise ValueError(
+                f"{where} has {len(missing)} NaN, the first at {missing[0].tolist()}; a policy acts by numbers alone. Look "
+                "at where the observation comes from, or put a number there that training had, too."
+            )
 
 
 def load_policy(path: str | Path, seed: int = 0) -> Player:

@@ -72,7 +72,9 @@ class Evaluations:
 
     def finish(self) -> dict[str, float]:
         """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
-        k, metrics = self.progress.iteration, {}
+        k, metrics = self.progress.iteration, dict[str, float]()
+        if self.recovery.callbacks.error is not None:  # the run fails
+            return metrics
         if self.config.evaluation_every:
             if all(pending.version != k for pending in self.progress.pending):
                 self._ask_newest(k)
@@ -128,6 +130,7 @@ class Evaluations:
             if self.best is None or best is None or result.mean >= best.mean:
                 self.progress.best = result
                 self._keep_best(weights)
+            self.recovery.callbacks.evaluation(result, k)
         return metrics
 
     def _result(self, number: int) -> Evaluation:
