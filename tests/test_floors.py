@@ -19,6 +19,7 @@ ROOMS = [
     [
         "types",
         "layouts",
+        "descriptions",
         "yaml_format",
         "json_format",
         "settings",

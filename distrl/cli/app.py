@@ -30,3 +30,13 @@ out, err = _console(sys.stdout), _console(sys.stderr)
 Run = Annotated[Path, typer.Argument(help="a run directory, a checkpoint or a model directory")]
 Sampled = Annotated[bool, typer.Option("--sampled", help="sample actions instead of taking the best")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the episodes")]
+EnvModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env-module",
+        metavar="NAME",
+        help="a module that the model names and that may be imported, which runs its code, though it lies outside of this "
+        "directory; may be repeated",
+        show_default=False,
+    ),
+]

@@ -10,6 +10,9 @@ from distrl.execution import Execution, Future
 from distrl.settings import Config
 from distrl.training.callbacks import Callbacks
 
+# At a fragment or an evaluation whose env raises each time: these are pure functions, so the second time is proof.
+ENV_ATTEMPTS = 2
+
 
 class Observer(Protocol):
     """Who wants to know how the run goes."""
