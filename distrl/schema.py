@@ -13,11 +13,22 @@ from functools import reduce
 from typing import Any
 
 from pydantic import Field, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.settings import Config
 
 Schema = dict[str, Any]
+
+
+class _Generator(GenerateJsonSchema):
+    """For algorithms of anybody's own: what JSON schema has no words for may be anything."""
+
+    def emit_warning(self, kind: Any, detail: str) -> None:
+        """Of defaults that JSON cannot hold, which are told as they can be."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Schema:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ def json_schema(algorithm: str | None = None) -> Schema:
     parts = reduce(operator.or_, found)
     about = Config.model_fields["algorithm"].description
     whole = create_model("Config", __base__=Config, algorithm=(parts, Field(description=about)))
-    schema = whole.model_json_schema()
+    schema = whole.model_json_schema(schema_generator=_Generator)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"description": "A whole run."}
 
 
@@ -101,7 +112,7 @@ def _rule(form: Schema, known: Mapping[str, Schema]) -> str:
     """What one form takes, in words."""
     if "enum" in form or "const" in form:
         return " | ".join(map(_value, form.get("enum", [form.get("const")])))
-    kind = form.get("type")
+    kind = str(form.get("type", "anything"))
     if kind == "array":
         items = " | ".join(dict.fromkeys(_rule(part, known) for part in _forms(form.get("items", {}), known)))
         return f"list of {items or 'anything'}"
@@ -116,4 +127,4 @@ def _rule(form: Schema, known: Mapping[str, Schema]) -> str:
     }
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {_value(form[name])}" for name, sign in signs.items() if name in form]
-    return " ".join([words.get(str(kind), str(kind)), " and ".join(bounds)]).strip()
+    return " ".join([words.get(kind, kind), " and ".join(bounds)]).strip()

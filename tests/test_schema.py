@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import pytest
 from processes import distrl
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.presets import presets
 from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.schema import Setting, json_schema, settings
-from distrl.settings import Config, dotted
+from distrl.settings import AlgorithmSettings, Config, dotted
 from distrl.yaml_format import read_yaml
 
 
@@ -93,6 +95,24 @@ def test_the_schema_refuses_what_is_refused(override: str) -> None:
     assert not check.is_valid(base)
 
 
+class Odd:
+    """What JSON schema has no words for."""
+
+
+def test_settings_of_anybodys_own_are_told_as_far_as_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(AlgorithmSettings, arbitrary_types_allowed=True):
+        odd: Odd | None = Field(default=Odd(), description="odd")
+        call: Callable[[int], int] | None = None
+
+    monkeypatch.setitem(
+        sys.modules, "own_algorithm", SimpleNamespace(**vars(algorithm_module("q")) | {"Settings": Own})
+    )
+    told = by_key("own_algorithm")
+    assert (told["algorithm.odd"].rule, told["algorithm.odd"].meaning) == ("anything | null", "odd")
+    with pytest.raises(UserError, match="SB3's n_envs is rollout"):
+        load_config({"env": {"id": "CartPole-v1"}, "algorithm": {"name": "own_algorithm", "n_envs": 1}})
+
+
 def test_rules_are_read_as_they_are_meant() -> None:
     told = by_key("dqn")
     assert told["schedule.kind"].rule == "lockstep | async"
@@ -125,5 +145,7 @@ def test_the_command_shows_one_setting_or_a_schema_and_understands_a_typo(tmp_pa
     for arguments in (("ppo", "algorithm.gama"), ("algorithm.gama",)):
         refused = distrl("config", *arguments, cwd=tmp_path)
         assert refused.returncode == 2 and "Did you mean 'algorithm.gamma'?" in refused.stderr
+    named = distrl("config", "ppo", "learning_rate", cwd=tmp_path)
+    assert named.returncode == 2 and "SB3's learning_rate is algorithm.lr." in named.stderr
     unknown = distrl("config", "ppa", cwd=tmp_path)
     assert unknown.returncode == 2 and "Did you mean 'ppo'?" in unknown.stderr

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import threadpoolctl
@@ -82,7 +82,7 @@ class NetworkSpec:
         return sum(prod(shape) for shape in self.shapes().values())
 
     @classmethod
-    def from_description(cls, data: Mapping[str, Any]) -> NetworkSpec:
+    def from_description(cls, data: Mapping[str, Any]) -> Self:
         """Raises ValueError where a value is none that a network can have."""
         spec = from_json(cls, data)
         if not spec.encoders:

@@ -13,7 +13,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Reinforcement learning with Ray: the same run, the same weights, on a laptop and on a cluster.",
 )
 # Texts are printed as they are: nothing that a user's name or path holds is markup or an emoji. Styles come in `Text`.
 # What is read by a program is as wide as it needs to be: a row of a table is a line.
@@ -26,6 +25,24 @@ def _console(stream: TextIO) -> Console:
 
 
 out, err = _console(sys.stdout), _console(sys.stderr)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from distrl import __version__
+
+        print(f"distrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="show the version and leave")
+    ] = False,
+) -> None:
+    """Reinforcement learning with Ray: the same run, the same weights, on a laptop and on a cluster."""
+
 
 Run = Annotated[Path, typer.Argument(help="a run directory, a checkpoint or a model directory")]
 Sampled = Annotated[bool, typer.Option("--sampled", help="sample actions instead of taking the best")]

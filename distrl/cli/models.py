@@ -113,10 +113,10 @@ def plot(
     from distrl.reports.curves import plot_runs
     from distrl.reports.maps import plot_map
 
-    out.print(f"{plot_runs(runs, output)}")
+    out.print(f"learning curves: {plot_runs(runs, output)}")
     for run in dict.fromkeys(runs):
         if (picture := plot_map(run, run / "plots" / "policy.png", check=True)) is not None:
-            out.print(f"{picture}")
+            out.print(f"values and best actions: {picture}")
 
 
 @app.command()

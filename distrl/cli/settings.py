@@ -24,6 +24,7 @@ def config(
     schema: Annotated[bool, typer.Option("--schema", help="a JSON schema of a whole config, for editors")] = False,
 ) -> None:
     """Show every setting, e.g. `distrl config ppo`, `distrl config ppo algorithm.lr`, `distrl config rollout`."""
+    from distrl.aliases import elsewhere
     from distrl.registry import ALGORITHMS
     from distrl.schema import json_schema, settings
 
@@ -40,8 +41,9 @@ def config(
         found = {name: [s for s in rows if s.key == key or s.key.startswith(f"{key}.")] for name, rows in found.items()}
         if not any(found.values()):
             known = dict.fromkeys(s.key for name in names for s in settings(name))
-            whose = "No algorithm" if algorithm is None else f"{algorithm}:"
-            raise UserError(f"{whose} has no setting {key!r}.{did_you_mean(key, known)} 'distrl config' shows all.")
+            whose = "No algorithm" if algorithm is None else algorithm
+            hint = elsewhere(key.rpartition(".")[2], algorithm or "none", known) or did_you_mean(key, known)
+            raise UserError(f"{whose} has no setting {key!r}.{hint} 'distrl config' shows all.")
     if algorithm is not None:
         _show(f"algorithm.name={algorithm}", found[algorithm], key)
         return
