@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from distrl.errors import UserError, did_you_mean
+from distrl.errors import UserError, did_you_mean, reading, shown
 from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module, wrapper
 from distrl.settings import Config, EnvSettings
@@ -27,13 +27,15 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         UserError: the file, a key or a value is wrong; the message names it, the rule and the remedy.
     """
     origin = "config" if isinstance(source, Mapping) else str(source)
+    with reading(f"{shown(origin)} cannot be read as a config"):
+        return _load(source, overrides, origin)
+
+
+def _load(source: str | Path | Mapping[str, Any], overrides: Sequence[str], origin: str) -> Config:
     data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
     for override in overrides:
         _apply(data, override)
-    try:
-        config = _typed(data, origin)
-    except RecursionError:
-        raise UserError(f"{origin}: nested too deeply to be a config.") from None
+    config = _typed(data, origin)
     for around in config.env.wrappers:
         wrapper(around.name)
     for part in (config.schedule, config.normalize, config.replay, config.algorithm):
@@ -107,7 +109,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         below = data.setdefault(parent, {})
         if not isinstance(below, dict):
             raise UserError(
-                f"The override {override!r} looks inside {parent!r}, which holds {below!r} and has no keys."
+                f"The override {override!r} looks inside {parent!r}, which holds {shown(below)} and has no keys."
             )
         data = below
     data[leaf] = value
@@ -145,7 +147,7 @@ def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ..
         return key, f"{key} is missing; give it in the file or as {key}=VALUE."
     rule = item["msg"].removeprefix("Value error, ")
     if isinstance(item.get("input"), (str, int, float, bool, type(None))):
-        return key, f"{key} is {item['input']!r}: {rule}."
+        return key, f"{key} is {shown(item['input'])}: {rule}."
     return key, f"{key}: {rule}."
 
 

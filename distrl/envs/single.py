@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.envs.heartbeat import Heartbeat
-from distrl.envs.make import make_env
+from distrl.envs.make import close_env, make_env
 from distrl.envs.wrappers import flat
 from distrl.errors import EnvError, UserError, users_traceback
 from distrl.fragments import check_first_stacks
@@ -111,7 +111,7 @@ class SingleShard:
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            close_env(env, self.settings.id)
 
     def _reported(self, info: dict[str, Any]) -> dict[str, float]:
         for name in self.settings.report:
