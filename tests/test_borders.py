@@ -13,9 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import psutil
 import pytest
 import yaml
 from conftest import CARTPOLE, TAXI, config_of, run_trainer
@@ -24,8 +27,10 @@ from toys import rewrite_model
 
 from distrl.config import load_config
 from distrl.envs.make import describe_env
+from distrl.envs.single import SingleShard
 from distrl.errors import EnvError, UserError
 from distrl.execution.local import LocalExecution
+from distrl.files import open_arrays
 from distrl.models.play import play_episodes
 from distrl.models.player import load_policy
 from distrl.models.store import find_model, list_checkpoints, read_model
@@ -298,3 +303,68 @@ def test_yaml_that_would_be_endless_is_refused(text: str, says: str, tmp_path: P
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=says):
         load_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["rollout.shards=1000000000000"],
+            "rollout.shards=1,000,000,000,000 x rollout.envs_per_shard=4 x rollout.steps=16",
+        ),
+        (["rollout.envs_per_shard=1000000000000"], "x rollout.envs_per_shard=1,000,000,000,000 x"),
+        (["rollout.steps=1000000000000"], "rollout.steps=1,000,000,000,000 are 16,000,000,000,000 env steps"),
+        (["algorithm.hidden=[1000000000000]"], "makes a network of 7,000,000,000,002 parameters, 16 bytes each"),
+    ],
+)
+def test_what_no_machine_holds_is_refused_with_the_sum(overrides: list[str], says: str) -> None:
+    with pytest.raises(UserError, match="GiB of memory are free") as caught:
+        plan_run(config_of(CARTPOLE, "stop.env_steps=null", "stop.return_mean=1", "evaluation.every=0", *overrides))
+    assert says in str(caught.value)
+
+
+def test_arrays_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "x.npz", zeros=np.zeros(2**20))
+    with open_arrays(tmp_path / "x.npz") as file:
+        assert file["zeros"].sum() == 0
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**22))
+    with pytest.raises(UserError, match=r"x.npz unpacks to 8,388,\d+ bytes"), open_arrays(tmp_path / "x.npz"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("obs", "reward", "says"),
+    [
+        ([0, np.nan, 0], 1.0, "holds NaN"),
+        ([0, 0, 0], None, "the reward is None"),
+        ([0], 1.0, r"shape \[1\], the space says \[3\]"),
+        ([[0, 0, 0]], 1.0, r"shape \[1, 3\], the space says \[3\]"),
+    ],
+)
+def test_what_no_env_may_give_is_told_at_the_first_one(obs: Any, reward: Any, says: str) -> None:
+    class Wrong(gym.Env[Any, Any]):
+        observation_space, action_space = gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)
+        made = 0
+
+        def __init__(self) -> None:
+            self.number, self.step_number = Wrong.made, 0
+            Wrong.made += 1
+
+        def reset(self, **_: Any) -> Any:
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            self.step_number += 1
+            if (self.number, self.step_number) == (2, 3):
+                return np.array(obs, np.float32), reward, False, False, {}
+            return np.zeros(3, np.float32), 1.0, False, False, {}
+
+    gym.register("Wrong-v0", Wrong)
+    try:
+        shard = SingleShard(EnvSettings(id="Wrong-v0"), 0, 1, 4)
+        for _ in range(2):
+            shard.step(np.zeros(4, np.int64))
+        with pytest.raises(EnvError, match=rf"(?s)shard 1, env copy 6, episode seed \d+, step 3 .*{says}"):
+            shard.step(np.zeros(4, np.int64))
+    finally:
+        del gym.registry["Wrong-v0"]

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from distrl.acting.network import flatten
 from distrl.errors import UserError, reading
-from distrl.files import write_directory
+from distrl.files import open_arrays, write_directory
 from distrl.json_format import json_text
 from distrl.models.store import (
     check_format,
@@ -171,7 +171,7 @@ def _write_arrays(path: Path, tree: Tree) -> None:
 
 def _read_arrays(path: Path) -> Any:
     tree: dict[str, Any] = {}
-    with np.load(path, allow_pickle=False) as file:
+    with open_arrays(path) as file:
         for flat in file.files:
             *groups, name = flat.split("/")
             below = tree
