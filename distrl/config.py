@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from distrl import settings as ground
 from distrl.aliases import elsewhere
-from distrl.errors import UserError, did_you_mean
+from distrl.errors import UserError, did_you_mean, reading, shown
 from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module, wrapper
 from distrl.schema import settings
@@ -33,7 +33,8 @@ class Config(ground.Config):
             UserError: a key or a value is wrong, as `load_config` does
         """
         plain = {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()}
-        return _load(self.model_dump(mode="json"), plain.items(), "config")
+        with reading("These changes cannot be read as a config"):
+            return _load(self.model_dump(mode="json"), plain.items(), "config")
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -43,8 +44,9 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         UserError: the file, a key or a value is wrong; the message names it, the rule and the remedy.
     """
     origin = "config" if isinstance(source, Mapping) else str(source)
-    data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
-    return _load(data, map(_parse, overrides), origin)
+    with reading(f"{shown(origin)} cannot be read as a config"):
+        data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
+        return _load(data, map(_parse, overrides), origin)
 
 
 def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str) -> Config:
@@ -53,10 +55,7 @@ def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str)
     for key, value in changes:
         _set(data, key, value)
     _check_left_over(before, data, origin)
-    try:
-        config = _typed(data, origin)
-    except RecursionError:
-        raise UserError(f"{origin}: nested too deeply to be a config.") from None
+    config = _typed(data, origin)
     for around in config.env.wrappers:
         wrapper(around.name)
     for part in (config.schedule, config.normalize, config.replay, config.algorithm):
@@ -173,7 +172,9 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         below = data.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise UserError(f"The override {told!r} looks inside {parent!r}, which holds {below!r} and has no keys.")
+            raise UserError(
+                f"The override {shown(told)} looks inside {parent!r}, which holds {shown(below)} and has no keys."
+            )
         data = below
     data[leaf] = value
 
@@ -212,7 +213,7 @@ def _explain(
         return key, f"{key} is missing; give it in the file or as {key}=VALUE."
     rule = item["msg"].removeprefix("Value error, ")
     if isinstance(item.get("input"), (str, int, float, bool, type(None))):
-        return key, f"{key} is {item['input']!r}: {rule}."
+        return key, f"{key} is {shown(item['input'])}: {rule}."
     return key, f"{key}: {rule}."
 
 

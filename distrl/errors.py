@@ -81,6 +81,34 @@ def reading(what: str, missing: str | None = None, remedy: str = "") -> Iterator
         raise UserError(f"{what}: {reason(error)}.{remedy}") from error
 
 
+@contextmanager
+def users_code(what: str, remedy: str = "") -> Iterator[None]:
+    """The border to a user's code that is imported, made or closed: whatever it raises, or that it exits, is `UserError`.
+
+    What it raises while it is stepped is `EnvError`, which knows where.
+
+    Args:
+        what: it cannot do, for the message, such as "env.id 'Mine-v0' cannot be made"
+        remedy: behind the reason
+    """
+    try:
+        yield
+    except (UserError, EnvError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            why = f"it calls sys.exit({shown(error.code)})"
+        else:
+            why = f"{type(error).__name__}: {_short(str(error))}".removesuffix(".")
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", _PACKAGE))
+        ]
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        if isinstance(error, SyntaxError):  # which says so itself; its frames are of the import
+            place = ""
+        raise UserError(f"{what}: {why}{place}.{remedy}") from error
+
+
 def reason(error: BaseException) -> str:
     """What an error says, in one line that is not too long."""
     if isinstance(error, RecursionError):

@@ -7,12 +7,16 @@ import fcntl
 import itertools
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
 
 from distrl.errors import UserError
+from distrl.memory import check_fits
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what this user may write of it
 LOCK = ".lock"  # in a run directory
@@ -78,6 +82,18 @@ def write_text(path: Path, text: str) -> None:
     with draft(path) as file:
         file.write_text(text, encoding="utf-8")
         _fsync(file)
+
+
+@contextmanager
+def open_arrays(path: Path) -> Iterator[Any]:
+    """An npz as `numpy.load` gives it, without pickle. Raises ValueError where it is none, `UserError` where it is too large."""
+    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise the user to load it
+        raise ValueError(f"{path.name} is no archive of arrays")
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    check_fits(unpacked, f"{path} unpacks to {unpacked:,} bytes", "It is damaged, or of a larger machine.")
+    with np.load(path, allow_pickle=False) as file:
+        yield file
 
 
 def lock_now(file: IO[bytes]) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast
 
-from distrl.errors import UserError, did_you_mean
+from distrl.errors import UserError, did_you_mean, shown, users_code
 from distrl.settings import AlgorithmSettings
 from distrl.types import Algorithm, Array, EnvInfo, Policy
 
@@ -49,8 +49,12 @@ class Registry:
         if place is None:
             raise UserError(self._unknown(name, names))
         try:
-            return _import(place)
-        except ImportError as error:
+            with users_code(f"{self.key} is {shown(name)}, and {place} cannot be imported"):
+                return _import(place)
+        except UserError as told:
+            error = told.__cause__
+            if not isinstance(error, ImportError):
+                raise
             itself = place == name and f"{place.partition(':')[0]}.".startswith(f"{error.name}.")
             if itself and isinstance(error, ModuleNotFoundError):
                 raise UserError(self._unknown(name, names, f" ({error})")) from None
@@ -62,7 +66,7 @@ class Registry:
         other = self.places or f"what an installed package brings as an entry point of {self.group}"
         near = did_you_mean(name, names) if isinstance(name, str) else ""
         known = f"one of {', '.join(names)}, or " if names else ""
-        return f"{self.key} is {name!r}; it must be {known}{other}{why}.{near}"
+        return f"{self.key} is {shown(name)}; it must be {known}{other}{why}.{near}"
 
 
 def _is_place(name: str) -> bool:

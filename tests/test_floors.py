@@ -19,6 +19,7 @@ ROOMS = [
     [
         "types",
         "layouts",
+        "memory",
         "descriptions",
         "yaml_format",
         "json_format",

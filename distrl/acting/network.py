@@ -19,6 +19,7 @@ import threadpoolctl
 
 from distrl.acting.encoders import Encoder, encode
 from distrl.descriptions import STRICT, Count, Size, from_json
+from distrl.memory import check_fits
 from distrl.types import Array, Arrays
 
 
@@ -91,6 +92,7 @@ class NetworkSpec:
             raise ValueError("a dueling network has no hidden layer")
         if any(min(size) < 1 for encoder in spec.encoders for size in encoder.sizes()):
             raise ValueError("a convolution is larger than its image")
+        check_fits(4 * spec.parameters, f"a network of {spec.parameters:,} parameters of 4 bytes", "It is of no model.")
         return spec
 
 

@@ -207,10 +207,9 @@ class EpsilonGreedyPolicy:
 
 
 def from_description(data: Mapping[str, Any]) -> Policy:
-    """The policy that `describe` told of, without weights yet. Raises `ValueError` for a type that is not registered."""
+    """The policy that `describe` told of, without weights yet. Raises `ValueError` where it can be none."""
     try:
-        kind = POLICIES.find(data["type"])
+        policy: Policy = POLICIES.find(data["type"]).from_description(data)
     except UserError as error:
         raise ValueError(str(error).removesuffix(".")) from None  # whoever read the description says from where
-    policy: Policy = kind.from_description(data)
     return policy

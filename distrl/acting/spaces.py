@@ -27,6 +27,7 @@ from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
 from distrl.layouts import Part
+from distrl.memory import check_fits
 from distrl.settings import AlgorithmSettings, Positive
 from distrl.settings import Settings as Base
 from distrl.types import Array, EnvInfo
@@ -39,6 +40,7 @@ CONVOLUTIONS: dict[str, tuple[Convolution, ...]] = {  # channels, kernel, stride
     "small_cnn": ((16, 8, 4), (32, 4, 2)),  # Mnih et al. 2013, arXiv:1312.5602
     "grid": ((16, 3, 1), (32, 3, 1)),
 }
+BYTES_LEARNT = 16  # of a parameter where it is learnt: itself, its gradient, two moments
 LEAST_SIDE = {"cnn": 36, "small_cnn": 36, "grid": 5}  # of an image, in pixels
 SYMBOLS = 16  # images with no longer side are maps of symbols, of which the bytes are taken as they are
 UNBOUNDED = 1e30  # a bound beyond it is none
@@ -98,7 +100,14 @@ def network_spec(
             f"pixels; observations of {info.id} are {seen}. Set algorithm.body=auto, or take an env that renders what it "
             "observes, such as distrl/FlappyBirdPixels-v0."
         )
-    return NetworkSpec(encoders, outputs, **options)
+    spec = NetworkSpec(encoders, outputs, **options)
+    check_fits(
+        BYTES_LEARNT * spec.parameters,
+        f"algorithm.hidden={list(spec.hidden)} makes a network of {spec.parameters:,} parameters, {BYTES_LEARNT} bytes each with "
+        "gradient and moments",
+        "Set algorithm.hidden to smaller layers.",
+    )
+    return spec
 
 
 def stochastic_policy(info: EnvInfo, distribution: Distribution, **options: Any) -> StochasticPolicy:

@@ -20,6 +20,7 @@ from distrl.acting.codings import KINDS, Coding, Keys
 from distrl.acting.network import unflatten
 from distrl.descriptions import STRICT, Count, from_json
 from distrl.layouts import Layout, discrete_layout
+from distrl.memory import check_fits
 from distrl.types import Array, Arrays
 
 
@@ -178,9 +179,13 @@ class TablePolicy:
         if kind not in KINDS:
             raise ValueError(f"a coding is of kind {kind!r}; it must be one of {', '.join(KINDS)}")
         told = from_json(Told, {n: x for n, x in data.items() if n not in ("type", "coding", "obs_layout")})
+        coded = from_json(KINDS[kind], coding)
+        rows = coded.size if told.capacity is None else told.capacity + 1
+        what = f"a table of {rows:,} rows of {told.actions:,} actions of 8 bytes"
+        check_fits(8 * rows * told.actions, what, "It is of no model.")
         return cls(
             Layout.from_description(data["obs_layout"]),
-            from_json(KINDS[kind], coding),
+            coded,
             told.actions,
             told.first_action,
             told.capacity,

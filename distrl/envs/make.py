@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from distrl.envs import flappy, plugins
 from distrl.envs.wrappers import MADE_WITH, ForgetAction, keeps_return, longest_episode, wrap
-from distrl.errors import UserError, did_you_mean
+from distrl.errors import UserError, did_you_mean, shown, users_code
 from distrl.layouts import MASK, action_layout, choices_of
 from distrl.settings import EnvSettings
 from distrl.types import EnvInfo
@@ -33,17 +35,21 @@ def find_spec(env_id: str) -> EnvSpec:
     if not module:
         plugins.register(name)
     else:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
+        if not all(part.isidentifier() for part in module.split(".")):
             raise UserError(
-                f"env.id {env_id!r} names the module {module!r}, which cannot be imported: {error}."
-            ) from None
+                f"env.id {shown(env_id)} names the module {shown(module)}, which is no name of one. Before the colon, give a "
+                "module that can be imported, such as my_package.envs:MyEnv-v0."
+            )
+        with users_code(f"env.id {env_id!r} names the module {module!r}, which cannot be imported"):
+            importlib.import_module(module)
     try:
-        return gym.spec(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return gym.spec(name)
     except gym.error.Error as error:
         known = did_you_mean(name, gym.registry)
-        raise UserError(f"env.id {env_id!r} is not registered with gymnasium.{known or ' ' + str(error)}") from None
+        why = known or f" {error}"
+        raise UserError(f"env.id {shown(env_id)} is not registered with gymnasium.{why}") from None
 
 
 def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -68,9 +74,13 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     except gym.error.DeprecatedEnv as error:
         raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
     except (TypeError, AssertionError, ValueError, KeyError) as error:
-        if not settings.kwargs:
+        if settings.kwargs:
+            raise UserError(f"env.kwargs {shown(settings.kwargs)} do not fit {settings.id!r}: {error}") from None
+        with users_code(f"env.id {settings.id!r} cannot be made"):
             raise
-        raise UserError(f"env.kwargs {settings.kwargs} do not fit {settings.id!r}: {error}") from None
+    except (Exception, SystemExit):
+        with users_code(f"env.id {settings.id!r} cannot be made"):
+            raise
     if settings.id.startswith("MinAtar/"):
         env = ForgetAction(env)
     return wrap(env, settings)
@@ -79,7 +89,12 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
 def describe_env(settings: EnvSettings) -> EnvInfo:
     """Make the environment once and read its spaces, limits and threshold."""
     env = make_env(settings)
-    try:
+    with closed_after(env, settings.id), users_code(f"{settings.id!r} is no environment of gymnasium"):
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, name), gym.Space):
+                raise UserError(
+                    f"env.id {settings.id!r}: its {name} is {shown(getattr(env, name))}, no gymnasium.Space."
+                )
         spec, in_info = find_spec(settings.id), _mask_in_info(env)
         return EnvInfo(
             id=settings.id,
@@ -93,8 +108,24 @@ def describe_env(settings: EnvSettings) -> EnvInfo:
             action_mask=None if settings.wrappers else _action_mask(env),  # wrappers may number states anew
             mask_in_info=in_info,
         )
-    finally:
+
+
+def close_env(env: gym.Env[Any, Any], env_id: str) -> None:
+    """Close an env copy. Raises `UserError` where it cannot be."""
+    with users_code(f"env.id {env_id!r} cannot be closed", " Mend its close(), or leave that out."):
         env.close()
+
+
+@contextmanager
+def closed_after(env: gym.Env[Any, Any], env_id: str) -> Iterator[None]:
+    """Close an env copy after a block. What the block raises matters more than what closing raises."""
+    try:
+        yield
+    except BaseException:
+        with suppress(UserError):
+            close_env(env, env_id)
+        raise
+    close_env(env, env_id)
 
 
 def _action_mask(env: gym.Env[Any, Any]) -> NDArray[np.bool_] | None:

@@ -20,7 +20,7 @@ from gymnasium.envs.toy_text.cliffwalking import CliffWalkingEnv
 from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from gymnasium.envs.toy_text.taxi import TaxiEnv
 
-from distrl.envs.make import make_env
+from distrl.envs.make import closed_after, make_env
 from distrl.errors import UserError
 from distrl.settings import EnvSettings
 from distrl.types import Array
@@ -56,7 +56,7 @@ def _read(text: str) -> Table:
     if settings.wrappers:
         raise _refusal(settings, "env.wrappers may change what its table says")
     env = make_env(settings)
-    try:
+    with closed_after(env, settings.id):
         limit = _time_limit(env, settings)
         bare: Any = env.unwrapped
         if isinstance(bare, TaxiEnv) and bare.fickle_passenger:
@@ -69,8 +69,6 @@ def _read(text: str) -> Table:
         if type(bare) not in KNOWN:
             _try(env, table, settings)
         return table
-    finally:
-        env.close()
 
 
 def _refusal(settings: EnvSettings, reason: str) -> UserError:

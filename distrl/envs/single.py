@@ -16,9 +16,9 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.envs.heartbeat import Heartbeat
-from distrl.envs.make import make_env
+from distrl.envs.make import close_env, make_env
 from distrl.envs.wrappers import flat
-from distrl.errors import EnvError, UserError, users_traceback
+from distrl.errors import EnvError, UserError, shown, users_traceback
 from distrl.fragments import check_first_stacks
 from distrl.layouts import BadMask, Layout
 from distrl.seeding import derive
@@ -52,10 +52,13 @@ class SingleShard:
         space = self.envs[0].observation_space
         self.discrete = isinstance(self.envs[0].action_space, gym.spaces.Discrete)
         self.action_dtype = self.envs[0].action_space.dtype
-        self.obs = np.zeros((copies, *(space.shape or ())), space.dtype)
+        self._shape = tuple(space.shape or ())
+        self.obs = np.zeros((copies, *self._shape), space.dtype)
+        self._float = self.obs.dtype.kind == "f"
         for copy in range(copies):
             self.heart.beat(copy, "its first reset")
             self._guard(copy, self._start_episode, copy)
+        self._refuse_nan()
         if self.frame_stack:
             check_first_stacks(settings.id, self.obs, self.frame_stack)
 
@@ -72,7 +75,12 @@ class SingleShard:
             for i, env in enumerate(self.envs):
                 heart.copy = i
                 heart.beats += 1
-                obs, reward[i], term, trunc, info = env.step(actions[i])
+                obs, earned, term, trunc, info = env.step(actions[i])
+                if earned is None:  # which NumPy would take for a NaN
+                    raise TypeError("the reward is None, where a number is due")
+                reward[i] = earned
+                if getattr(obs, "shape", None) != self._shape:
+                    obs = self._fitting(obs)
                 if term or trunc:
                     terminated[i], truncated[i] = term, trunc and not term
                     final_obs.append(np.array(obs, self.obs.dtype))
@@ -83,6 +91,7 @@ class SingleShard:
                     self.obs[i] = obs
         except Exception as error:
             raise self._error(i, error) from None
+        self._refuse_nan()
         return Step(self.obs, reward, terminated, truncated, final_obs, infos)
 
     def arrays(self) -> Arrays:
@@ -111,7 +120,7 @@ class SingleShard:
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            close_env(env, self.settings.id)
 
     def _reported(self, info: dict[str, Any]) -> dict[str, float]:
         for name in self.settings.report:
@@ -124,7 +133,20 @@ class SingleShard:
     def _start_episode(self, copy: int) -> None:
         self._steps[copy] = 0
         obs, _ = self.envs[copy].reset(seed=self._episode_seed(copy))
-        self.obs[copy] = obs
+        self.obs[copy] = self._fitting(obs)
+
+    def _fitting(self, obs: Any) -> Array:
+        """An observation that has the space's shape; NumPy would spread another one over it. Raises ValueError."""
+        array = np.asarray(obs)
+        if array.shape != self._shape:
+            raise ValueError(f"the observation has shape {list(array.shape)}, the space says {list(self._shape)}")
+        return array
+
+    def _refuse_nan(self) -> None:
+        """Raise `EnvError` where an observation holds what is no number, which a table takes for a state."""
+        if self._float and (wrong := np.isnan(self.obs)).any():
+            copy = int(np.flatnonzero(wrong.reshape(self.copies, -1).any(axis=1))[0])
+            raise self._error(copy, ValueError(f"the observation holds NaN: {shown(self.obs[copy])}"))
 
     def _replay(self, copy: int, actions: Array, check_time: Callable[[], None]) -> float:
         """Bring an env copy to where its episode was by the actions since it began; returns its return so far."""

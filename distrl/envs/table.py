@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from distrl.envs.make import make_env
+from distrl.envs.make import close_env, make_env
 from distrl.envs.mdp import KNOWN, read_table
 from distrl.errors import UserError
 from distrl.seeding import stream
@@ -31,7 +31,7 @@ def fits(settings: EnvSettings) -> bool:
     except UserError:
         return False
     known = type(env.unwrapped) in KNOWN
-    env.close()
+    close_env(env, settings.id)
     if not known:
         return False
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from distrl.acting.network import flatten, single_threaded
 from distrl.envs.exact import Exact, examine
 from distrl.envs.mdp import Table, read_table
+from distrl.errors import reading, shown
 from distrl.models.export import read_safetensors
 from distrl.models.store import env_of, find_model, read_model
 from distrl.models.table_files import read_export
@@ -36,11 +37,15 @@ def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:
         path: a run, a checkpoint, a model, an exported file
     """
     single_threaded()
-    if path.suffix == ".safetensors":
-        policy, about = read_safetensors(path)
-    else:
-        policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
+    with reading(f"{shown(str(path))} cannot be read"):
+        policy, about = _read(path)
     return policy, env_of(path, about), about
+
+
+def _read(path: Path) -> tuple[Policy, dict[str, Any]]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return read_export(path) if path.is_file() else read_model(find_model(path))
 
 
 def play_episodes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import gymnasium as gym
 
 from distrl.acting.episodes import Acting
 from distrl.envs.make import describe_env, make_env
-from distrl.errors import UserError
+from distrl.errors import EnvError, UserError, users_traceback
 from distrl.layouts import MASK
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
@@ -111,14 +112,31 @@ def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: in
     """Play, and tell of every moment of each episode."""
     for episode in range(episodes):
         act = actor(episode)
-        obs, info = game.reset(seed=derive(seed, "play episode", episode))
+        episode_seed = derive(seed, "play episode", episode)
+        with _stepped(game, episode_seed, 0):
+            obs, info = game.reset(seed=episode_seed)
         moment = Moment(episode, 0, None, 0.0, False, False)
         yield moment
         while not moment.ended:
             action = act(obs, info)
-            obs, reward, terminated, truncated, info = game.step(action)
-            moment = Moment(episode, moment.step + 1, action, float(reward), bool(terminated), bool(truncated))
+            with _stepped(game, episode_seed, moment.step + 1):
+                obs, reward, terminated, truncated, info = game.step(action)
+                moment = Moment(episode, moment.step + 1, action, float(reward), bool(terminated), bool(truncated))
             yield moment
+
+
+@contextmanager
+def _stepped(game: gym.Env[Any, Any], seed: int, step: int) -> Iterator[None]:
+    """What the env raises within is `EnvError`, but for what is known of windows."""
+    try:
+        yield
+    except (UserError, gym.error.DependencyNotInstalled):
+        raise
+    except Exception as error:
+        if _of_pygame(error):
+            raise
+        env_id = "the environment" if game.spec is None else game.spec.id
+        raise EnvError(env_id, 0, 0, seed, step, users_traceback(error)) from None
 
 
 def display() -> bool:

@@ -104,6 +104,11 @@ def _checksum(about: Mapping[str, Any]) -> str:
 def find_model(path: str | Path) -> Path:
     """The model directory that `path` means: a run (its best model, else its newest checkpoint), a checkpoint, a model."""
     path = Path(path)
+    with reading(f"{shown(str(path))} cannot be read"):
+        return _find_model(path)
+
+
+def _find_model(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"There is no run or model at {str(path)!r}.")
     if (path / "policy.json").exists():
@@ -120,7 +125,8 @@ def find_model(path: str | Path) -> Path:
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """A run's checkpoints, oldest first."""
     directory = run_dir / "checkpoints"
-    return sorted(p for p in directory.iterdir() if p.name.isdigit()) if directory.is_dir() else []
+    with reading(f"The checkpoints of {run_dir} cannot be read"):
+        return sorted(p for p in directory.iterdir() if p.name.isdecimal()) if directory.is_dir() else []
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:

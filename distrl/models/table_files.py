@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from distrl.acting.codings import Bins, Product
 from distrl.acting.policies import from_description
 from distrl.acting.tables import TablePolicy, masked
 from distrl.errors import reading
-from distrl.files import draft
+from distrl.files import draft, open_arrays
 from distrl.json_format import json_text
 from distrl.types import Array, Policy
 
@@ -40,9 +39,7 @@ def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:
     """The policy of an exported .json or .npz, and what is known about it. Raises `UserError` for any other file."""
     with reading(f"{path} is not a table that 'distrl export' wrote as .json or .npz"):
         if path.suffix == ".npz":
-            if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise the user to load it
-                raise ValueError("it is no archive of arrays")
-            with np.load(path, allow_pickle=False) as file:
+            with open_arrays(path) as file:
                 head = json.loads(str(file["about"]))
                 arrays = {name: file[name] for name in file.files if name not in ("about", "states")}
         else:

@@ -24,7 +24,7 @@ from distrl.acting.distributions import (
 )
 from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
-from distrl.envs.make import make_env
+from distrl.envs.make import closed_after, make_env
 from distrl.errors import UserError
 from distrl.layouts import MASK, inside
 from distrl.models.play import Actor, by_policy, play_episodes
@@ -83,14 +83,12 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
         return begin
 
     game = make_env(env)
-    try:
+    with closed_after(game, env.id):
         for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
             seed = int(greedy)
             for _ in play_episodes(watched(by_policy(policy, seed, greedy)), game, seed, OBSERVATIONS):
                 if len(rows) == count:
                     break
-    finally:
-        game.close()
     columns = [np.stack(column).astype(dtype) for column, dtype in zip(zip(*rows, strict=True), dtypes, strict=True)]
     return Trial(dict(zip(input_names(policy), columns, strict=True)), np.stack(flat))
 

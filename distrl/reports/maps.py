@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrl.acting.tables import TablePolicy
-from distrl.envs.make import make_env
+from distrl.envs.make import close_env, make_env
 from distrl.errors import UserError
 from distrl.models.store import env_of, find_model, read_model
 from distrl.models.trust import check_modules
@@ -101,7 +101,7 @@ def plot_map(run_dir: Path, out: Path, check: bool = False) -> Path | None:
     if not isinstance(policy, TablePolicy):
         return None
     env = make_env(env_settings)
-    env.close()
+    close_env(env, env_settings.id)
     describe = WORLDS.get(type(env.unwrapped).__name__)
     if describe is None:
         return None

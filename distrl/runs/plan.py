@@ -17,6 +17,7 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count, share_out
 from distrl.files import refuse_used
+from distrl.memory import check_fits
 from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
@@ -71,6 +72,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     """Check everything that can be checked without starting anything. Raises `UserError`; makes no file."""
     single_threaded()
     info = describe_env(config.env)
+    _check_sizes(config, info)
     _check_env(config, info)
     policy = make_policy(config, info)
     _check_runners(config)
@@ -148,6 +150,21 @@ def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
             "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated "
             "bit for bit."
         )
+
+
+def _check_sizes(config: Config, info: EnvInfo) -> None:
+    """What is collected and kept fits into this machine; of a cluster's machines nothing is known here."""
+    if config.cluster.address != "local":
+        return
+    rollout, obs = config.rollout, info.obs_layout.nbytes
+    wanted, replay = _object_store_bytes(config, info), _replay_bytes(config, info)
+    check_fits(
+        wanted + replay,
+        f"rollout.shards={rollout.shards:,} x rollout.envs_per_shard={rollout.envs_per_shard:,} x rollout.steps={rollout.steps:,} "
+        f"are {rollout.env_steps:,} env steps an iteration with observations of {obs:,} bytes. With what is on its way, and "
+        f"{replay / 2**30:.1f} GiB of a replay, that takes",
+        "Set one of them lower.",
+    )
 
 
 def _object_store_bytes(config: Config, info: EnvInfo) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distrl.config import load_config
-from distrl.errors import UserError
+from distrl.errors import UserError, reading, shown
 from distrl.models.store import newest_checkpoint
 from distrl.settings import Config, dotted
 from distrl.yaml_format import read_yaml
@@ -18,6 +18,11 @@ CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir", "learner.devi
 def resume_point(path: Path) -> tuple[Path, Path | None]:
     """The run directory that `path` means, and the checkpoint: `path` itself, or the newest of the run, if it has one."""
     path = path.absolute()
+    with reading(f"{shown(str(path))} cannot be read"):
+        return _resume_point(path)
+
+
+def _resume_point(path: Path) -> tuple[Path, Path | None]:
     checkpoint = (path / "manifest.json").exists() or path.parent.name == "checkpoints"
     run_dir = path.parent.parent if checkpoint else path
     if not (run_dir / "config.yaml").exists():
@@ -29,7 +34,9 @@ def load_resumed_config(resume: Path, overrides: Sequence[str], source: Path | N
     """The config of the run to resume, with overrides of what may change. Raises `UserError` for any other."""
     run_dir, _ = resume_point(resume)
     config = load_config(run_dir / "config.yaml", overrides)
-    check_same((run_dir / "config.yaml").read_text(encoding="utf-8"), config, run_dir)
+    with reading(f"{run_dir / 'config.yaml'} cannot be read"):
+        text = (run_dir / "config.yaml").read_text(encoding="utf-8")
+    check_same(text, config, run_dir)
     if source is not None:
         given = load_config(source, overrides)
         if given.init_from is not None and config.init_from is not None:  # of which the run has a copy

@@ -17,8 +17,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from distrl.acting.network import flatten
-from distrl.errors import reading
-from distrl.files import write_directory
+from distrl.errors import UserError, reading
+from distrl.files import open_arrays, write_directory
 from distrl.json_format import json_text
 from distrl.models.store import (
     check_format,
@@ -90,7 +90,10 @@ def read_checkpoint(path: Path, shards: int) -> RunState:
         _verify(path)
         policy, _ = read_model(path)
         driver: Any = _read_arrays(path / "driver.npz")
-        progress = Progress.from_json(read_json(path / "run.json"))
+        try:
+            progress = Progress.from_json(read_json(path / "run.json"))
+        except UserError as error:  # which knows not where it lies
+            raise ValueError(f"run.json: {error}") from error
         weights = {int(version): vector for version, vector in driver.get("weights", {}).items()}
         best = driver.get("best")
         found = driver.get("shard", {})
@@ -135,7 +138,10 @@ def _verify(path: Path) -> None:
 
 
 def _other(path: Path) -> str:
-    others = [p for p in list_checkpoints(path.parent.parent) if p.name != path.name]
+    try:
+        others = [p for p in list_checkpoints(path.parent.parent) if p.name != path.name]
+    except UserError:  # what is told is why this one cannot be read
+        others = []
     return f"Resume from another one: --resume {others[-1]}." if others else "There is no other one in this run."
 
 
@@ -166,7 +172,7 @@ def _write_arrays(path: Path, tree: Tree) -> None:
 
 def _read_arrays(path: Path) -> Any:
     tree: dict[str, Any] = {}
-    with np.load(path, allow_pickle=False) as file:
+    with open_arrays(path) as file:
         for flat in file.files:
             *groups, name = flat.split("/")
             below = tree

@@ -1,0 +1,16 @@
+"""What does not fit into this machine's memory is refused before it is asked for."""
+
+from __future__ import annotations
+
+import psutil
+
+from distrl.errors import UserError
+
+GIB = 2**30
+
+
+def check_fits(wanted: int, what: str, remedy: str) -> None:
+    """Raise `UserError` where so many bytes are more than are free; `what` says what takes them, and by which sum."""
+    free = psutil.virtual_memory().available
+    if wanted > free:
+        raise UserError(f"{what}: {wanted // GIB:,} GiB, and {free / GIB:.1f} GiB of memory are free. {remedy}")
