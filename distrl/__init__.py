@@ -11,12 +11,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distrl.config import load_config
+    from distrl.config import Config, load_config
     from distrl.errors import Diverged, EnvError, UserError
     from distrl.models.player import Player, load_policy
     from distrl.runs.result import Result
     from distrl.runs.run import train
-    from distrl.settings import Config
 
     __version__: str
 
@@ -27,7 +26,7 @@ __all__ = ["Config", "Diverged", "EnvError", "Player", "Result", "UserError", "l
 STARTED = time.time() - time.process_time()
 
 _HOMES = {
-    "Config": "settings",
+    "Config": "config",
     "Diverged": "errors",
     "EnvError": "errors",
     "Player": "models.player",

@@ -7,17 +7,33 @@ a config asks for it (distrl.registry).
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from distrl import settings as ground
+from distrl.aliases import elsewhere
 from distrl.errors import UserError, did_you_mean
 from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module, wrapper
-from distrl.settings import Config, EnvSettings
+from distrl.schema import settings
+from distrl.settings import EnvSettings
 from distrl.yaml_format import read_value, read_yaml
+
+
+class Config(ground.Config):
+    """A whole run, as `load_config` gives it."""
+
+    def with_(self, **changes: Any) -> Config:
+        """A config with other values by dotted keys: `config.with_(seed=3, **{"algorithm.lr": 1e-3})`.
+
+        Raises:
+            UserError: a key or a value is wrong, as `load_config` does
+        """
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+        return _load(self.model_dump(mode="json"), plain.items(), "config")
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -28,8 +44,15 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     origin = "config" if isinstance(source, Mapping) else str(source)
     data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
-    for override in overrides:
-        _apply(data, override)
+    return _load(data, map(_parse, overrides), origin)
+
+
+def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str) -> Config:
+    """The config that `data` says with other values by dotted keys, checked."""
+    before = _copy(data)
+    for key, value in changes:
+        _set(data, key, value)
+    _check_left_over(before, data, origin)
     try:
         config = _typed(data, origin)
     except RecursionError:
@@ -51,21 +74,60 @@ def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] 
     """
     kwargs: dict[str, Any] = {}
     for argument in arguments:
-        _apply(kwargs, argument)
+        _set(kwargs, *_parse(argument))
     data = {"id": env_id, "kwargs": kwargs, "wrappers": [read_value(text) for text in wrappers]}
     return _validated(EnvSettings, data, ("env",), "command line")
 
 
 def _typed(data: dict[str, Any], origin: str) -> Config:
     """The config that `data` says, each value by its own rule."""
-    settings = data.setdefault("algorithm", {})
-    name = settings.get("name") if isinstance(settings, Mapping) else None
+    given = data.setdefault("algorithm", {})
+    name = given.get("name") if isinstance(given, Mapping) else None
     if name is None:
         raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
-    algorithm = _validated(algorithm_module(name).Settings, settings, ("algorithm",), origin)
+    algorithm = _validated(algorithm_module(name).Settings, given, ("algorithm",), origin, str(name))
     if algorithm.replayed is not None and data.get("replay") is None:
         data["replay"] = {}
-    return _validated(Config, data | {"algorithm": algorithm}, (), origin)
+    return _validated(Config, data | {"algorithm": algorithm}, (), origin, str(name))
+
+
+def _algorithm(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = data.get("algorithm")
+    return given if isinstance(given, Mapping) else {}
+
+
+def _check_left_over(before: Mapping[str, Any], data: Mapping[str, Any], origin: str) -> None:
+    """Raise `UserError` where an override of `algorithm.name` left what only the algorithm before has; names all of it."""
+    given, left = _algorithm(before), _algorithm(data)
+    old, new = given.get("name"), left.get("name")
+    if old is None or new is None or old == new:
+        return
+    known = algorithm_module(new).Settings
+    foreign = [f"algorithm.{key}" for key in given if key in left and key not in known.model_fields]
+    other = known(name=str(new))
+    parts = {"replay": other.replayed is None, "normalize": other.discount is None, "schedule": not other.any_age}
+    unfit = [part for part, amiss in parts.items() if amiss and _is_used(part, before.get(part)) and part in data]
+    unfit = [part for part in unfit if _is_used(part, data[part])]
+    if foreign or unfit:
+        remedy = " ".join(
+            [
+                f"'algorithm={{name: {new}}}'",
+                *(f"{part}=null" if part == "replay" else f"{part}={{}}" for part in unfit),
+            ]
+        )
+        env = data.get("env", {}).get("id") if isinstance(data.get("env"), Mapping) else None
+        raise UserError(
+            f"{origin} is a config of {old}, and {new} has no {', '.join([*foreign, *unfit])}. Begin with what suits {new}, "
+            f"--env {env or 'ID'} --algo {new}, or with its defaults in this config: {remedy}."
+        )
+
+
+def _is_used(part: str, value: Any) -> bool:
+    """Whether a part of a config asks for what not every algorithm has."""
+    if not isinstance(value, Mapping):
+        return False
+    on = {"replay": True, "normalize": any(value.values()), "schedule": value.get("kind") == "async"}
+    return bool(on[part])
 
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,20 +157,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _parse(override: str) -> tuple[str, Any]:
+    """The dotted key and the value of `key=value`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
             f"The override {override!r} must have the form key=value, such as seed=3 or env.id=CartPole-v1."
         )
-    value = read_value(text)
+    return key, read_value(text)
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
+    told = f"{key}={value}"
     for parent in parents:
         below = data.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise UserError(
-                f"The override {override!r} looks inside {parent!r}, which holds {below!r} and has no keys."
-            )
+            raise UserError(f"The override {told!r} looks inside {parent!r}, which holds {below!r} and has no keys.")
         data = below
     data[leaf] = value
 
@@ -116,29 +181,31 @@ def _apply(data: dict[str, Any], override: str) -> None:
 M = typing.TypeVar("M", bound=BaseModel)
 
 
-def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str) -> M:
+def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str, algorithm: str | None = None) -> M:
+    """`data` as a model, which is that of the keys below `prefix` in a run with the algorithm, or of no run."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
         lines: dict[str, str] = {}  # by key: a field of several types gives an error for each of them
         for item in error.errors():
-            key, line = _explain(model, dict(item), prefix)
+            key, line = _explain(model, dict(item), prefix, algorithm)
             lines[key] = f"{lines[key].removesuffix('.')}; or {line.rpartition(': ')[2]}" if key in lines else line
         raise UserError("\n".join(f"{origin}: {line}" for line in lines.values())) from None
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...]) -> tuple[str, str]:
+def _explain(
+    model: type[BaseModel], item: dict[str, Any], prefix: tuple[str, ...], algorithm: str | None
+) -> tuple[str, str]:
     """The key, and one line for one error of pydantic: the key, the value, the rule, the remedy."""
     location = [str(part) for part in item["loc"]]
     fields = _fields(model, location[:-1])
     if item["type"] == "extra_forbidden":
-        key = ".".join([*prefix, *location])
-        return (
-            key,
-            f"unknown key {key!r}.{did_you_mean(location[-1], fields) or ' Known here: ' + ', '.join(fields) + '.'}",
-        )
-    known = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
-    key = ".".join([*prefix, *known]) or "config"
+        key, leaf = ".".join([*prefix, *location]), location[-1]
+        known = "" if algorithm is None else elsewhere(leaf, algorithm, [s.key for s in settings(algorithm)])
+        hint = known or did_you_mean(leaf, fields) or f" Known here: {', '.join(fields)}."
+        return key, f"unknown key {key!r}.{hint}"
+    parts = [part for i, part in enumerate(location) if part in _fields(model, location[:i])]
+    key = ".".join([*prefix, *parts]) or "config"
     if item["type"] == "missing" and any(part.isdigit() for part in location):
         return key, f"{key} is missing in {item['input']!r}; give it there."
     if item["type"] == "missing":

@@ -12,8 +12,10 @@ import difflib
 import itertools
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+LONGEST = 500  # characters of what is shown of a value or an error
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -56,6 +58,52 @@ def users_traceback(error: BaseException) -> str:
         return "".join(told.format_exception_only())
     told.stack = traceback.StackSummary.from_list(frames)
     return "".join(told.format())
+
+
+@contextmanager
+def reading(what: str, missing: str | None = None, remedy: str = "") -> Iterator[None]:
+    """The border to files: whatever reading one raises is `UserError`, since what is in a file is nobody's bug.
+
+    Args:
+        what: was found out, for the message, such as 'The model in RUN is corrupt'
+        missing: the message where a file is not there, with {name} of it
+        remedy: behind the reason
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        if missing is None or error.filename is None:
+            raise UserError(f"{what}: {reason(error)}.{remedy}") from error
+        raise UserError(missing.format(name=os.path.basename(error.filename)) + remedy) from error
+    except Exception as error:
+        raise UserError(f"{what}: {reason(error)}.{remedy}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line that is not too long."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return f"it asks for more memory than there is ({_short(str(error)) or 'MemoryError'})"
+    if isinstance(error, KeyError):
+        return f"{_short(str(error))} is missing"
+    said = _short(str(error)).removesuffix(".")
+    return said if said and isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {said}"
+
+
+def shown(value: object) -> str:
+    """A value of a user's or of a file, for a message: not too long, however large or deep it is."""
+    try:
+        return _short(repr(value))
+    except (RecursionError, ValueError):  # whole numbers of too many digits
+        return f"a {type(value).__name__} too large to show"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 class WorkerLost(Exception):

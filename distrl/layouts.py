@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from distrl.descriptions import STRICT, Count, Dtype, Size, from_json
+
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
 
@@ -37,13 +39,16 @@ class BadMask(ValueError):
 class Part:
     """One array of an observation or action, and where it lies in the flat array."""
 
+    __pydantic_config__ = STRICT
     path: tuple[str | int, ...]  # keys of Dicts and places in Tuples that lead to it; () the whole
     kind: Literal["box", "discrete", "binary", "mask"]
-    shape: tuple[int, ...]
-    dtype: str
-    n: tuple[int, ...] = ()  # of discrete ones: how many values each component has; of a mask: the sizes of its groups
+    shape: tuple[Size, ...]
+    dtype: Dtype
+    n: tuple[
+        Count, ...
+    ] = ()  # of discrete ones: how many values each component has; of a mask: the sizes of its groups
     start: tuple[int, ...] = ()  # of discrete ones: the first value of each component
-    at: tuple[int, int] | None = None  # its elements of the flat array; None: it is that array
+    at: tuple[Size, Size] | None = None  # its elements of the flat array; None: it is that array
 
     @property
     def name(self) -> str:
@@ -57,16 +62,29 @@ class Part:
         own: Array = flat[..., slice(*self.at)].view(self.dtype)
         return own.reshape((*flat.shape[:-1], *self.shape))
 
-    @classmethod
-    def from_description(cls, data: Mapping[str, Any]) -> Part:
-        return cls(**_with_tuples(data))
+    def check(self, layout: Layout) -> None:
+        """Raise ValueError where it does not lie in the layout's flat array, or says not how many values there are."""
+        size, own, all_ = prod(self.shape), np.dtype(self.dtype).itemsize, np.dtype(layout.dtype).itemsize
+        if self.at is None:
+            fits = len(layout.parts) == 1 and (self.shape, self.dtype) == (layout.shape, layout.dtype)
+        else:
+            start, stop = self.at
+            fits = len(layout.shape) == 1 and stop <= layout.shape[0] and (stop - start) * all_ == size * own
+        if not fits:
+            raise ValueError(f"the part {self.name!r} does not lie in an array {list(layout.shape)} of {layout.dtype}")
+        counts = (sum(self.n), len(self.start)) if self.kind == "mask" else (len(self.n), len(self.start))
+        if counts != {"discrete": (size, size), "mask": (size, 0)}.get(self.kind, (0, 0)):
+            raise ValueError(
+                f"the part {self.name!r} is {self.kind}, with n={list(self.n)} and start={list(self.start)}"
+            )
 
 
 @dataclass(frozen=True)
 class Layout:
+    __pydantic_config__ = STRICT
     parts: tuple[Part, ...]  # what is seen (or done)
-    shape: tuple[int, ...]  # of one flat array
-    dtype: str
+    shape: tuple[Size, ...]  # of one flat array
+    dtype: Dtype
     mask: Part | None = None
     in_info: bool = False  # the mask comes in the info
     states: tuple[str, ...] = ()  # masks of all states of a single Discrete observation, as '0110'
@@ -166,14 +184,27 @@ class Layout:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Layout:
-        parts = tuple(Part.from_description(part) for part in data["parts"])
-        mask = None if data["mask"] is None else Part.from_description(data["mask"])
-        return cls(**{**_with_tuples(data), "parts": parts, "mask": mask})
+        """Raises ValueError where the parts do not lie in the flat array, or one says not what is in it."""
+        layout = from_json(cls, data)
+        if not layout.parts:
+            raise ValueError("a layout has no parts")
+        for part in (*layout.parts, *([] if layout.mask is None else [layout.mask])):
+            part.check(layout)
+        states = layout.parts[0].n[0] if layout.states else 0
+        if layout.states and (len(layout.states) != states or len({len(row) for row in layout.states}) != 1):
+            raise ValueError(f"a layout has not a mask for each of {states} states")
+        return layout
 
-
-def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where there were tuples."""
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in data.items()}
+    def example(self) -> Array:
+        """A flat observation [*shape] in which all numbers are 0, or the first that may be, and nothing is masked."""
+        flat = np.zeros((1, *self.shape), self.dtype)
+        for part in self.parts:
+            if part.start:
+                part.of(flat)[...] = np.array(part.start).reshape(part.shape)
+        if self.mask is not None:
+            self.mask.of(flat)[...] = 1
+        one: Array = flat[0]
+        return one
 
 
 def action_layout(space: gym.Space[Any]) -> Layout:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from distrl.errors import UserError
 from distrl.yaml_format import write_yaml
@@ -29,7 +38,7 @@ class AlgorithmSettings(Settings):
     """Base of an algorithm's settings."""
 
     sparse: ClassVar[bool] = False  # an update changes few of the weights, so that sending the changes is less
-    name: str
+    name: str = Field(description="of a registered algorithm, or the module that one is in")
 
     @model_validator(mode="before")
     @classmethod
@@ -100,6 +109,10 @@ class WrapperSettings(Settings):
         description="a name in distrl.registry.WRAPPERS, or the place of a wrapper, such as gymnasium.wrappers.ClipAction"
     )
     kwargs: Arguments = Field(default={}, description="its arguments beside the env")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler.resolve_ref_schema(handler(core))]}
 
 
 class EnvSettings(Settings):
@@ -226,7 +239,9 @@ class ReplaySettings(Settings):
 
 
 class StopSettings(Settings):
-    env_steps: int | None = Field(default=1_000_000, ge=1)
+    env_steps: int | None = Field(
+        default=1_000_000, ge=1, description="of training, over all env copies; null: no limit"
+    )
     return_mean: float | Literal["auto"] | None = Field(
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
@@ -244,7 +259,7 @@ class EvaluationSettings(Settings):
     episodes: int = Field(default=20, ge=1, description="episodes of one evaluation during training")
     max_episode_steps: int | None = Field(default=None, ge=1, description="time limit; null: as in training")
     final_episodes: int = Field(default=100, ge=0, description="episodes of the last evaluation, of the best model")
-    greedy: bool = True
+    greedy: bool = Field(default=True, description="take the best actions; false: sample them as in training")
 
     @field_validator("every")
     @classmethod
@@ -300,14 +315,14 @@ class ClusterSettings(Settings):
 class StreakSettings(Settings):
     """A mark of learning that is reported: so many consecutive training episodes with a return above."""
 
-    episodes: int = Field(default=5, ge=1)
-    above: float
+    episodes: int = Field(default=5, ge=1, description="how many in a row")
+    above: float = Field(description="the return that each of them is above")
 
 
 class TrackSettings(Settings):
-    mlflow: bool = True
+    mlflow: bool = Field(default=True, description="send metrics and the best model to MLflow")
     uri: str | None = Field(default=None, description="null: MLFLOW_TRACKING_URI, else a SQLite store beside the run")
-    experiment: str = Field(default="distrl", min_length=1)
+    experiment: str = Field(default="distrl", min_length=1, description="name of the MLflow experiment")
     register_as: str | None = Field(default=None, description="name in the MLflow model registry; null: not registered")
     streak: StreakSettings | None = Field(
         default=None, description="report when so many training episodes in a row had a return above a mark"
@@ -320,24 +335,29 @@ class TrackSettings(Settings):
 class Config(Settings):
     """A whole run."""
 
-    seed: int = Field(default=1, ge=0, lt=2**63)
+    seed: int = Field(default=1, ge=0, lt=2**63, description="of all that is random")
     run_dir: str | None = Field(default=None, description="null: runs/<algorithm>-<env>-<time>")
     init_from: str | None = Field(
         default=None,
         description="a run, checkpoint or model whose weights this run begins with; in a run's own config: its copy of them",
     )
-    env: EnvSettings
-    algorithm: SerializeAsAny[AlgorithmSettings]
-    rollout: RolloutSettings = RolloutSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    normalize: NormalizeSettings = NormalizeSettings()
+    env: EnvSettings = Field(description="what is trained on")
+    algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
+    rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")
+    schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="who waits for whom")
+    normalize: NormalizeSettings = Field(
+        default=NormalizeSettings(), description="of observations and rewards, by running statistics"
+    )
     replay: ReplaySettings | None = Field(default=None, description="of algorithms that learn from a replay alone")
-    stop: StopSettings = StopSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    learner: LearnerSettings = LearnerSettings()
-    cluster: ClusterSettings = ClusterSettings()
-    track: TrackSettings = TrackSettings()
+    stop: StopSettings = Field(default=StopSettings(), description="what ends the run; the first that comes")
+    evaluation: EvaluationSettings = Field(
+        default=EvaluationSettings(),
+        description="episodes that are played and not learnt from; they choose the best model",
+    )
+    checkpoint: CheckpointSettings = Field(default=CheckpointSettings(), description="what a run goes on from")
+    learner: LearnerSettings = Field(default=LearnerSettings(), description="the process that learns")
+    cluster: ClusterSettings = Field(default=ClusterSettings(), description="the processes that roll, and Ray")
+    track: TrackSettings = Field(default=TrackSettings(), description="MLflow and what else is reported")
 
     @property
     def iterations(self) -> int | None:
@@ -355,7 +375,7 @@ class Config(Settings):
             return 50 if self.iterations is None else max(1, math.ceil(self.iterations / 10))
         return self.evaluation.every
 
-    def on_device(self, device: str) -> Config:
+    def on_device(self, device: str) -> Self:
         """This config with another `learner.device`."""
         return self.model_copy(update={"learner": self.learner.model_copy(update={"device": device})})
 

@@ -10,9 +10,9 @@ one process, as the plain loop does; stepped one by one on Ray, with a runner fo
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
@@ -67,8 +67,7 @@ def ours(config: str, overrides: list[str], local: bool, seconds: float) -> floa
     return float((rows[-1]["env_steps"] - rows[0]["env_steps"]) / (rows[-1]["time"] - rows[0]["time"]))
 
 
-def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+def main(seconds: float) -> None:
     for name, (config, overrides, local) in TASKS.items():
         pairs = [(plain_loop(name.split(",")[0], seconds), ours(config, overrides, local, seconds)) for _ in range(5)]
         plain, fast = (f"{np.median(side):,.0f}" for side in zip(*pairs, strict=True))
@@ -81,4 +80,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", type=float, nargs="?", default=5.0)
+    main(**vars(parser.parse_args()))

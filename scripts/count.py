@@ -8,6 +8,7 @@ their docstrings and comments. tests/test_sizes.py holds the limits.
 
 from __future__ import annotations
 
+import argparse
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -151,4 +152,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

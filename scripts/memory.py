@@ -5,6 +5,7 @@ Usage: .venv/bin/python scripts/memory.py configs/ppo_cartpole.yaml MINUTES
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -30,4 +31,7 @@ def main(config: str, minutes: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("minutes", type=float)
+    main(**vars(parser.parse_args()))

@@ -5,8 +5,8 @@ Usage: .venv/bin/python scripts/scale.py [RUNNERS]
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -49,7 +49,7 @@ def rate(runners: int, shards: int, iterations: int) -> float:
     return float((last["env_steps"] - first["env_steps"]) / (last["time"] - first["time"]))
 
 
-def main(runners: int = 32) -> None:
+def main(runners: int) -> None:
     one, many = rate(1, runners, 4), rate(runners, runners, 30)
     print(
         f"1 runner {one:,.1f} env steps/s, {runners} runners {many:,.1f}: {many / (runners * one):.1%} of {runners} times one"
@@ -57,4 +57,6 @@ def main(runners: int = 32) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runners", type=int, nargs="?", default=32)
+    main(**vars(parser.parse_args()))

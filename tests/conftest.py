@@ -22,6 +22,7 @@ from distrl.execution.cluster import RayExecution
 from distrl.execution.resources import Resources
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.settings import Config
+from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.trainer import Trainer, make_trainer
 
@@ -146,6 +147,7 @@ def run_trainer(
     observer: Recorder | None = None,
     start: Path | None = None,
     interrupted: Callable[[], str | None] = lambda: None,
+    callbacks: Callbacks | None = None,
 ) -> Outcome:
     single_threaded()
     info = describe_env(config.env)
@@ -154,7 +156,7 @@ def run_trainer(
     about = {"env": config.env.model_dump(mode="json")}
     weights = initial_weights(config, policy)
     job = Job(config, policy, weights, about, info.reward_threshold, run_dir, start)
-    trainer = make_trainer(job, execution, Resources(runners, 0.1, 0.1), observer, interrupted)
+    trainer = make_trainer(job, execution, Resources(runners, 0.1, 0.1), observer, interrupted, callbacks)
     try:
         trainer.run()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -83,6 +84,7 @@ def test_a_trained_model_is_used(finished: Path) -> None:
     assert (finished / "bird.gif").stat().st_size > 1000, recorded.stderr
     plotted = distrl("plot", "run", "--out", "curve.png", cwd=finished)
     assert (finished / "curve.png").stat().st_size > 1000, plotted.stderr
+    assert "curve.png" in plotted.stdout
     code = "import distrl, numpy as np; p = distrl.load_policy('run'); print(p.act(np.zeros(4)), p.act(np.zeros((3, 4))).shape)"
     acted = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=finished, check=True)
     assert re.fullmatch(r"[01] \(3,\)\n", acted.stdout)
@@ -112,6 +114,30 @@ def test_a_normalised_model_is_used(algorithm: str, tmp_path: Path) -> None:
     own = policy.policy.arrays()
     assert np.abs(own["obs.mean"]).max() > 0.01 and np.abs(own["obs.scale"] - 1).max() > 0.1
     assert policy.act(np.zeros((3, 3), np.float32)).shape == (3, 1)
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    shown = distrl("--version", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, f"distrl {importlib.metadata.version('distrl')}\n")
+    assert "--version" in distrl("--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("columns", ["20", None])
+def test_what_goes_to_a_pipe_is_neither_wrapped_nor_cut(
+    columns: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the terminal is like that is not written to."""
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    path = tmp_path / "/".join(["a long name" * 9] * 3)
+    shown = distrl("train", write(tmp_path, SMALL), f"run_dir={path}", "--dry-run", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert [line.rstrip().endswith(str(path)) for line in shown.stdout.splitlines() if "run directory" in line] == [
+        True
+    ]
+    explored = distrl("env", "Pendulum-v1", cwd=tmp_path)
+    [misfit] = [line.rstrip() for line in explored.stdout.splitlines() if line.startswith("dqn ")]
+    assert len(misfit) > 100 and misfit.endswith(".")
 
 
 def test_dry_run_makes_nothing(tmp_path: Path) -> None:

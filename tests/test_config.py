@@ -12,8 +12,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from distrl import aliases
 from distrl.config import load_config
 from distrl.errors import UserError
+from distrl.registry import ALGORITHMS
+from distrl.schema import settings
 from distrl.settings import Config
 
 BASE: dict[str, Any] = {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo"}}
@@ -402,3 +405,102 @@ def test_a_mistake_in_a_file_is_told_with_the_files_name(tmp_path: Path) -> None
     path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo}\nrollout: {1: 2}\n")
     with pytest.raises(UserError, match=rf"^{path}: .*rollout.*string"):
         load_config(path)
+
+
+# --- another algorithm on the command line ------------------------------------------------------------------------
+
+
+def test_what_another_algorithm_left_is_named_at_once_and_the_remedy_works() -> None:
+    base = {**BASE, "algorithm": {"name": "dqn", "n_step": 3, "tau": 0.5, "gamma": 0.9}, "replay": {"capacity": 50_000}}
+    message = refusal("algorithm.name=ppo", base=base)
+    assert "a config of dqn, and ppo has no algorithm.n_step, algorithm.tau, replay." in message
+    assert "'algorithm={name: ppo}' replay=null" in message
+    config = load_config(base, ["algorithm={name: ppo}", "replay=null"])
+    assert (config.algorithm.name, config.replay) == ("ppo", None)
+
+
+def test_parts_that_another_algorithm_cannot_take_are_named_too() -> None:
+    base = {**BASE, "algorithm": {"name": "a2c"}, "normalize": {"obs": True}, "schedule": {"kind": "async"}}
+    message = refusal("algorithm.name=q", base=base)
+    assert "q has no normalize, schedule." in message and "'algorithm={name: q}' normalize={} schedule={}" in message
+    load_config(base, ["algorithm={name: q}", "normalize={}", "schedule={}"])
+
+
+def test_another_algorithm_takes_what_it_knows() -> None:
+    base = {**BASE, "algorithm": {"name": "ppo", "gamma": 0.9, "lr": 1e-3}, "normalize": {"obs": False}}
+    assert load_config(base, ["algorithm.name=dqn"]).algorithm.model_dump()["gamma"] == 0.9
+
+
+# --- names of other libraries, and of other places ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "hint"),
+    [
+        ("algorithm.learning_rate", "ppo", "SB3's learning_rate is algorithm.lr."),
+        ("learning_rate", "q", "SB3's learning_rate is algorithm.lr."),
+        ("rollout.n_steps", "ppo", "SB3's n_steps is rollout.steps."),
+        ("algorithm.n_steps", "dqn", "SB3's n_steps is algorithm.n_step."),
+        ("n_envs", "a2c", "SB3's n_envs is rollout.shards x rollout.envs_per_shard."),
+        ("batch_size", "ppo", "SB3's batch_size is algorithm.minibatch_size."),
+        ("batch_size", "dqn", "It is algorithm.batch_size."),
+        ("gae_lambda", "ppo", "It is algorithm.gae_lambda."),
+        ("device", "ppo", "It is learner.device."),
+        ("algorithm.every", "ppo", "It is evaluation.every or checkpoint.every."),
+        ("exploration_fraction", "dqn", "SB3's exploration_fraction is algorithm.epsilon.over (in env steps)."),
+        ("clip_range", "dqn", "SB3's clip_range is algorithm.clip, which dqn has not."),
+        ("algorithm.num_env_runners", "ppo", "RLlib's num_env_runners is cluster.runners."),
+        ("train_batch_size", "ppo", "is rollout.shards x rollout.envs_per_shard x rollout.steps."),
+        ("policy_kwargs.net_arch", "ppo", "is algorithm.hidden, algorithm.activation and algorithm.network."),
+    ],
+)
+def test_a_name_of_elsewhere_is_understood(key: str, algorithm: str, hint: str) -> None:
+    message = refusal(f"{key}=1", base={**BASE, "algorithm": {"name": algorithm}})
+    assert "unknown key" in message and message.endswith(hint)
+
+
+def test_every_name_of_another_library_means_a_setting_that_is_there() -> None:
+    keys = {name: {s.key for s in settings(name)} for name in ALGORITHMS.built_in}
+    every = set().union(*keys.values())
+    wanted = (
+        "learning_rate n_steps n_envs ent_coef vf_coef clip_range buffer_size learning_starts train_freq policy_kwargs"
+    )
+    assert aliases.SB3.keys() >= {*wanted.split(), "target_update_interval", "exploration_fraction", "total_timesteps"}
+    for names in (aliases.SB3, aliases.RLLIB):
+        for name, meanings in names.items():
+            for meant in meanings:
+                assert aliases.keys_of(meant) and {*aliases.keys_of(meant)} <= every, name
+            assert name not in {key.rpartition(".")[2] for key in set.intersection(*keys.values())}, name
+
+
+# --- changes in Python --------------------------------------------------------------------------------------------
+
+
+def test_with_gives_another_config_as_an_override_does() -> None:
+    config = load_config({**BASE, "algorithm": {"name": "ppo", "lr": {"start": 1e-3, "end": 0}}})
+    other = config.with_(seed=3, **{"algorithm.lr": 5e-4, "algorithm.hidden": (8, 8), "run_dir": Path("there")})
+    overrides = [
+        "algorithm.lr={start: 1e-3, end: 0}",
+        "seed=3",
+        "algorithm.lr=5e-4",
+        "algorithm.hidden=[8,8]",
+        "run_dir=there",
+    ]
+    assert other == load_config(BASE, overrides) and config.seed == 1
+    assert other.with_(seed=1, **{"env.kwargs.a": 1}).env.kwargs == {"a": 1}
+    assert config.with_() == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithm.lrr": 1}, "unknown key 'algorithm.lrr'. Did you mean 'lr'"),
+        ({"rollout.steps": 0}, "rollout.steps is 0"),
+        ({"algorithm.minibatch_size": 100}, "does not divide"),
+        ({"algorithm.name": "dqn"}, "dqn has no algorithm.gae_lambda"),
+        ({"seed.x": 1}, "looks inside 'seed'"),
+    ],
+)
+def test_with_refuses_what_an_override_may_not_say(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(BASE).with_(**changes)

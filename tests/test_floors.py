@@ -19,6 +19,7 @@ ROOMS = [
     [
         "types",
         "layouts",
+        "descriptions",
         "yaml_format",
         "json_format",
         "settings",
@@ -29,7 +30,7 @@ ROOMS = [
         "outside",
         "fragments",
     ],
-    ["registry", "presets", "config"],
+    ["registry", "presets", "aliases", "schema", "config"],
     ["envs.*"],
     ["acting.*"],
     ["learning.*"],

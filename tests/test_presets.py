@@ -51,8 +51,8 @@ def test_without_a_preset_the_spaces_decide_and_the_run_can_be_planned(tmp_path:
         "Blackjack-v1", "q", ["env.kwargs={natural: true}", "track.mlflow=false", f"run_dir={tmp_path}/run"]
     )
     assert "preset q_blackjack" in origin and config.env.kwargs == {"natural": True}
-    config, origin = choose_config("Acrobot-v1", "ppo", ["track.mlflow=false", f"run_dir={tmp_path}/run"])
-    assert "defaults" in origin and plan_run(config).info.id == "Acrobot-v1"
+    config, origin = choose_config("MountainCarContinuous-v0", "ppo", ["track.mlflow=false", f"run_dir={tmp_path}/run"])
+    assert "defaults" in origin and plan_run(config).info.id == "MountainCarContinuous-v0"
     with pytest.raises(UserError, match=r"Did you mean 'Acrobot-v1'"):
         choose_config("Acrobt-v1", "ppo")
 

@@ -6,18 +6,22 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toys
 from conftest import config_of, run_trainer
 from processes import distrl
 
+from distrl import Config, load_config, train
 from distrl.execution.local import LocalExecution
 from distrl.models.store import list_checkpoints
 from distrl.runs.choose import choose_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+CALLBACKS = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Pruning" in code)
 SHOWN = README[README.index("<details>\n<summary>A whole algorithm") :].partition("</details>")[0]
 [CODE] = re.findall(r"```python\n(.*?)```", SHOWN, re.DOTALL)
 [COMMAND] = re.findall(r"```bash\ndistrl (.*?)\n```", SHOWN)
@@ -78,3 +82,41 @@ def test_it_takes_every_space_and_is_resumed_bit_for_bit(own: Path) -> None:
     second = run_trainer(config, LocalExecution(), own / "cut", start=list_checkpoints(own / "cut")[-1])
     second.observer.rows = first.observer.rows + second.observer.rows
     assert second.facts == whole.facts
+
+
+class Trial:
+    """As Optuna's, which prunes from the second report on."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[float, int]] = []
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool) -> float:
+        return 1e-3
+
+    def report(self, value: float, step: int) -> None:
+        self.reports.append((value, step))
+
+    def should_prune(self) -> bool:
+        return len(self.reports) >= 2
+
+
+def test_the_callbacks_that_it_shows_tell_and_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Pruned(Exception): ...
+
+    def short(name: str) -> Config:
+        return load_config(name).with_(run_dir=tmp_path / "run", **{"track.mlflow": False, "track.video": False})
+
+    trial = Trial()
+    known = {
+        "load_config": short,
+        "train": partial(train, local=True, quiet=True),
+        "optuna": SimpleNamespace(TrialPruned=Pruned),
+    }
+    exec(CALLBACKS, known)
+    with pytest.raises(Pruned):
+        known["objective"](trial)  # type: ignore[operator]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["stopped_by"]) == ("finished", "callback")
+    steps = [step for _, step in trial.reports]  # after the second only of what was under way, and of the last weights
+    assert 2 < len(steps) < 6 and steps == sorted(set(steps)) and steps[-1] == result["env_steps"] < 100_000
+    assert f"{trial.reports[0][0]:.1f} after {steps[0]:,} env steps" == capsys.readouterr().out.splitlines()[0]

@@ -132,7 +132,7 @@ def test_on_ray_it_is_found_where_the_command_was_given(own: Path) -> None:
     (own / "config.yaml").write_text(yaml.safe_dump(BANDIT))
     for arguments in (
         ["train", "config.yaml", "run_dir=run", "cluster.runners=2", "track.mlflow=false", "track.video=false", "-q"],
-        ["evaluate", "run", "--episodes", "3"],
+        ["evaluate", "run", "--episodes", "3", "--env-module", "toys"],
     ):
         command = [sys.executable, "-P", "-m", "distrl", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=own, env=env, timeout=120, check=False)
@@ -222,9 +222,7 @@ def test_reading_a_model_imports_nothing_that_only_the_file_names(kind: Any, own
     (own / "toy_trap.py").write_text(f"open({str(own / 'sprung')!r}, 'w').close()\nclass Policy: pass\n")
     policy = toys.categorical(toys.spec_of((2,), 3, hidden=()))
     write_model(own, policy, np.zeros(9, np.float32), {})
-    about = json.loads((own / "policy.json").read_text())
-    about["policy"]["type"] = kind
-    (own / "policy.json").write_text(json.dumps(about))
+    toys.rewrite_model(own, lambda about: about["policy"].update(type=kind))
     with pytest.raises(
         UserError,
         match=rf"^The model in {own} .*must be one of stochastic, recurrent, epsilon_greedy, table, normalised, or .*distrl\.policies",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,3 +43,10 @@ def test_lines_are_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     assert count.lines_of(["other.x:f.C"]) == {"other.x:f.C": 4}
     assert count.arrows() == {("room", "other"): 1}
+
+
+@pytest.mark.parametrize("script", sorted(count.PACKAGE.parent.glob("scripts/*.py")), ids=lambda path: path.name)
+def test_a_script_tells_what_it_does_instead_of_doing_it(script: Path, tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("usage: ") and not [*tmp_path.iterdir()]

@@ -23,6 +23,7 @@ from distrl.execution.local import LocalExecution
 from distrl.models.store import list_checkpoints
 from distrl.settings import Config
 from distrl.training.checkpoint import read_checkpoint
+from distrl.workers.evaluator import Evaluator
 
 BASE: dict[str, Any] = {
     **CARTPOLE,
@@ -84,6 +85,47 @@ def test_a_lasting_bug_of_the_env_ends_the_run_with_all_that_is_known(
     assert "shard" in message
     assert "episode seed" in message
     assert caught.value.env_copy // 4 == caught.value.shard
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_an_evaluation_whose_env_raises_is_played_again_once(
+    lasting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised, evaluating = [], []
+    evaluate = Evaluator.evaluate
+
+    def watched(*arguments: Any) -> Any:
+        evaluating.append(True)
+        try:
+            return evaluate(*arguments)
+        finally:
+            evaluating.clear()
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+
+    class Raising(Troubled):
+        def step(self, action: Any) -> Any:
+            if evaluating and len(raised) < troubles:
+                raised.append(action)
+                raise ConnectionError("the simulator hung up")
+            return super().step(action)
+
+    gym.register("Raising-v0", Raising, max_episode_steps=100)
+    evaluation = {"every": 4, "episodes": 3, "final_episodes": 2}
+    config = config_of({**BASE, "env": {"id": "Raising-v0"}, "evaluation": evaluation}, "stop.env_steps=2048")
+    troubles = 0
+    untroubled = run_trainer(config, LocalExecution(), tmp_path / "untroubled")
+    troubles = 1000 if lasting else 1
+    if lasting:
+        with pytest.raises(EnvError, match=r"(?s)env copy 0, episode seed \d+, step 1 .*the simulator hung up"):
+            run_trainer(config, LocalExecution(), tmp_path / "run")
+    else:
+        outcome = run_trainer(config, LocalExecution(), tmp_path / "run")
+        assert outcome.facts == untroubled.facts
+        assert outcome.trainer.recovery.restarts == 1
+        assert "trying that evaluation again" in " ".join(outcome.observer.messages)
+    assert len(raised) == (3 if lasting else 1)  # two evaluations are under way at the end; the first ends the run
+    del gym.registry["Raising-v0"]
 
 
 def test_a_full_disk_does_not_hide_what_ended_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

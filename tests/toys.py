@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +19,7 @@ from distrl.acting.policies import StochasticPolicy
 from distrl.envs.journal import Journal, Underway, compact
 from distrl.envs.shard import Shard
 from distrl.layouts import Layout, Part, discrete_layout, observation_layout
+from distrl.models.store import WITHOUT_CHECKSUM
 from distrl.settings import EnvSettings
 from distrl.types import Array, Snapshot
 
@@ -351,3 +354,14 @@ def categorical(spec: NetworkSpec, first_action: int = 0, probs: tuple[float, ..
 def same(left: Array, right: Array) -> bool:
     """Equal in type, shape and every bit."""
     return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+
+
+def rewrite_model(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Change the policy.json of a model, as that of the format from before there was a checksum of it."""
+    file = path / "policy.json"
+    about = json.loads(file.read_text())
+    del about["checksum"]
+    about["format"] = WITHOUT_CHECKSUM
+    change(about)
+    file.write_text(json.dumps(about))
+    return path

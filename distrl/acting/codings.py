@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distrl.descriptions import STRICT, Count
 from distrl.types import Array
 
 MAX_KEY = 2**53  # keys of a hashed table travel in the float64 vector of weights
@@ -34,7 +35,8 @@ class Coding(Protocol):
 class Discrete:
     """Whole numbers from `start`."""
 
-    n: int
+    __pydantic_config__ = STRICT
+    n: Count
     start: int = 0
     tilings = 1
 
@@ -50,7 +52,8 @@ class Discrete:
 class Product:
     """Arrays [D] of whole numbers, part d from `start[d]` on: a number in mixed radix, last part fastest."""
 
-    n: tuple[int, ...]
+    __pydantic_config__ = STRICT
+    n: tuple[Count, ...]
     start: tuple[int, ...]
     tilings = 1
 
@@ -70,7 +73,8 @@ class Bins:
     `inputs` names what is binned: "3" is component 3 of the observation, "5-3" component 5 less component 3.
     """
 
-    n: tuple[int, ...]
+    __pydantic_config__ = STRICT
+    n: tuple[Count, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     inputs: tuple[str, ...]
@@ -94,12 +98,13 @@ class Tiles:
     rows, and may collide.
     """
 
-    n: tuple[int, ...]
+    __pydantic_config__ = STRICT
+    n: tuple[Count, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     inputs: tuple[str, ...]
-    tilings: int = 8
-    memory: int | None = None
+    tilings: Count = 8
+    memory: Count | None = None
 
     @property
     def size(self) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from distrl.descriptions import STRICT, Count, Dtype, Size, from_json
 from distrl.types import Array
 
 FORBIDDEN = -1e30  # the logit of a choice that a mask forbids: finite, so that 0 times it is 0
@@ -68,7 +69,8 @@ class Distribution(Protocol):
 class Categorical:
     """One of `n` actions, numbered from `start`: pi(a) = softmax(logits)[a]. The raw action [N] is the env's."""
 
-    n: int
+    __pydantic_config__ = STRICT
+    n: Count
     start: int = 0
     probs: tuple[float, ...] = ()  # of an untrained policy; empty: all alike
     kind = "categorical"
@@ -131,10 +133,11 @@ def choose(weights: Array, noise: Array) -> tuple[Array, Array]:
 class MultiCategorical:
     """D independent choices, of `n[d]` actions from `start[d]` on each. The raw action [N, D] is the env's, but for its shape."""
 
-    n: tuple[int, ...]
+    __pydantic_config__ = STRICT
+    n: tuple[Count, ...]
     start: tuple[int, ...]
-    shape: tuple[int, ...]  # as the env has it, of D components
-    dtype: str = "int64"
+    shape: tuple[Size, ...]  # as the env has it, of D components
+    dtype: Dtype = "int64"
     kind = "multi_categorical"
     free = 0
 
@@ -186,8 +189,9 @@ class MultiCategorical:
 class Bernoulli:
     """D independent bits, 1 with probability sigmoid(logit). The raw action [N, D] is the env's, but for its shape."""
 
-    shape: tuple[int, ...]
-    dtype: str = "int8"
+    __pydantic_config__ = STRICT
+    shape: tuple[Size, ...]
+    dtype: Dtype = "int8"
     kind = "bernoulli"
     free = 0
     choices = ()
@@ -230,10 +234,11 @@ class DiagonalGaussian:
         log pi(tanh u) = log N(u) - sum_d log(1 - tanh(u_d)^2)
     """
 
-    shape: tuple[int, ...]
+    __pydantic_config__ = STRICT
+    shape: tuple[Size, ...]
     low: tuple[float | None, ...]  # [D] bounds; None where there is none
     high: tuple[float | None, ...]
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     log_std_init: float = 0.0
     state_dependent: bool = False  # whether the head gives log_std, too
     squash: bool = False
@@ -403,6 +408,9 @@ def describe(distribution: Distribution) -> dict[str, Any]:
 def from_description(data: Mapping[str, Any]) -> Distribution:
     if data["kind"] == Product.kind:
         return Product(tuple(from_description(part) for part in data["parts"]))
-    fields = {name: tuple(x) if isinstance(x, list) else x for name, x in data.items() if name != "kind"}
-    distribution: Distribution = KINDS[data["kind"]](**fields)
+    if data["kind"] not in KINDS:
+        raise ValueError(f"a distribution is of kind {data['kind']!r}; it must be one of {', '.join(KINDS)}")
+    distribution: Distribution = from_json(
+        KINDS[data["kind"]], {name: value for name, value in data.items() if name != "kind"}
+    )
     return distribution

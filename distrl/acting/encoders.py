@@ -7,24 +7,24 @@ images [C, H, W] or [H, W, C]  convolutions
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from distrl.descriptions import STRICT, Count
 from distrl.layouts import Part
 from distrl.types import Array, Arrays
 
-Convolution = tuple[int, int, int]  # channels, kernel, stride
+Convolution = tuple[Count, Count, Count]  # channels, kernel, stride
 
 
 @dataclass(frozen=True)
 class Encoder:
     """Of one part; discrete ones are one-hot, whatever the rest says."""
 
+    __pydantic_config__ = STRICT
     part: Part
     conv: tuple[Convolution, ...] = ()
     channels_last: bool = False  # of an image
@@ -56,11 +56,6 @@ class Encoder:
         for i, ((channels, kernel, _), size) in enumerate(zip(self.conv, self.sizes()[:-1], strict=True)):
             shapes[f"conv.{i}.weight"], shapes[f"conv.{i}.bias"] = (channels, size[0], kernel, kernel), (channels,)
         return shapes
-
-    @classmethod
-    def from_description(cls, data: Mapping[str, Any]) -> Encoder:
-        conv = tuple((c, k, s) for c, k, s in data["conv"])
-        return cls(Part.from_description(data["part"]), conv, data["channels_last"], data["scale"])
 
 
 def one_hot(index: Array, n: tuple[int, ...]) -> Array:

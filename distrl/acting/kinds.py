@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from distrl.acting.network import Network, NetworkSpec
@@ -42,3 +42,12 @@ def spec_from_description(data: Mapping[str, Any]) -> AnySpec:
     from distrl.acting.modules import ModuleSpec  # here: it needs torch
 
     return ModuleSpec.from_description(data)
+
+
+def network_places(description: object) -> Iterator[str]:
+    """Where the networks of one's own are that a policy's description names, however deep they lie in it."""
+    if isinstance(description, Mapping):
+        if isinstance(place := description.get("place"), str):
+            yield place
+        for below in description.values():
+            yield from network_places(below)

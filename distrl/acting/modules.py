@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distrl.acting.network import orthogonal, unflatten
+from distrl.descriptions import STRICT, Count, Size, from_json
 from distrl.errors import UserError
 from distrl.layouts import Layout, Part, nested
 from distrl.registry import NETWORKS
@@ -35,12 +36,13 @@ from distrl.types import Array
 class ModuleSpec:
     """A module from observations to features, one linear head behind it; the counterpart of `NetworkSpec`."""
 
+    __pydantic_config__ = STRICT
     place: str  # of the module's class
     layout: Layout  # of the observations
-    features: int
-    body: tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes of the module's parameters, in its order
-    outputs: int
-    free: int = 0  # further outputs, the same for every observation: parameters themselves
+    features: Count
+    body: tuple[tuple[str, tuple[Size, ...]], ...]  # names and shapes of the module's parameters, in its order
+    outputs: Count
+    free: Size = 0  # further outputs, the same for every observation: parameters themselves
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in the order in which they lie in the flat vector."""
@@ -61,9 +63,8 @@ class ModuleSpec:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> ModuleSpec:
-        body = tuple((name, tuple(shape)) for name, shape in data["body"])
-        layout = Layout.from_description(data["layout"])
-        return cls(data["place"], layout, data["features"], body, data["outputs"], data["free"])
+        Layout.from_description(data["layout"])  # which checks more than its types
+        return from_json(cls, data)
 
 
 class ModuleNetwork:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import threadpoolctl
 
 from distrl.acting.encoders import Encoder, encode
+from distrl.descriptions import STRICT, Count, Size, from_json
 from distrl.types import Array, Arrays
 
 
@@ -25,15 +26,16 @@ from distrl.types import Array, Arrays
 class NetworkSpec:
     """A feed-forward network: encoders of the parts of an observation, hidden layers on their features, one linear head."""
 
+    __pydantic_config__ = STRICT
     encoders: tuple[Encoder, ...]
-    outputs: int
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"  # or relu; convolutions always use relu
+    outputs: Count
+    hidden: tuple[Count, ...] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"  # or relu; convolutions always use relu
     layer_norm: bool = False  # between a hidden layer and its activation (Ba et al. 2016, arXiv:1607.06450)
     dueling: bool = (
         False  # Q = V + A - mean A; the last hidden layer is there twice (Wang et al. 2016, arXiv:1511.06581)
     )
-    free: int = 0  # further outputs, the same for every observation: parameters themselves
+    free: Size = 0  # further outputs, the same for every observation: parameters themselves
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in the order in which they lie in the flat vector."""
@@ -80,16 +82,16 @@ class NetworkSpec:
         return sum(prod(shape) for shape in self.shapes().values())
 
     @classmethod
-    def from_description(cls, data: Mapping[str, Any]) -> NetworkSpec:
-        return cls(
-            encoders=tuple(map(Encoder.from_description, data["encoders"])),
-            outputs=data["outputs"],
-            hidden=tuple(data["hidden"]),
-            activation=data["activation"],
-            layer_norm=data["layer_norm"],
-            dueling=data["dueling"],
-            free=data["free"],
-        )
+    def from_description(cls, data: Mapping[str, Any]) -> Self:
+        """Raises ValueError where a value is none that a network can have."""
+        spec = from_json(cls, data)
+        if not spec.encoders:
+            raise ValueError("a network has no encoders")
+        if spec.dueling and not spec.hidden:
+            raise ValueError("a dueling network has no hidden layer")
+        if any(min(size) < 1 for encoder in spec.encoders for size in encoder.sizes()):
+            raise ValueError("a convolution is larger than its image")
+        return spec
 
 
 def orthogonal(rng: np.random.Generator, rows: int, columns: int, gain: float) -> Array:

@@ -10,7 +10,7 @@ thread (`single_threaded`), so the whole shard is always acted for at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from distrl.acting.distributions import BELOW_ONE, FORBIDDEN, Categorical, Distr
 from distrl.acting.distributions import from_description as distribution_of
 from distrl.acting.kinds import AnySpec, make_network, spec_from_description
 from distrl.acting.network import unflatten
+from distrl.descriptions import STRICT, from_json
 from distrl.errors import UserError
 from distrl.layouts import Layout, discrete_layout
 from distrl.registry import POLICIES
@@ -83,12 +84,29 @@ class StochasticPolicy:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Self:
+        """Raises ValueError where a value is none that it can have."""
+        spec, distribution = spec_from_description(data["network"]), distribution_of(data["distribution"])
+        if (spec.outputs, spec.free) != (distribution.outputs, distribution.free):
+            raise ValueError(
+                f"a network of {spec.outputs} + {spec.free} outputs for a distribution of "
+                f"{distribution.outputs} + {distribution.free}"
+            )
         return cls(
-            spec_from_description(data["network"]),
-            distribution_of(data["distribution"]),
+            spec,
+            distribution,
             Layout.from_description(data["obs_layout"]),
             Layout.from_description(data["action_layout"]),
         )
+
+
+@dataclass(frozen=True)
+class Exploring:
+    """How an `EpsilonGreedyPolicy` explores, as its description says."""
+
+    __pydantic_config__ = STRICT
+    first_action: int
+    action_probs: tuple[float, ...]
+    ladder: float
 
 
 class EpsilonGreedyPolicy:
@@ -179,13 +197,13 @@ class EpsilonGreedyPolicy:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Self:
-        return cls(
-            spec_from_description(data["network"]),
-            Layout.from_description(data["obs_layout"]),
-            data["first_action"],
-            tuple(data["action_probs"]),
-            data["ladder"],
-        )
+        """Raises ValueError where a value is none that it can have."""
+        told = from_json(Exploring, {n: x for n, x in data.items() if n not in ("type", "network", "obs_layout")})
+        spec = spec_from_description(data["network"])
+        if told.action_probs and len(told.action_probs) != spec.outputs:
+            raise ValueError(f"action_probs are {len(told.action_probs)}, of {spec.outputs} actions")
+        layout = Layout.from_description(data["obs_layout"])
+        return cls(spec, layout, told.first_action, told.action_probs, told.ladder)
 
 
 def from_description(data: Mapping[str, Any]) -> Policy:

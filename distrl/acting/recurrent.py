@@ -16,6 +16,7 @@ from distrl.acting.distributions import Distribution
 from distrl.acting.distributions import from_description as distribution_of
 from distrl.acting.network import Network, NetworkSpec, unflatten
 from distrl.acting.policies import StochasticPolicy
+from distrl.descriptions import Count
 from distrl.layouts import Layout
 from distrl.types import Array
 
@@ -24,7 +25,7 @@ from distrl.types import Array
 class RecurrentSpec(NetworkSpec):
     """A network whose head sees what a GRU remembers of the features so far, the newest among them."""
 
-    memory: int = 64  # H: numbers remembered of an episode
+    memory: Count = 64  # H: numbers remembered of an episode
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The layers `memory.*` lie behind those of `NetworkSpec`."""
@@ -41,10 +42,6 @@ class RecurrentSpec(NetworkSpec):
         for name in ("memory.input.weight", "memory.hidden.weight"):
             arrays[name] /= np.float32(2**0.5)
         return vector
-
-    @classmethod
-    def from_description(cls, data: Mapping[str, Any]) -> RecurrentSpec:
-        return cls(**vars(NetworkSpec.from_description(data)), memory=data["memory"])
 
 
 class RecurrentNetwork(Network):

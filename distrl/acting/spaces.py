@@ -59,8 +59,8 @@ def discrete_actions(
 class NetworkSettings(AlgorithmSettings):
     """Base of the settings of an algorithm with networks."""
 
-    hidden: tuple[Positive, ...] = (64, 64)
-    activation: Activation = "tanh"
+    hidden: tuple[Positive, ...] = Field(default=(64, 64), description="units of the hidden layers")
+    activation: Activation = Field(default="tanh", description="after every hidden layer")
     body: Body = Field(
         default="auto",
         description="of images; auto: cnn, or grid for small ones; the rest of an observation needs none",
@@ -185,8 +185,8 @@ class CodingSettings(Base):
         default=(), description="components, such as '3', or differences of two, such as '5-3'; empty: all components"
     )
     low: tuple[float, ...] = Field(default=(), description="clip range of every input; empty: that of the space")
-    high: tuple[float, ...] = ()
-    tilings: int = Field(default=8, ge=1)
+    high: tuple[float, ...] = Field(default=(), description="as low")
+    tilings: int = Field(default=8, ge=1, description="of tiles: how many, each shifted against the others")
     memory: int | None = Field(default=None, ge=1, description="rows that tiles are hashed to; null: one for each")
 
 

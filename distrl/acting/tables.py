@@ -10,7 +10,7 @@ in the order in which states are met; all other states share one row of initial 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from distrl.acting.codings import KINDS, Coding, Keys
 from distrl.acting.network import unflatten
+from distrl.descriptions import STRICT, Count, from_json
 from distrl.layouts import Layout, discrete_layout
 from distrl.types import Array, Arrays
 
@@ -30,6 +31,16 @@ def masked(values: Array, allowed: Array | None) -> Array:
 def choices(allowed: Array) -> tuple[Array, Array]:
     """Of rows [N, A] of what is allowed: how many actions are, [N], and which, these first, [N, A]."""
     return allowed.sum(axis=1), np.argsort(~allowed, axis=1, kind="stable")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a description says of a table in plain numbers."""
+
+    __pydantic_config__ = STRICT
+    actions: Count
+    first_action: int
+    capacity: Count | None
 
 
 class TablePolicy:
@@ -161,11 +172,16 @@ class TablePolicy:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> TablePolicy:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["coding"].items() if k != "kind"}
+        """Raises ValueError where a value is none that a table can have."""
+        coding = dict(data["coding"])
+        kind = coding.pop("kind")
+        if kind not in KINDS:
+            raise ValueError(f"a coding is of kind {kind!r}; it must be one of {', '.join(KINDS)}")
+        told = from_json(Told, {n: x for n, x in data.items() if n not in ("type", "coding", "obs_layout")})
         return cls(
             Layout.from_description(data["obs_layout"]),
-            KINDS[data["coding"]["kind"]](**fields),
-            data["actions"],
-            data["first_action"],
-            data["capacity"],
+            from_json(KINDS[kind], coding),
+            told.actions,
+            told.first_action,
+            told.capacity,
         )

@@ -34,11 +34,11 @@ NEEDS_TORCH = True
 
 
 class Settings(ActorCriticSettings):
-    name: Literal["a2c"]
+    name: Literal["a2c"] = Field(description="synchronous advantage actor-critic")
     lr: Rate = Field(default=Schedule(start=7e-4, end=0.0), description="of the actor, and of a shared body")
-    normalize_advantage: bool = False
+    normalize_advantage: bool = Field(default=False, description="of a minibatch: to mean 0, deviation 1")
     vtrace: bool = Field(default=True, description="correct advantages for the age of the weights that acted (V-trace)")
-    optimizer: Literal["adam", "rmsprop"] = "rmsprop"
+    optimizer: Literal["adam", "rmsprop"] = Field(default="rmsprop", description="of actor and critic")
     minibatches: int = Field(default=1, ge=1, description="gradient steps of an iteration, each on a part of its steps")
 
     def check(self, config: Config) -> None:

@@ -41,15 +41,17 @@ class MemorySettings(Base):
 class ActorCriticSettings(NetworkSettings):
     """What PPO and A2C have in common."""
 
-    gamma: Fraction = 0.99
-    gae_lambda: Fraction = 0.95
+    gamma: Fraction = Field(default=0.99, description="discount of a step")
+    gae_lambda: Fraction = Field(
+        default=0.95, description="of generalised advantage estimation; 0: one step; 1: whole returns"
+    )
     lr: Rate = Field(default=Schedule(start=3e-4, end=0.0), description="of the actor, and of a shared body")
     critic_lr: Rate | None = Field(default=None, description="null: as lr")
-    value_coef: float = Field(default=0.5, ge=0)
-    entropy_coef: float = Field(default=0.0, ge=0)
-    optimizer: Literal["adam", "rmsprop"] = "adam"
+    value_coef: float = Field(default=0.5, ge=0, description="weight of the value loss")
+    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy, which is made large")
+    optimizer: Literal["adam", "rmsprop"] = Field(default="adam", description="of actor and critic")
     max_grad_norm: float | None = Field(default=0.5, gt=0, description="of the actor's gradient, and of the critic's")
-    normalize_advantage: bool = True
+    normalize_advantage: bool = Field(default=True, description="of a minibatch: to mean 0, deviation 1")
     normalize_value: bool = Field(default=True, description="the critic learns targets scaled to mean 0, deviation 1")
     vtrace: bool = Field(
         default=False, description="correct advantages for the age of the weights that acted (V-trace)"

@@ -44,27 +44,33 @@ AT_ONCE = 512  # observations for which the target network is asked at once, at 
 class Munchausen(BaseSettings):
     """Vieillard et al. 2020, arXiv:2007.14430."""
 
-    alpha: Fraction = 0.9
-    temperature: float = Field(default=0.03, gt=0)
+    alpha: Fraction = Field(default=0.9, description="weight of the log-probability that is added to the reward")
+    temperature: float = Field(default=0.03, gt=0, description="tau: of the softmax over action values")
     floor: float = Field(default=-1.0, le=0, description="the least of the log-probability's part")
 
 
 class Settings(NetworkSettings):
-    name: Literal["dqn"]
-    gamma: Fraction = 0.99
-    n_step: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    lr: Rate = Schedule(start=1e-3)
-    adam_eps: float = Field(default=1e-8, gt=0)
-    max_grad_norm: float | None = Field(default=10.0, gt=0)
+    name: Literal["dqn"] = Field(description="deep Q-learning from a replay")
+    gamma: Fraction = Field(default=0.99, description="discount of a step")
+    n_step: int = Field(
+        default=1, ge=1, description="rewards that are summed before the value of a state stands for the rest"
+    )
+    batch_size: int = Field(default=64, ge=1, description="steps of a minibatch")
+    lr: Rate = Field(default=Schedule(start=1e-3), description="of Adam")
+    adam_eps: float = Field(default=1e-8, gt=0, description="epsilon of Adam")
+    max_grad_norm: float | None = Field(default=10.0, gt=0, description="longer gradients are cut to it; null: never")
     huber: float | None = Field(default=1.0, gt=0, description="where the squared error turns linear; null: nowhere")
     target_every: int = Field(default=500, ge=1, description="updates between changes of the target network")
     tau: float = Field(default=1.0, gt=0, le=1, description="how far it then goes to the online one; 1: all the way")
-    double: bool = True
-    dueling: bool = False
-    munchausen: Munchausen | None = None
-    hidden: tuple[Positive, ...] = (256, 256)
-    activation: Activation = "relu"
+    double: bool = Field(
+        default=True, description="the online network chooses the next action, the target network values it"
+    )
+    dueling: bool = Field(default=False, description="a network of state value and advantages")
+    munchausen: Munchausen | None = Field(
+        default=None, description="add the policy's log-probability to the reward; {}: on"
+    )
+    hidden: tuple[Positive, ...] = Field(default=(256, 256), description="units of the hidden layers")
+    activation: Activation = Field(default="relu", description="after every hidden layer")
     epsilon: Share = Field(
         default=Schedule(start=1.0, end=0.05, over=10_000),
         description="how often an action of `action_probs` is taken instead of the best one",

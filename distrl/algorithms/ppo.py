@@ -37,11 +37,15 @@ NEEDS_TORCH = True
 
 
 class Settings(ActorCriticSettings):
-    name: Literal["ppo"]
-    epochs: int = Field(default=4, ge=1)
-    minibatch_size: int = Field(default=512, ge=2)
+    name: Literal["ppo"] = Field(description="proximal policy optimisation")
+    epochs: int = Field(default=4, ge=1, description="how often an update goes through the steps of an iteration")
+    minibatch_size: int = Field(default=512, ge=2, description="steps of a minibatch; divides those of an iteration")
     clip: Rate = Field(default=Schedule(start=0.2), description="epsilon of the clipped surrogate")
-    value_clip: float | None = Field(default=None, gt=0)
+    value_clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far the critic may move in an update before that pays no more; null: anyhow",
+    )
     target_kl: float | None = Field(
         default=None, gt=0, description="stop the epochs of an update beyond 1.5 times this KL"
     )

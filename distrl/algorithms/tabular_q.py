@@ -55,30 +55,37 @@ MAX_BYTES = 2**31  # of one copy of a table
 class RehearsalSettings(Base):
     """Past transitions, learnt from again after every iteration."""
 
-    capacity: int = Field(default=100_000, ge=1)
+    capacity: int = Field(default=100_000, ge=1, description="transitions kept")
     updates: int = Field(default=8, ge=1, description="batches an iteration")
-    batch: int = Field(default=1024, ge=1)
+    batch: int = Field(default=1024, ge=1, description="transitions of a batch")
     order: Literal["uniform", "recent"] = Field(default="uniform", description="recent: newest first")
 
 
 class Settings(AlgorithmSettings):
     sparse: ClassVar[bool] = True
-    name: Literal["q"]
-    method: Literal["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"] = "q"
-    gamma: float = Field(default=0.99, ge=0, le=1)
+    name: Literal["q"] = Field(description="action values in a table")
+    method: Literal["q", "double_q", "sarsa", "expected_sarsa", "q_lambda"] = Field(
+        default="q", description="what the value of the next state is"
+    )
+    gamma: float = Field(default=0.99, ge=0, le=1, description="discount of a step")
     trace: float = Field(default=0.9, ge=0, le=1, description="lambda of q_lambda")
-    lr: Share = Schedule(start=0.1)
+    lr: Share = Field(default=Schedule(start=0.1), description="how far a value goes to its target")
     visit_power: float | None = Field(
         default=None, ge=1, description="kappa: rates fall with visits, down to lr; null: lr alone"
     )
-    epsilon: Share = Schedule(start=1.0, end=0.05, over=100_000)
+    epsilon: Share = Field(
+        default=Schedule(start=1.0, end=0.05, over=100_000),
+        description="how often any action is taken instead of the best",
+    )
     initial: float = Field(default=0.0, description="of all values; above what can be had: optimism")
-    coding: CodingSettings = CodingSettings()
+    coding: CodingSettings = Field(default=CodingSettings(), description="how an observation becomes a state")
     capacity: int | None = Field(
         default=None, ge=1, description="states of a hashed table, filled as they are met; null: a dense table"
     )
     mask: bool = Field(default=True, description="never do what the env says does nothing, where it says so (Taxi)")
-    rehearsal: RehearsalSettings | None = None
+    rehearsal: RehearsalSettings | None = Field(
+        default=None, description="learn again from past transitions after every iteration; {}: on"
+    )
 
     def check(self, config: Config) -> None:
         check_schedules(self, config, episodes=True)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from distrl.cli.app import Run, Sampled, Seed, app, out
+from distrl.cli.app import EnvModules, Run, Sampled, Seed, app, out
 from distrl.errors import UserError
 
 
@@ -25,16 +25,18 @@ def evaluate(
     exact: Annotated[
         bool, typer.Option("--exact", help="the exact value and the optimum, where the transition table is known")
     ] = False,
+    env_module: EnvModules = None,
 ) -> None:
-    """Play episodes in fresh envs: mean, spread, min and max of the returns."""
+    """Play episodes in fresh envs: mean, spread, min and max of the returns. Imports the modules that the model names."""
     if exact:
         if sampled:
             raise UserError("--exact is of greedy actions: leave out --sampled.")
-        _evaluate_exactly(run)
+        _evaluate_exactly(run, env_module or [])
         return
     from distrl.models.evaluate import play_episodes
 
-    result, env = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps)
+    modules = env_module or []
+    result, env = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps, modules=modules)
     out.print(
         Text.assemble(
             f"{env.id}: ",
@@ -46,10 +48,10 @@ def evaluate(
         out.print(Text.assemble(f"{name}: ", (f"{score:.2f}", "bold")))
 
 
-def _evaluate_exactly(run: Path) -> None:
+def _evaluate_exactly(run: Path, modules: list[str]) -> None:
     from distrl.models.evaluate import evaluate_exactly
 
-    found, table, env, about = evaluate_exactly(run)
+    found, table, env, about = evaluate_exactly(run, modules)
     limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
     out.print(f"{env.id}, exactly, over all starts and outcomes ({limit}); weights of {about['env_steps']:,} env steps")
     rows = Table(show_header=False, box=None)
@@ -70,13 +72,14 @@ def record(
     episodes: Annotated[int, typer.Option(min=1)] = 1,
     sampled: Sampled = False,
     seed: Seed = 0,
+    env_module: EnvModules = None,
 ) -> None:
-    """Record a video of a trained model."""
-    from distrl.models.evaluate import load_model
+    """Record a video of a trained model. Imports the modules that the model names."""
+    from distrl.models.evaluate import load_to_play
     from distrl.models.play import by_policy
     from distrl.models.video import record_video
 
-    policy, env, _ = load_model(run)
+    policy, env, _ = load_to_play(run, env_module or [])
     where = output or (run if run.is_dir() else run.parent) / "videos" / f"seed{seed}.webm"
     recording = record_video(by_policy(policy, seed, not sampled), env, where, seed, episodes)
     returns = ", ".join(f"{r:.1f}" for r in recording.returns)
@@ -89,12 +92,13 @@ def play(
     episodes: Annotated[int, typer.Option(min=1)] = 3,
     sampled: Sampled = False,
     seed: Seed = 0,
+    env_module: EnvModules = None,
 ) -> None:
-    """Watch a trained model in a window."""
+    """Watch a trained model in a window. Imports the modules that the model names."""
     from distrl.models import play as window
-    from distrl.models.evaluate import load_model
+    from distrl.models.evaluate import load_to_play
 
-    policy, env, _ = load_model(run)
+    policy, env, _ = load_to_play(run, env_module or [])
     window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes)
 
 
@@ -109,10 +113,10 @@ def plot(
     from distrl.reports.curves import plot_runs
     from distrl.reports.maps import plot_map
 
-    out.print(f"{plot_runs(runs, output)}")
+    out.print(f"learning curves: {plot_runs(runs, output)}")
     for run in dict.fromkeys(runs):
-        if (picture := plot_map(run, run / "plots" / "policy.png")) is not None:
-            out.print(f"{picture}")
+        if (picture := plot_map(run, run / "plots" / "policy.png", check=True)) is not None:
+            out.print(f"values and best actions: {picture}")
 
 
 @app.command()
@@ -129,14 +133,15 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="default: in RUN, by a name of the format", show_default=False)
     ] = None,
+    env_module: EnvModules = None,
 ) -> None:
     """Write a trained model for people and other programs, and try that it does there what it does here.
 
-    `evaluate` and `play` read tables as .json and .npz, and .safetensors.
+    That imports the modules that the model names. `evaluate` and `play` read tables as .json and .npz, and .safetensors.
     """
     from distrl.tools.export import export as write
 
-    where, told = write(run, format, output)
+    where, told = write(run, format, output, env_module or [])
     out.print(f"{where}")
     for line in told:
         out.print(f" {line}")

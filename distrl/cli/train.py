@@ -145,6 +145,7 @@ def summarize(result: Result) -> None:
         "return_mean": "solved: the training return reached its mark",
         "env_steps": "all env steps done",
         "seconds": "time is up",
+        "callback": "a callback ended it",
     }[result.data["stopped_by"]]
     out.print(
         Text.assemble(

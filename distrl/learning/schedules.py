@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
 
 from distrl.errors import UserError
 from distrl.settings import AlgorithmSettings, Config, Settings
@@ -16,11 +16,15 @@ from distrl.types import Arrays
 class Schedule(Settings):
     """From `start` to `end`, and there it stays. A plain number stays what it is."""
 
-    start: float = Field(ge=0)
+    start: float = Field(ge=0, description="the first value")
     end: float | None = Field(default=None, ge=0, description="null: always start")
     over: int | None = Field(default=None, ge=1, description="env steps, or episodes; null: the whole run")
-    unit: Literal["steps", "episodes"] = "steps"
-    shape: Literal["linear", "exponential"] = "linear"
+    unit: Literal["steps", "episodes"] = Field(default="steps", description="what over counts")
+    shape: Literal["linear", "exponential"] = Field(default="linear", description="of the way from start to end")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "number", "minimum": 0}, handler.resolve_ref_schema(handler(core))]}
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +10,57 @@ from distrl.acting.network import flatten, single_threaded
 from distrl.envs.exact import Exact, examine
 from distrl.envs.mdp import Table, read_table
 from distrl.models.export import read_safetensors
-from distrl.models.store import find_model, read_model
+from distrl.models.store import env_of, find_model, read_model
 from distrl.models.table_files import read_export
+from distrl.models.trust import check_modules
 from distrl.settings import EnvSettings
 from distrl.types import Evaluation, Policy, Weights
 from distrl.workers.evaluator import Evaluator
 
 
+def load_to_play(path: Path, modules: Sequence[str] = ()) -> tuple[Policy, EnvSettings, dict[str, Any]]:
+    """As `load_model`, for playing, which imports the modules that the model names.
+
+    Raises:
+        UserError: one of these neither lies in this project nor is among `modules`; or as `load_model`
+    """
+    policy, env, about = load_model(path)
+    check_modules(path, env, policy, modules)
+    return policy, env, about
+
+
 def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:
-    """A policy, the settings of its env, and what is known about it. `path`: a run, a checkpoint, a model, an exported file."""
+    """A policy, the settings of its env, and what is known about it. Imports nothing that the model names.
+
+    Args:
+        path: a run, a checkpoint, a model, an exported file
+    """
     single_threaded()
     if path.suffix == ".safetensors":
         policy, about = read_safetensors(path)
     else:
         policy, about = read_export(path) if path.is_file() else read_model(find_model(path))
-    return policy, EnvSettings(**about["env"]), about
+    return policy, env_of(path, about), about
 
 
 def play_episodes(
-    path: Path, episodes: int, *, greedy: bool, seed: int, max_steps: int | None = None
+    path: Path, episodes: int, *, greedy: bool, seed: int, max_steps: int | None = None, modules: Sequence[str] = ()
 ) -> tuple[Evaluation, EnvSettings]:
-    """Play episodes in fresh envs. `max_steps`: time limit of an episode; None: as in training."""
-    policy, env, about = load_model(path)
+    """Play episodes in fresh envs.
+
+    Args:
+        max_steps: time limit of an episode; None: as in training
+        modules: see `load_to_play`
+    """
+    policy, env, about = load_to_play(path, modules)
     if max_steps is not None:
         env = env.model_copy(update={"max_episode_steps": max_steps})
     weights = Weights(about["version"], flatten(policy.arrays(), policy.shapes()))
     return Evaluator(env, seed, policy).evaluate(weights, about["env_steps"], episodes, greedy, 0), env
 
 
-def evaluate_exactly(path: Path) -> tuple[Exact, Table, EnvSettings, dict[str, Any]]:
+def evaluate_exactly(path: Path, modules: Sequence[str] = ()) -> tuple[Exact, Table, EnvSettings, dict[str, Any]]:
     """What the greedy policy is worth, and the optimum. Raises `UserError` where the transition table is not known."""
-    policy, env, about = load_model(path)
+    policy, env, about = load_to_play(path, modules)
     table = read_table(env)
     return examine(table, policy), table, env, about

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load, save
 
-from distrl.acting.network import flatten
-from distrl.acting.policies import from_description
 from distrl.envs.make import describe_env
-from distrl.errors import UserError
+from distrl.errors import UserError, reading
 from distrl.files import draft
 from distrl.json_format import json_text
-from distrl.models.store import FORMAT, UNREADABLE, check_format, versions, weights_sha256
+from distrl.models.store import described, env_of, load_weights, parse_json, read_described, versions, weights_sha256
 from distrl.models.trial import Trial, compare, input_names, observe, output_names
-from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, EnvInfo, Policy
 
 if TYPE_CHECKING:
@@ -36,7 +32,7 @@ KEY = "policy.json"  # of the description in the metadata of safetensors
 
 def played(policy: Policy, about: dict[str, Any]) -> tuple[EnvInfo, Trial]:
     """The policy's env, and what it sees there."""
-    env = EnvSettings(**about["env"])
+    env = env_of(Path(KEY), about)
     info = describe_env(env)
     return info, observe(policy, info, env)
 
@@ -77,7 +73,8 @@ def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[
     _, trial = played(policy, about)
     names = input_names(policy)
     with draft(out) as path:
-        text = json_text({name: value for name, value in about.items() if name != "sha256"})  # of another file
+        kept = {name: value for name, value in about.items() if name not in ("sha256", "checksum")}  # of another file
+        text = json_text(described(policy, kept))
         arrays = {name: np.asarray(array, order="C") for name, array in policy.arrays().items()}
         path.write_bytes(save(arrays, {KEY: text}))
         again, _ = read_safetensors(path)
@@ -93,14 +90,11 @@ def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[
 
 def read_safetensors(path: Path) -> tuple[Policy, dict[str, Any]]:
     """The policy that `write_safetensors` wrote, and what is known of it. Raises `UserError` for any other file."""
-    try:
+    with reading(f"{path} is not a model that 'distrl export' wrote as safetensors"):
         with safe_open(path, "numpy") as file:
-            about = json.loads((file.metadata() or {})[KEY])
-        check_format(path, about, FORMAT)
-        policy = from_description(about["policy"])
-        policy.load(flatten(load(path.read_bytes()), policy.shapes()))
-    except (*UNREADABLE, SafetensorError) as error:
-        raise UserError(f"{path} is not a model that 'distrl export' wrote as safetensors: {error}.") from None
+            about = parse_json((file.metadata() or {})[KEY], KEY)
+        policy = read_described(path, about)
+        load_weights(policy, load(path.read_bytes()))
     return policy, about
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from distrl.acting.episodes import Acting
-from distrl.models.store import find_model, read_model
+from distrl.layouts import Layout
+from distrl.models.store import env_of, find_model, read_model
+from distrl.models.trust import check_modules
 from distrl.seeding import stream
-from distrl.types import Policy
+from distrl.types import Array, Policy
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
@@ -20,9 +25,18 @@ class Player:
     One that remembers (`algorithm.memory`) takes what it is given for the next step of the same episodes, until `reset`.
     """
 
-    def __init__(self, policy: Policy, about: dict[str, Any], seed: int = 0) -> None:
-        self.policy, self.about = policy, about
+    def __init__(
+        self,
+        policy: Policy,
+        about: dict[str, Any],
+        seed: int = 0,
+        path: Path = Path(),
+        modules: Sequence[str] = (),
+    ) -> None:
+        """`path`: of the model; `modules`: see `load_policy`"""
+        self.policy, self.about, self.path, self.modules = policy, about, path, modules
         self._rng = stream(seed, "play")
+        self._checked = False
         self.reset()
 
     def reset(self) -> None:
@@ -32,15 +46,21 @@ class Player:
     def act(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
         """The action for one observation as the env gives it, or the actions of a batch [N, ...] of them.
 
-        A batch of Dict observations is a Dict of batches, and so are actions.
+        A batch of Dict observations is a Dict of batches, and so are actions. Where the policy has a network of one's own,
+        its module is imported.
 
         Args:
             action_mask: of the info, where the env gives it there
         Raises:
-            ValueError: the observation has another shape, a mask is missing, or a policy that remembers is shown more or
-                fewer episodes than before
+            ValueError: the observation has another shape or a NaN, a mask is missing, or a policy that remembers is shown more
+                or fewer episodes than before
+            UserError: acting imports a module that neither lies in this project nor is among `modules`
         """
+        if not self._checked:
+            check_modules(self.path, None, self.policy, self.modules)
+            self._checked = True
         flat = self.policy.obs_layout.pack(obs, action_mask)
+        _refuse_nan(flat, self.policy.obs_layout)
         batch = flat.reshape(-1, *self.policy.obs_layout.shape)
         if self._acting is None or self._acting.memory is None:
             self._acting = Acting(self.policy, len(batch))
@@ -59,19 +79,38 @@ class Player:
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """One copy of the env that the policy was trained on, within its wrappers; its observations are what `act` takes.
 
+        It imports the modules that the env and its wrappers lie in.
+
         Raises:
-            UserError: it cannot be made here
+            UserError: it cannot be made here, or is of a module that neither lies in this project nor is among `modules`
         """
         from distrl.envs.make import make_env
-        from distrl.settings import EnvSettings
 
-        return make_env(EnvSettings(**self.about["env"]), render_mode)
+        env = env_of(self.path, self.about)
+        check_modules(self.path, env, None, self.modules)
+        return make_env(env, render_mode)
 
 
-def load_policy(path: str | Path, seed: int = 0) -> Player:
-    """The policy of a run (its best model), a checkpoint or a model directory; `seed` is of sampled actions.
+def _refuse_nan(flat: Array, layout: Layout) -> None:
+    """What a policy would answer to NaN is an action like any other, and nobody would see that it means nothing."""
+    for part in layout.parts:
+        found = part.of(flat)
+        if found.dtype.kind == "f" and (missing := np.argwhere(np.isnan(found))).size:
+            where = f"{part.name!r} of the observation" if part.path else "the observation"
+            raise ValueError(
+                f"{where} has {len(missing)} NaN, the first at {missing[0].tolist()}; a policy acts by numbers alone. Look "
+                "at where the observation comes from, or put a number there that training had, too."
+            )
 
+
+def load_policy(path: str | Path, seed: int = 0, modules: Sequence[str] = ()) -> Player:
+    """The policy of a run (its best model), a checkpoint or a model directory. Imports no module that the model names.
+
+    Args:
+        seed: of sampled actions
+        modules: what may be imported to make its env and to act, beside this project, distrl and the packages it knows
     Raises:
         UserError: there is no readable model
     """
-    return Player(*read_model(find_model(path)), seed)
+    model = find_model(path)
+    return Player(*read_model(model), seed, model, modules)

@@ -6,25 +6,24 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as tensor_bytes
 
+from distrl.acting.kinds import network_places
 from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
-from distrl.errors import UserError
+from distrl.errors import UserError, reading, reason, shown
 from distrl.json_format import json_text
+from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Policy
 
-FORMAT = 2
-# What reading a damaged file raises.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+FORMAT = 3
+WITHOUT_CHECKSUM = 2  # the format before, in which that of the weights is all there is
 PACKAGES = ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow")
 
 
@@ -45,24 +44,61 @@ def write_model(directory: Path, policy: Policy, vector: Array, about: Mapping[s
     """Write a policy with the weights `vector` [P]; `about`: JSON of the env, the algorithm and the training behind it."""
     write_tensors(directory / "policy.safetensors", unflatten(vector, policy.shapes()))
     sha256 = file_sha256(directory / "policy.safetensors")
-    text = json_text({"format": FORMAT, "sha256": sha256, "policy": policy.describe(), **about}, indent=1)
-    (directory / "policy.json").write_text(text, encoding="utf-8")
+    told = described(policy, {**about, "sha256": sha256})
+    (directory / "policy.json").write_text(json_text(told, indent=1), encoding="utf-8")
+
+
+def described(policy: Policy, about: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy and what is known about it, with the checksum of all of that; what `read_described` takes."""
+    told = {**about, "format": FORMAT, "policy": policy.describe()}
+    return told | {"checksum": _checksum(told)}
+
+
+def read_described(path: Path, about: Mapping[str, Any]) -> Policy:
+    """The policy that `described` told of, without weights yet. Raises `UserError` or ValueError for any other."""
+    check_format(path, about, WITHOUT_CHECKSUM, FORMAT)
+    if (about["format"] == FORMAT or "checksum" in about) and about["checksum"] != _checksum(about):
+        raise ValueError("its description is not what was written")
+    return from_description(about["policy"])
+
+
+def load_weights(policy: Policy, arrays: Arrays) -> None:
+    """Give a policy weights that were read. Raises ValueError for other ones than it has, and where one is not finite."""
+    vector = flatten(arrays, policy.shapes())
+    if not np.isfinite(vector).all():
+        raise ValueError("a weight is not finite")
+    policy.load(vector)
+    try:
+        if not any(network_places(policy.describe())):  # else it would import what it names
+            policy.greedy(policy.obs_layout.example()[None])
+    except Exception as error:
+        raise ValueError(f"its parts do not fit together ({reason(error)})") from error
 
 
 def read_model(path: Path) -> tuple[Policy, dict[str, Any]]:
     """A policy with its weights, and what was written about it. Raises `UserError` where `path` holds none."""
-    try:
+    with reading(
+        f"The model in {path} is corrupt or not of distrl", f"{path} is not a model directory: it has no {{name}}."
+    ):
         about = read_json(path / "policy.json")
-        check_format(path, about, FORMAT)
+        policy = read_described(path, about)
         if file_sha256(path / "policy.safetensors") != about["sha256"]:
             raise ValueError("policy.safetensors is not what was written")
-        policy = from_description(about["policy"])
-        policy.load(flatten(load_file(path / "policy.safetensors"), policy.shapes()))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is not a model directory: it has no {Path(error.filename).name}.") from None
-    except (*UNREADABLE, SafetensorError) as error:
-        raise UserError(f"The model in {path} is corrupt or not of distrl: {error}.") from None
+        load_weights(policy, load_file(path / "policy.safetensors"))
     return policy, about
+
+
+def env_of(path: Path, about: Mapping[str, Any]) -> EnvSettings:
+    """The env that a model says it is for; `path`: of the model. Raises `UserError` where it says none."""
+    with reading(f"The model in {path} names no env that can be made"):
+        return EnvSettings.model_validate(about["env"])
+
+
+def _checksum(about: Mapping[str, Any]) -> str:
+    """sha256 of a description, whatever the order and the spaces in which it is written."""
+    told = {name: value for name, value in about.items() if name != "checksum"}
+    text = json.dumps(json.loads(json_text(told)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def find_model(path: str | Path) -> Path:
@@ -93,22 +129,31 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file. Raises ValueError, with the file's name, where it holds none."""
+    return parse_json(path.read_text(encoding="utf-8"), path.name)
+
+
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """The mapping that a text of that name holds, as `read_json`."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON ({error})") from None
+        raise ValueError(f"{name} is not JSON ({error})") from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path.name} is not a JSON mapping")
+        raise ValueError(f"{name} is not a JSON mapping")
     return data
 
 
-def check_format(path: Path, data: Mapping[str, Any], known: int) -> None:
-    """Raise `UserError` where a directory is of another format than this distrl writes."""
-    if data["format"] == known:
+def check_format(path: Path, data: Mapping[str, Any], *known: int) -> None:
+    """Raise `UserError` where a directory is of another format than this distrl reads; ValueError where it says none."""
+    found = data["format"]
+    if type(found) is not int:
+        raise ValueError(f"its format is {shown(found)}, which is no whole number")
+    if found in known:
         return
-    remedy = "Update distrl." if data["format"] > known else "Take the distrl that wrote it."
+    remedy = "Update distrl." if found > max(known) else "Take the distrl that wrote it."
+    formats = " and ".join(map(str, known))
     raise UserError(
-        f"{path} has format {data['format']}; this distrl {importlib.metadata.version('distrl')} reads format {known}. {remedy}"
+        f"{path} has format {shown(found)}; this distrl {importlib.metadata.version('distrl')} reads format {formats}. {remedy}"
     )
 
 

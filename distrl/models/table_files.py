@@ -20,7 +20,7 @@ import numpy as np
 from distrl.acting.codings import Bins, Product
 from distrl.acting.policies import from_description
 from distrl.acting.tables import TablePolicy, masked
-from distrl.errors import UserError
+from distrl.errors import reading
 from distrl.files import draft
 from distrl.json_format import json_text
 from distrl.types import Array, Policy
@@ -38,7 +38,7 @@ def export(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
 
 def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:
     """The policy of an exported .json or .npz, and what is known about it. Raises `UserError` for any other file."""
-    try:
+    with reading(f"{path} is not a table that 'distrl export' wrote as .json or .npz"):
         if path.suffix == ".npz":
             if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise the user to load it
                 raise ValueError("it is no archive of arrays")
@@ -61,8 +61,6 @@ def read_export(path: Path) -> tuple[TablePolicy, dict[str, Any]]:
         if not np.isfinite(vector).all():
             raise ValueError("a value is not finite")
         policy.load(vector)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a table that 'distrl export' wrote as .json or .npz: {error}.") from None
     return policy, head
 
 

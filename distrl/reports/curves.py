@@ -15,7 +15,9 @@ import numpy as np
 from distrl.envs.make import find_spec
 from distrl.errors import UserError
 from distrl.files import draft
+from distrl.models.trust import check_modules
 from distrl.reports.runs import Run, group_runs, read_run
+from distrl.settings import EnvSettings
 from distrl.types import Array
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: f
         if len(members) > 1:
             label += f" ({len(members)} seeds)"
         _draw_group(axes, members, smooth, textwrap.fill(label, 80), style)
-    _draw_threshold(axes, runs, threshold)
+    if threshold is not None or _vouched_for(run_dirs, runs):  # nothing foreign is imported for a line
+        _draw_threshold(axes, runs, threshold)
     axes.set_ylabel("return, mean of the last 100 episodes")
     if any(len(members) > 1 for members in groups.values()):
         axes.set_title(
@@ -181,6 +184,15 @@ def _smooth(values: Array, window: int) -> Array:
     low, high = np.maximum(index - window // 2, 0), np.minimum(index + (window + 1) // 2, len(values))
     mean: Array = (sums[high] - sums[low]) / (high - low)
     return mean
+
+
+def _vouched_for(run_dirs: Sequence[Path], runs: Sequence[Run]) -> bool:
+    try:
+        for run_dir, run in zip(run_dirs, runs, strict=True):
+            check_modules(Path(run_dir), EnvSettings(id=run.config["env"]["id"]), None)
+    except UserError:
+        return False
+    return True
 
 
 def _draw_threshold(axes: Axes, runs: Sequence[Run], threshold: float | None) -> None:

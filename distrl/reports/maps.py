@@ -12,9 +12,9 @@ import numpy as np
 from distrl.acting.tables import TablePolicy
 from distrl.envs.make import make_env
 from distrl.errors import UserError
-from distrl.models.store import find_model, read_model
+from distrl.models.store import env_of, find_model, read_model
+from distrl.models.trust import check_modules
 from distrl.reports.curves import save_figure
-from distrl.settings import EnvSettings
 from distrl.types import Array
 
 if TYPE_CHECKING:
@@ -86,15 +86,21 @@ WORLDS: dict[str, Callable[[Any], World]] = {  # by the name of the env's class
 }
 
 
-def plot_map(run_dir: Path, out: Path) -> Path | None:
-    """Draw a table's values and best actions. Returns None where the env is no known grid world, or there is no table."""
+def plot_map(run_dir: Path, out: Path, check: bool = False) -> Path | None:
+    """Draw a table's values and best actions. Returns None where the env is no known grid world, or there is no table.
+
+    `check`: nor draw one of an env in a module that nobody vouches for (distrl.models.trust), since that would be imported.
+    """
     try:
         policy, about = read_model(find_model(run_dir))
+        env_settings = env_of(run_dir, about)
+        if check:
+            check_modules(run_dir, env_settings, None)
     except UserError:
         return None
     if not isinstance(policy, TablePolicy):
         return None
-    env = make_env(EnvSettings(**about["env"]))
+    env = make_env(env_settings)
     env.close()
     describe = WORLDS.get(type(env.unwrapped).__name__)
     if describe is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distrl import signals
+from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
@@ -24,40 +25,52 @@ from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.trainer import Trainer, make_trainer
 from distrl.workers.learner import choose_device, gpu_count
 
 
 def train(
-    config: Config,
+    config: Config | str | Path | Mapping[str, Any],
     *,
     local: bool = False,
     resume: str | Path | None = None,
     quiet: bool = False,
+    callbacks: Sequence[object] = (),
     since: float | None = None,
 ) -> Result:
     """Train as the config says, and leave everything in the run directory.
 
     Args:
+        config: or what `load_config` takes: a YAML file, a preset's name, a mapping
         local: everything in this process, without Ray; the same weights bit for bit
         resume: a run directory, or one of its checkpoints, to go on from
         quiet: no progress display
+        callbacks: objects with any of `on_iteration(row)` (a row of metrics.jsonl), `on_evaluation(evaluation)` (during
+            training; a `distrl.types.Evaluation`) and `on_checkpoint(path)`. One that returns False ends the run as
+            `stop` does, `stopped_by` being "callback"; one that raises ends it as `failed`, with a checkpoint. They are
+            called in this process, whose training waits for them, and get copies
         since: unix time from which `startup_s` of the result is counted; None: now
     Raises:
         UserError: the config cannot be run; nothing was made
-        EnvError, Diverged: training failed; the run directory holds all up to there
+        EnvError, Diverged, what a callback raised: training failed; the run directory holds all up to there
         KeyboardInterrupt: it was to end before it began; later on the wish ends it with a checkpoint
     """
     since = time.time() if since is None else since
+    told = Callbacks(callbacks)
+    config = config if isinstance(config, Config) else load_config(config)
     plan = plan_run(config, None if resume is None else Path(resume))
     request = signals.Request()
     with _taken(plan, named=config.run_dir is not None) as (plan, keep):
         execution, config, resources = _start_execution(plan, local)
+        plan = replace(plan, config=config)
         try:
             with signals.handled(request):
                 keep()
-                return _train(replace(plan, config=config), execution, resources, request, quiet, since)
+                observer = _start_observer(plan, quiet)
+                trainer = _make_trainer(plan, execution, resources, observer, request, told)
+                return _train(plan, trainer, execution, observer, since)
         finally:
             execution.close()
 
@@ -96,12 +109,8 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
         raise
 
 
-def _train(
-    plan: Plan, execution: Execution, resources: Resources, request: signals.Request, quiet: bool, since: float
-) -> Result:
+def _train(plan: Plan, trainer: Trainer, execution: Execution, observer: RunObserver, since: float) -> Result:
     """Train with what was started, write the result and what people look at; then raise what ended the run, if it failed."""
-    observer = _start_observer(plan, quiet)
-    trainer = _make_trainer(plan, execution, resources, observer, request)
     write_result(trainer, since, "running")
     status, error = _run(trainer)
     observer.close()
@@ -150,7 +159,12 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
 
 
 def _make_trainer(
-    plan: Plan, execution: Execution, resources: Resources, observer: RunObserver, request: signals.Request
+    plan: Plan,
+    execution: Execution,
+    resources: Resources,
+    observer: RunObserver,
+    request: signals.Request,
+    callbacks: Callbacks,
 ) -> Trainer:
     about = _about(plan) | ({} if plan.origin is None else {"init_from": plan.origin.source})
     job = Job(
@@ -163,7 +177,7 @@ def _make_trainer(
         plan.start,
         plan.origin,
     )
-    return make_trainer(job, execution, resources, observer, lambda: request.reason)
+    return make_trainer(job, execution, resources, observer, lambda: request.reason, callbacks)
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -185,4 +199,6 @@ def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
         return "diverged", error
     except BaseException as error:
         return "failed", error
+    if (raised := trainer.recovery.callbacks.error) is not None:
+        return "failed", raised
     return "interrupted" if trainer.progress.stopped == "interrupted" else "finished", None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.tables import TablePolicy
 from distrl.errors import UserError, did_you_mean
-from distrl.models.evaluate import load_model
+from distrl.models.evaluate import load_to_play
 from distrl.types import Policy
 
 Write = Callable[[Policy, dict[str, Any], Path], list[str]]  # returns lines on how what was written fared
@@ -44,12 +44,13 @@ FORMATS = {  # the first that fits is the default
 }
 
 
-def export(run: Path, format: str | None, out: Path | None) -> tuple[Path, list[str]]:
+def export(run: Path, format: str | None, out: Path | None, modules: Sequence[str] = ()) -> tuple[Path, list[str]]:
     """Write the policy of a run, a checkpoint, a model or a file.
 
     Args:
         format: one of `FORMATS`; None: the first that fits
         out: None: beside the model, by the name of the format; else its suffix is added where it lacks
+        modules: see `distrl.models.evaluate.load_to_play`
     Returns:
         what was written, and lines on how it fared against the policy
     Raises:
@@ -59,7 +60,7 @@ def export(run: Path, format: str | None, out: Path | None) -> tuple[Path, list[
         raise UserError(
             f"--format is {format!r}; it must be one of {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}"
         )
-    policy, _, about = load_model(run)
+    policy, _, about = load_to_play(run, modules)
     inner = without(policy)
     fitting = [name for name, known in FORMATS.items() if known.fits(inner)]
     chosen = format or fitting[0]

@@ -7,22 +7,20 @@ with the format, versions and the sha256 of every file. It appears whole or not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from distrl.acting.network import flatten
-from distrl.errors import UserError
+from distrl.errors import reading
 from distrl.files import write_directory
 from distrl.json_format import json_text
 from distrl.models.store import (
-    UNREADABLE,
     check_format,
     file_sha256,
     list_checkpoints,
@@ -36,6 +34,7 @@ from distrl.training.progress import Progress
 from distrl.types import Array, Arrays, Policy, Snapshot, Weights
 
 FORMAT = 3
+NEEDED = ("config.yaml", "driver.npz", "learner.safetensors", "policy.json", "policy.safetensors", "run.json")
 Tree = Mapping[str, "Array | Tree"]  # arrays in named groups
 
 
@@ -112,22 +111,25 @@ def read_checkpoint_config(path: Path) -> str:
         return (path / "config.yaml").read_text(encoding="utf-8")
 
 
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> AbstractContextManager[None]:
     """What cannot be read is told with the checkpoint to take instead."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"The checkpoint {path} has no {Path(error.filename).name}. {_other(path)}") from None
-    except (*UNREADABLE, SafetensorError) as error:
-        raise UserError(f"The checkpoint {path} is corrupt: {error}. {_other(path)}") from None
+    return reading(f"The checkpoint {path} is corrupt", f"The checkpoint {path} has no {{name}}.", f" {_other(path)}")
 
 
 def _verify(path: Path) -> None:
     """Every file is what the manifest says. Raises ValueError or OSError."""
     manifest = read_json(path / "manifest.json")
     check_format(path, manifest, FORMAT)
-    for name, sha256 in manifest["sha256"].items():
+    listed = manifest["sha256"]
+    if not isinstance(listed, dict):
+        raise ValueError("manifest.json lists no files")
+    for name in sorted({file.name for file in path.iterdir()} - listed.keys() - {"manifest.json"}):
+        raise ValueError(f"{name} is not listed in manifest.json")
+    for name in (n for n in NEEDED if n not in listed):
+        raise ValueError(f"manifest.json lists no {name}")
+    for name, sha256 in listed.items():
+        if Path(name).name != name:
+            raise ValueError(f"manifest.json lists {name!r}, which is no name of a file")
         if file_sha256(path / name) != sha256:
             raise ValueError(f"{name} is not what was written")
 

@@ -42,6 +42,7 @@ class Checkpoints:
         older = [p for p in list_checkpoints(self.run_dir) if int(p.name) <= k]
         for old in older[: -self.config.checkpoint.keep]:
             shutil.rmtree(old)
+        self.recovery.callbacks.checkpoint(path, k)
 
     def state(self) -> RunState:
         """Of all parts, after the newest update; waits for it."""

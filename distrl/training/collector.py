@@ -16,7 +16,7 @@ from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
 from distrl.training.crew import Crew, Watch
-from distrl.training.recovery import Recovery
+from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.schedule import Key, make_schedule
 from distrl.training.updates import Updates
 from distrl.types import Report, Snapshot
@@ -24,7 +24,6 @@ from distrl.workers.runner import Before
 
 ATTEMPTS = 5  # at a fragment whose runner dies each time
 AHEAD = 2  # fragments of a shard asked for at once, so that its runner goes on without waiting for the driver
-ENV_ATTEMPTS = 2  # at a fragment whose env raises each time: it is a pure function, so the second time is proof
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import WorkerLost
+from distrl.errors import EnvError, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.files import write_directory
 from distrl.models.store import write_model
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
 from distrl.training.progress import Pending
-from distrl.training.recovery import Recovery
+from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.updates import Updates
 from distrl.types import Evaluation, Policy, Weights
 from distrl.workers.evaluator import Evaluator
@@ -72,7 +72,9 @@ class Evaluations:
 
     def finish(self) -> dict[str, float]:
         """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
-        k, metrics = self.progress.iteration, {}
+        k, metrics = self.progress.iteration, dict[str, float]()
+        if self.recovery.callbacks.error is not None:  # the run fails
+            return metrics
         if self.config.evaluation_every:
             if all(pending.version != k for pending in self.progress.pending):
                 self._ask_newest(k)
@@ -128,25 +130,41 @@ class Evaluations:
             if self.best is None or best is None or result.mean >= best.mean:
                 self.progress.best = result
                 self._keep_best(weights)
+            self.recovery.callbacks.evaluation(result, k)
         return metrics
 
     def _result(self, number: int) -> Evaluation:
-        """The result of an evaluation that was asked for. An evaluator that dies is replaced and asked again."""
-        for attempt in range(1, ATTEMPTS + 1):
+        """The result of an evaluation that was asked for.
+
+        An evaluator that dies is replaced and asked again; an evaluation whose env raises is played again from its start, as a
+        fragment is rolled again.
+
+        Raises:
+            EnvError: the env raised each time
+        """
+        raised = died = 0
+        while True:
             try:
                 while not self.recovery.wait([self.asked[number].result], 0.5):
                     self.recovery.check()
                 result: Evaluation = self.execution.get(self.asked[number].result)
                 del self.asked[number]
                 return result
+            except EnvError as error:
+                raised += 1
+                if raised == ENV_ATTEMPTS:
+                    raise
+                self.recovery.count_restart(f"{str(error).splitlines()[0]}; trying that evaluation again")
+                asked = self.asked[number]
+                self._ask(asked.pending, asked.messages, asked.episodes)
             except WorkerLost as lost:
-                if attempt == ATTEMPTS or lost.worker not in (None, self.evaluator):
+                died += 1
+                if died == ATTEMPTS or lost.worker not in (None, self.evaluator):
                     raise
                 self.recovery.count_restart(f"the evaluator was lost ({lost}); another takes its place")
                 self.replace()
                 for asked in list(self.asked.values()):
                     self._ask(asked.pending, asked.messages, asked.episodes)
-        raise AssertionError("unreachable")
 
     def _play_best(self, episodes: int) -> Evaluation:
         assert self.best is not None

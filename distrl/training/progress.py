@@ -124,7 +124,8 @@ class Ledger:
             return "return_mean"
         if self.config.iterations is not None and self.progress.iteration >= self.config.iterations:
             return "env_steps"
-        return None
+        stop_at = self.recovery.callbacks.stop_at
+        return "callback" if stop_at is not None and self.progress.iteration >= stop_at else None
 
     def open(self, k: int, reports: list[Report]) -> dict[str, float]:
         """Count an iteration's episodes, in shard order; returns the row that its metrics will complete."""
@@ -158,7 +159,7 @@ class Ledger:
         for name, value in row.items():
             if name.startswith("time/") and name.endswith("_s") and name != "time/env_steps_per_s":
                 self.totals[name] = self.totals.get(name, 0.0) + value
-        self.observer.record(row)
+        self.recovery.record(row)
 
     def head(self, k: int) -> dict[str, float]:
         """What every row begins with."""

@@ -8,6 +8,10 @@ from typing import Protocol
 
 from distrl.execution import Execution, Future
 from distrl.settings import Config
+from distrl.training.callbacks import Callbacks
+
+# At a fragment or an evaluation whose env raises each time: these are pure functions, so the second time is proof.
+ENV_ATTEMPTS = 2
 
 
 class Observer(Protocol):
@@ -32,9 +36,15 @@ class Recovery:
     """Waits for workers with an ear for what ends the run, and counts the workers that were lost."""
 
     def __init__(
-        self, config: Config, execution: Execution, observer: Observer, interrupted: Callable[[], str | None]
+        self,
+        config: Config,
+        execution: Execution,
+        observer: Observer,
+        interrupted: Callable[[], str | None],
+        callbacks: Callbacks | None = None,
     ) -> None:
         """`interrupted`: asked often; a reason ends the run at the next iteration, with a checkpoint."""
+        self.callbacks = callbacks or Callbacks()
         self.config, self.execution, self.observer, self.interrupted = config, execution, observer, interrupted
         self.began = time.perf_counter()
         self.decided = False  # that the run ends: its time does not matter any more
@@ -55,6 +65,11 @@ class Recovery:
             raise Interrupted(reason)
         if seconds is not None and not self.decided and time.perf_counter() - self.began >= seconds:
             raise TimeUp
+
+    def record(self, row: dict[str, float]) -> None:
+        """Tell everybody of a row."""
+        self.observer.record(row)
+        self.callbacks.iteration(row, self.config.schedule.lag)
 
     def count_restart(self, message: str) -> None:
         """Tell of a worker that is replaced. Raises RuntimeError where too many were."""

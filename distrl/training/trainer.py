@@ -16,6 +16,7 @@ from collections.abc import Callable
 from distrl.errors import WorkerLost
 from distrl.execution import Execution, Worker
 from distrl.execution.resources import Resources
+from distrl.training.callbacks import Callbacks
 from distrl.training.checkpoints import Checkpoints
 from distrl.training.collector import Collector
 from distrl.training.crew import Crew
@@ -90,7 +91,7 @@ class Trainer:
     def _finish(self) -> None:
         row = self.ledger.head(self.progress.iteration)
         if evaluated := self.evaluations.finish():
-            self.recovery.observer.record(row | evaluated)
+            self.recovery.record(row | evaluated)
 
     @property
     def workers(self) -> list[Worker]:
@@ -100,11 +101,16 @@ class Trainer:
 
 
 def make_trainer(
-    job: Job, execution: Execution, resources: Resources, observer: Observer, interrupted: Callable[[], str | None]
+    job: Job,
+    execution: Execution,
+    resources: Resources,
+    observer: Observer,
+    interrupted: Callable[[], str | None],
+    callbacks: Callbacks | None = None,
 ) -> Trainer:
     """The parts of a run, put together. `interrupted`: asked often; a reason ends the run with a checkpoint."""
     config, policy = job.config, job.policy
-    recovery = Recovery(config, execution, observer, interrupted)
+    recovery = Recovery(config, execution, observer, interrupted, callbacks)
     ledger = Ledger(config, job.threshold, recovery, observer)
     crew = Crew(config, policy, execution, resources, job.origin)
     updates = Updates(config, execution, crew, recovery, ledger)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import CARTPOLE, DQN, config_of, run_trainer
 from processes import distrl
+from toys import rewrite_model
 
 from distrl.acting.modules import ModuleNetwork, ModuleSpec, module_spec, seen
 from distrl.acting.network import unflatten
@@ -139,8 +140,7 @@ def test_reading_a_model_imports_nothing_that_it_names(tmp_path: Path) -> None:
     config = config_of(CARTPOLE, "algorithm.network=own_nets:Small")
     policy = make_policy(config, describe_env(config.env))
     write_model(tmp_path, policy, initial_weights(config, policy), {"algorithm": "ppo", "env": config.env.model_dump()})
-    file = tmp_path / "policy.json"
-    file.write_text(file.read_text().replace("own_nets:Small", "nowhere_to_be_found:Small"))
+    rewrite_model(tmp_path, lambda about: about["policy"]["network"].update(place="nowhere_to_be_found:Small"))
     read, _ = read_model(tmp_path)
     with pytest.raises(UserError, match="nowhere_to_be_found"):
         read.greedy(np.zeros((1, 4), np.float32))

@@ -13,6 +13,7 @@ from toys import layout_of, states
 from distrl.acting.codings import Bins, Coding, Discrete, Keys, Product, Tiles
 from distrl.acting.policies import from_description
 from distrl.acting.tables import TablePolicy
+from distrl.layouts import Layout, Part
 from distrl.models.store import read_model, write_model
 
 
@@ -129,7 +130,10 @@ def test_large_tables_are_read_row_by_row_with_the_same_result() -> None:
 def test_a_policy_comes_back_from_its_files(
     coding: Coding, capacity: int | None, allowed: np.ndarray | None, tmp_path: Path
 ) -> None:
-    policy = TablePolicy(states(4, 2, allowed, start=1), coding, 2, 3, capacity)
+    layout = states(4, 2, allowed, start=1) if isinstance(coding, Discrete) else layout_of((3,))
+    if isinstance(coding, Product):
+        layout = Layout((Part((), "discrete", (2,), "int64", (2, 3), (0, 5)),), (2,), "int64")
+    policy = TablePolicy(layout, coding, 2, 3, capacity)
     vector = np.random.default_rng(0).random(policy.vector.size)
     if capacity is not None:
         vector[-5:-1] = [5, 1, 0, -1]

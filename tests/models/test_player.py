@@ -108,3 +108,27 @@ def test_where_there_is_no_model_the_place_is_told(tmp_path: Path) -> None:
         load_policy(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no model yet"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("box", r"the observation has 1 NaN, the first at \[1\]"), ("parts", r"'more.0' of the observation has 1 NaN")],
+)
+def test_nan_is_refused(kind: str, message: str, tmp_path: Path) -> None:
+    player = player_for(kind, tmp_path)
+    one = observations(kind, 1)[0]
+    player.act(one)
+    (one if kind == "box" else one["more"][0])[1] = np.nan
+    for greedy in (True, False):
+        with pytest.raises(ValueError, match=message):
+            player.act(one, greedy=greedy)
+
+
+def test_nan_is_refused_in_a_batch_and_an_infinity_is_not(tmp_path: Path) -> None:
+    player = player_for("box", tmp_path)
+    batch = np.zeros((3, 2), np.float64)
+    batch[2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"the first at \[2, 0\]"):
+        player.act(batch)
+    batch[2, 0] = np.inf
+    assert player.act(batch).shape == (3,)

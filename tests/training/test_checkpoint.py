@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import no_file_beyond
-from toys import categorical, same, spec_of
+from toys import categorical, rewrite_model, same, spec_of
 
 from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
@@ -313,8 +313,7 @@ def test_a_damaged_model_is_refused(name: str, damage: str, tmp_path: Path) -> N
 )
 def test_a_foreign_model_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     path = save(tmp_path / "best")
-    about = json.loads((path / "policy.json").read_text())
-    (path / "policy.json").write_text(json.dumps({**about, **change}))
+    rewrite_model(path, lambda about: about.update(change))
     with pytest.raises(UserError, match=f"{path}.*(corrupt|not of distrl)"):
         read_model(path)
 
