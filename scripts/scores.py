@@ -49,8 +49,12 @@ def measure(preset: str, seed: int, overrides: list[str], directory: Path) -> tu
         evaluation = Evaluation.from_json(result["evaluation"])
     if evaluation.scores:
         name, score = next(iter(evaluation.scores.items()))
-        return name, round(score.mean, 1), result
-    return "return", round(evaluation.mean, 1), result
+        return name, _rounded(score.mean), result
+    return "return", _rounded(evaluation.mean), result
+
+
+def _rounded(score: float) -> float:
+    return round(score, 1 if abs(score) >= 10 else 4)
 
 
 def table(known: dict[str, Any]) -> str:
