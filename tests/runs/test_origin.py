@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toys
 from conftest import CARTPOLE, DQN, config_of
-from processes import distrl, write
+from processes import distrl, result_of, write
 from test_registry import REINFORCE
 
 from distrl import train
@@ -251,15 +251,13 @@ def test_the_same_bits_in_one_process_resumed_and_again_without_the_source(
 
 
 def test_the_same_bits_over_1_and_2_runners(sources: dict[str, Path], tmp_path: Path) -> None:
-    options = [*SHORT, "seed=9", f"init_from={sources['ppo']}"]
-    found = {
-        train(config_of(CARTPOLE, *options, f"run_dir={tmp_path / 'local'}"), local=True, quiet=True).data[
-            "weights_sha256"
-        ]
-    }
-    for runners in (1, 2):
-        config = config_of(CARTPOLE, *options, f"cluster.runners={runners}", f"run_dir={tmp_path / str(runners)}")
-        found.add(train(config, quiet=True).data["weights_sha256"])
+    file = write(tmp_path, CARTPOLE)
+    found = set()
+    for number, arguments in enumerate((["--local"], ["cluster.runners=1"], ["cluster.runners=2"])):
+        options = [*SHORT, "seed=9", f"init_from={sources['ppo']}", f"run_dir=run{number}"]
+        done = distrl("train", file, "-q", *options, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found.add(result_of(tmp_path / f"run{number}")["weights_sha256"])
     assert len(found) == 1
 
 
