@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distrl.errors import UserError
-from distrl.memory import check_fits
+from distrl.sizes import check_fits
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or what this user may write of it
 LOCK = ".lock"  # in a run directory

@@ -19,7 +19,7 @@ ROOMS = [
     [
         "types",
         "layouts",
-        "memory",
+        "sizes",
         "descriptions",
         "yaml_format",
         "json_format",

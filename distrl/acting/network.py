@@ -19,7 +19,7 @@ import threadpoolctl
 
 from distrl.acting.encoders import Encoder, encode
 from distrl.descriptions import STRICT, Count, Size, from_json
-from distrl.memory import check_fits
+from distrl.sizes import check_fits
 from distrl.types import Array, Arrays
 
 

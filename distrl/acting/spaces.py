@@ -27,9 +27,9 @@ from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
 from distrl.layouts import Part
-from distrl.memory import check_fits
 from distrl.settings import AlgorithmSettings, Positive
 from distrl.settings import Settings as Base
+from distrl.sizes import check_fits
 from distrl.types import Array, EnvInfo
 
 Body = Literal["auto", "mlp", "cnn", "small_cnn", "grid"]

@@ -20,7 +20,7 @@ from distrl.acting.codings import KINDS, Coding, Keys
 from distrl.acting.network import unflatten
 from distrl.descriptions import STRICT, Count, from_json
 from distrl.layouts import Layout, discrete_layout
-from distrl.memory import check_fits
+from distrl.sizes import check_fits
 from distrl.types import Array, Arrays
 
 

@@ -17,10 +17,10 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count, share_out
 from distrl.files import refuse_used
-from distrl.memory import check_fits
 from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
+from distrl.sizes import check_fits
 from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Origin, Policy

@@ -16,10 +16,10 @@ from functools import partial
 import numpy as np
 import psutil
 
-from distrl.errors import UserError
 from distrl.fragments import ages
 from distrl.seeding import stream
 from distrl.settings import Config, ReplaySettings
+from distrl.sizes import check_fits
 from distrl.types import Array, Arrays, Batch, Fragment, Priorities
 from distrl.workers.sumtree import SumTree
 
@@ -280,15 +280,11 @@ def replay_row_bytes(obs: int, action: int) -> int:
     return obs + action + ROW_BYTES
 
 
-def check_memory(capacity: int, row_bytes: int) -> int:
-    """The bytes that so many steps take. Raises `UserError` where that is more than this machine has free."""
-    wanted, free = capacity * row_bytes, psutil.virtual_memory().available
-    if wanted > free:
-        raise UserError(
-            f"replay.capacity={capacity:,} steps take {wanted / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free. "
-            f"Set replay.capacity to at most {int(capacity * 0.8 * free / wanted):,}."
-        )
-    return wanted
+def check_memory(capacity: int, row_bytes: int) -> None:
+    """Raises `UserError` where so many steps take more memory than this machine has free."""
+    most = int(0.8 * psutil.virtual_memory().available / row_bytes)
+    takes = f"replay.capacity={capacity:,} steps take"
+    check_fits(capacity * row_bytes, takes, f"Set replay.capacity to at most {most:,}.")
 
 
 def updates_due(settings: ReplaySettings, batch_size: int, inserted: int) -> int:

@@ -461,7 +461,9 @@ def test_it_goes_on_without_the_content_of_an_earlier_run() -> None:
 def test_a_buffer_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_module.psutil, "virtual_memory", lambda: type("M", (), {"available": 100_000})())
     replay = Replay(config(), 0, None)
-    with pytest.raises(UserError, match=r"replay.capacity=6,000 steps take .* Set replay.capacity to at most \d"):
+    with pytest.raises(
+        UserError, match=r"replay.capacity=6,000 steps take: .* GiB, .* Set replay.capacity to at most \d"
+    ):
         replay.add(*World(2, 3, 5).fragments())
 
 
