@@ -33,6 +33,7 @@ PANELS = (
     *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "staleness_kl", "clip_fraction"),
     *("explained_variance", "td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
 )
+AGENTS, MOST_NAMED = "train/agents/", 10  # metrics of several agents; of more of them the names would hide the picture
 NO_PANELS = ("return_mean", "length_mean", "episodes")  # not losses
 
 
@@ -86,6 +87,7 @@ def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) 
         figure, axes = _figure()
         steps, returns = run.curve("train/return_mean")
         axes.plot(steps, returns, color=COLOURS[0], linewidth=1.8, label="training, mean of the last 100 episodes")
+        _draw_agents(axes, run)
         if len(at):
             spread = dict(zip(*(a.tolist() for a in run.curve("evaluation/return_std", evaluation_x)), strict=True))
             axes.errorbar(
@@ -103,7 +105,7 @@ def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) 
         axes.set_title(f"{run.name}, seed {run.config.get('seed')}")
         _finish(figure, axes)
         written.append(save_figure(figure, Path(out_dir) / "learning_curve.png"))
-    names = {key.removeprefix("train/") for row in run.rows for key in row if key.startswith("train/")}
+    names = {key.removeprefix("train/") for key in _keys(run, "train/") - _keys(run, AGENTS)}
     curves = {name: run.curve(f"train/{name}") for name in names - set(NO_PANELS)}
     curves = {
         name: curve for name, curve in curves.items() if len(curve[0]) and (name in PANELS or np.ptp(curve[1]) > 0)
@@ -111,6 +113,23 @@ def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) 
     if curves:
         written.append(save_figure(_losses(run, curves), Path(out_dir) / "losses.png"))
     return written
+
+
+def _keys(run: Run, prefix: str) -> set[str]:
+    return {key for row in run.rows for key in row if key.startswith(prefix)}
+
+
+def _draw_agents(axes: Axes, run: Run) -> None:
+    """A thin line for the return of each of several agents, whose sum the learning curve is."""
+    keys = sorted(_keys(run, AGENTS))
+    for i, key in enumerate(keys):
+        style: dict[str, Any] = {
+            "color": COLOURS[(i + 2) % len(COLOURS)],
+            "linestyle": LINES[1 + i // len(COLOURS) % (len(LINES) - 1)],
+        }
+        name = key.removeprefix(AGENTS).removesuffix("_mean")
+        steps, returns = run.curve(key)
+        axes.plot(steps, returns, linewidth=1, label=name if len(keys) <= MOST_NAMED else None, **style)
 
 
 def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
