@@ -354,6 +354,11 @@ class Config(Settings):
         description="a run, checkpoint or model whose weights this run begins with; in a run's own config: its copy of them",
     )
     env: EnvSettings = Field(description="what is trained on")
+    policies: Literal["shared", "per_agent"] | dict[str, tuple[str, ...]] = Field(
+        default="shared",
+        description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
+        "such as {adversaries: [adversary_*], others: [agent_*]}",
+    )
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")
     schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="who waits for whom")

@@ -16,6 +16,7 @@ from typing import Any
 
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.files import lock_now
 from distrl.models.store import read_model
@@ -229,7 +230,8 @@ class _Follower:
     def _model(self) -> None:
         """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed.
 
-        One that remembers would have to be told which episode an observation is of: its files are logged as they are.
+        One that remembers would have to be told which episode an observation is of: its files are logged as they are,
+        and so are those of several policies.
         """
         import mlflow
         from mlflow.models import Model
@@ -239,7 +241,7 @@ class _Follower:
         best = self.run_dir / "best"
         if not (best / "policy.json").exists():
             return
-        if isinstance(without(read_model(best)[0]), RecurrentPolicy):
+        if isinstance(without(read_model(best)[0]), RecurrentPolicy | TeamPolicy):
             self._upload("best")
             return
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(best.iterdir()))).hexdigest()
