@@ -60,16 +60,17 @@ def read_run(path: Path) -> Run:
 
 def _read_best(path: Path) -> Evaluation | None:
     file = path / "best" / "policy.json"
-    chosen = _json(file).get("selected_by") if file.exists() else None
+    chosen = read_json(file).get("selected_by") if file.exists() else None
     return None if chosen is None else Evaluation.from_json(chosen)
 
 
 def read_result(run_dir: Path) -> dict[str, Any]:
     """What result.json says. Raises `UserError` where there is none."""
-    return _json(run_dir / "result.json")
+    return read_json(run_dir / "result.json")
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping in a file of a run. Raises `UserError` where it is none."""
     try:
         return dict(json.loads(read_file(file)))
     except (ValueError, TypeError):
