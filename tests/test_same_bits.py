@@ -33,7 +33,7 @@ PENDULUM = {  # normalised: running statistics, and returns that go on from frag
 MEMORY = {  # what is remembered goes from fragment to fragment, and to whoever rebuilds a shard by its actions
     **CARTPOLE,
     "env": {"id": "CartPole-v1", "wrappers": [{"name": "select", "kwargs": {"indices": [0, 2]}}]},
-    "algorithm": {**CARTPOLE["algorithm"], "hidden": [32], "shared_body": True, "memory": {"kind": "gru", "size": 16}},
+    "algorithm": {**CARTPOLE["algorithm"], "hidden": [32], "shared_body": True, "memory": {"kind": "lstm", "size": 16}},
 }
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,

@@ -34,8 +34,10 @@ AT_ONCE = 8192  # observations that a network is asked for without gradients, at
 
 
 class MemorySettings(Base):
-    kind: Literal["gru"] = Field(default="gru", description="Cho et al. 2014, arXiv:1406.1078")
-    size: Positive = Field(default=64, description="numbers that are remembered")
+    kind: Literal["gru", "lstm"] = Field(
+        default="gru", description="Cho et al. 2014, arXiv:1406.1078, or Hochreiter and Schmidhuber 1997"
+    )
+    size: Positive = Field(default=64, description="numbers that actor and critic see of what is remembered")
 
 
 class ActorCriticSettings(NetworkSettings):
@@ -102,7 +104,8 @@ def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolic
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
     policy = stochastic_policy(info, distribution, **settings.of_network)
-    return policy if settings.memory is None else RecurrentPolicy.of(policy, settings.memory.size)
+    memory = settings.memory
+    return policy if memory is None else RecurrentPolicy.of(policy, memory.size, memory.kind)
 
 
 def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:
