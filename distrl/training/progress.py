@@ -13,6 +13,13 @@ from distrl.training.recovery import Observer, Recovery
 from distrl.types import Evaluation, Report
 
 RECENT = 100  # training episodes in return_mean
+PHASES = {  # what the seconds of a run are of, by their names in result.json; they pass side by side
+    "act": "runners choosing actions",
+    "step": "runners stepping envs",
+    "snapshot": "runners recording shard states",
+    "ship": "reports on their way (and waiting) to the driver",
+    "learn": "the learner learning",
+}
 UNFAITHFUL = (
     "{} does not rebuild from its episode seed and actions: its observations or rewards depend on something else (a random "
     "generator of its own, a clock, statistics that a wrapper keeps over episodes). Fresh episodes were started, and this run "
