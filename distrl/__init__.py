@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ __all__ = ["Config", "Diverged", "EnvError", "Player", "Result", "UserError", "l
 # When this interpreter started, unix time: so far it has done nothing but start. The process may be older, a shell's that
 # became Python by `exec`.
 STARTED = time.time() - time.process_time()
+
+if "gymnasium" in sys.modules:  # so that `gymnasium.make("distrl:distrl/FlappyBirdPixels-v0")` finds it
+    from distrl.envs.flappy import register
+
+    register()
+    del register
 
 _HOMES = {
     "Config": "config",

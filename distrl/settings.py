@@ -214,12 +214,12 @@ class ReplaySettings(Settings):
                 f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what "
                 "it does. Set replay.first_priority=max."
             )
+        copies = rollout.shards * rollout.envs_per_shard
         if use.batch_size > self.start:
             raise UserError(
                 f"algorithm.batch_size is {use.batch_size}, more than the {self.start} steps of replay.start that are "
-                f"there at the first update. Set replay.start to at least {use.batch_size}."
+                f"there at the first update. Set replay.start to at least {max(use.batch_size, use.n_step * copies + 1)}."
             )
-        copies = rollout.shards * rollout.envs_per_shard
         if self.start <= use.n_step * copies:
             raise UserError(
                 f"replay.start is {self.start}: {copies} env copies have then no whole return of "
@@ -246,6 +246,11 @@ class StopSettings(Settings):
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
     seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+    grace_s: float = Field(
+        default=20,
+        gt=0,
+        description="after Ctrl-C or SIGTERM, for the update under way and a checkpoint; then the newest one must do",
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -297,7 +302,15 @@ class ClusterSettings(Settings):
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
     )
     step_timeout_s: float = Field(
-        default=60, gt=0, description="an env copy that takes longer for a step, a reset or to be made has hung"
+        default=60,
+        gt=0,
+        description="an env copy that takes longer for a step, a reset or to be made has hung; so has any process that says "
+        "nothing for so long, and its work goes to another one",
+    )
+    update_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        description="a learner that takes longer for a minibatch, or a replay for a call, has hung",
     )
     rebuild_timeout_s: float = Field(
         default=600, gt=0, description="replaying the episodes under way of a shard may take so long"
