@@ -30,6 +30,15 @@ class Checkpoints:
         self.collector, self.evaluations = collector, evaluations
         self.newest = job.start  # the newest checkpoint that was read or written
 
+    def after(self, k: int) -> None:
+        """What is due before iteration k: a checkpoint, or that the learner and its replays leave a node that ends."""
+        every, to_move = self.config.checkpoint.every, self.collector.crew.to_move
+        if to_move or (every and k % every == 0):
+            self.save()
+        if to_move:
+            self.recovery.observer.note("the learner and its replays move to other nodes")
+            self._start_again()
+
     def save(self) -> None:
         """Write the state between the updates so far and the next iteration."""
         self.updates.settle(0)
@@ -83,8 +92,11 @@ class Checkpoints:
         self.recovery.count_restart(
             f"{'a replay' if replay else 'the learner'} was lost ({lost}); going back to {where}"
         )
+        self._start_again(all_of_it=lost.worker is None)  # where it is not known what is gone
+
+    def _start_again(self, all_of_it: bool = False) -> None:
+        """Have a fresh learner and replays, at least, go on from the newest checkpoint."""
         self.updates.kill()
-        if lost.worker is None:  # not known what is gone: all of it is replaced
-            self.collector.crew.start()
+        if self.collector.crew.move(all_of_it):
             self.evaluations.replace()
         self.load()
