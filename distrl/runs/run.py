@@ -15,7 +15,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources, share_out
+from distrl.execution.resources import Resources, Seat, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
 from distrl.models.store import newest_checkpoint
@@ -109,11 +109,13 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     if local:
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
         device = choose_device(config.learner.device, gpu_count() if matters else 0)
-        return LocalExecution(), config.on_device(device), Resources(runners=1)
+        return LocalExecution(), config.on_device(device), Resources((Seat(),))
     execution = _start_ray(plan)
     try:
-        config = config.on_device(choose_device(config.learner.device, execution.gpus if torch else 0))
-        return execution, config, share_out(config, execution.cpus)
+        nodes = execution.nodes()
+        gpus = max((node.gpus for node in nodes), default=0)
+        config = config.on_device(choose_device(config.learner.device, gpus if torch else 0))
+        return execution, config, share_out(config, nodes, plan.replay_bytes)
     except BaseException:
         execution.close()
         raise

@@ -16,7 +16,6 @@ from distrl.training.progress import Pending
 from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.updates import Updates
 from distrl.types import Evaluation, Policy, Weights
-from distrl.workers.evaluator import Evaluator
 
 ATTEMPTS = 5  # at an evaluation whose evaluator dies each time
 
@@ -111,7 +110,7 @@ class Evaluations:
             config = self.config
             limit = config.evaluation.max_episode_steps or config.env.max_episode_steps
             env = config.env.model_copy(update={"max_episode_steps": limit})
-            self.evaluator = self.execution.spawn(Evaluator, env, config.seed, self.policy, name="evaluator")
+            self.evaluator = self.updates.crew.evaluator(env)
         message, *keyframe = messages
         how = pending.env_steps, episodes, self.config.evaluation.greedy, pending.number
         result = self.execution.submit(self.evaluator, "evaluate", message, *how, *keyframe)
