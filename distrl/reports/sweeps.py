@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from distrl.errors import UserError, reading
-from distrl.seeding import stream
+from distrl.reports.scores import over_seeds
 from distrl.tracking.metrics import read_metrics
 from distrl.yaml_format import read_yaml
 
-DRAWS = 10_000  # of a bootstrap
 LOWER = ("steps_to_threshold", "time_to_threshold_s")  # metrics of which less is better
 
 
@@ -130,23 +129,9 @@ def read_sweep(path: Path) -> SweepFiles:
         return SweepFiles(path, dict(sweep), *parts)
 
 
-def bootstrap(values: Sequence[float], share: float = 0.95) -> tuple[float, float] | None:
-    """The interval of the mean by the percentile bootstrap (Efron 1979); None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    drawn = stream(1, "bootstrap", len(values)).integers(0, len(values), (DRAWS, len(values)))
-    means = np.asarray(values, np.float64)[drawn].mean(axis=1)
-    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
-    return float(low), float(high)
-
-
 def spread(values: Sequence[float]) -> str:
-    """The mean and its interval, for people."""
-    if not values:
-        return "none"
-    interval = bootstrap(values)
-    shown = f"{np.mean(values):.4g}"
-    return shown if interval is None else f"{shown} [{interval[0]:.4g}, {interval[1]:.4g}]"
+    """A score over seeds and its interval, for people."""
+    return f"{over_seeds(values):.4g}" if values else "none"
 
 
 def compared(files: SweepFiles) -> list[tuple[str, str, str, str]]:

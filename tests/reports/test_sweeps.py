@@ -14,7 +14,7 @@ from PIL import Image
 
 from distrl.errors import UserError
 from distrl.reports.sweep_pictures import _omega_squared, expected_best, importances, plot_sweep
-from distrl.reports.sweeps import bootstrap, read_sweep
+from distrl.reports.sweeps import read_sweep
 
 SEARCH: dict[str, Any] = {
     "algorithm.lr": {"loguniform": [1e-4, 1e-2]},
@@ -68,14 +68,6 @@ def test_who_has_more_seeds_leads_and_then_who_has_the_better_score(tmp_path: Pa
     assert up.cpus == 2 and up.trials[0].seconds == 3.0 and up.going == []
     with pytest.raises(UserError, match="not the directory of a sweep"):
         read_sweep(tmp_path)
-
-
-def test_the_bootstrap_is_the_normal_interval_of_many_values() -> None:
-    values = np.random.default_rng(1).normal(5, 2, 400)
-    found = bootstrap(values.tolist())
-    half = 1.96 * values.std() / 20
-    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
-    assert bootstrap([1.0]) is None and bootstrap([2.0, 2.0, 2.0]) == (2.0, 2.0)
 
 
 def test_importance_finds_the_key_that_matters(tmp_path: Path) -> None:
