@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from distrl.errors import Diverged, EnvError, UserError, WorkerLost
 from distrl.execution import SEAT
@@ -14,20 +14,32 @@ from distrl.execution.resources import Node, Seat
 from distrl.heartbeat import pulse
 
 
+class Connection(Protocol):
+    """This process connected to a Ray."""
+
+    def check(self) -> None:
+        """Raises `ExecutionLost` where that Ray has died."""
+
+    def close(self) -> None:
+        """Leave it."""
+
+
 class RayExecution:
     """`distrl.execution.Execution` on Ray."""
 
     def __init__(self, address: str, object_store_bytes: int) -> None:
         """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does."""
-        self._connection = RayConnection(address, object_store_bytes)
+        self._use(RayConnection(address, object_store_bytes), joined=address != "local")
+
+    def _use(self, connection: Connection, joined: bool) -> None:
+        """`joined`: others use this Ray, too, and its nodes come and go."""
+        import ray
+
+        self.ray, self._connection, self._joined = ray, connection, joined
         self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
         self._killed: dict[str, str] = {}  # why, of those for which a reason is known
         self._seats: dict[str, Seat] = {}
         self._begun: dict[str, Any] = {}  # futures of their first calls
-        self._joined = address != "local"
-        import ray
-
-        self.ray = ray
 
     def nodes(self) -> list[Node]:
         if not self._joined:

@@ -37,6 +37,7 @@ class Plan:
     initial_weights: Array
     origin: Origin | None  # what these are of, where `init_from` says so
     run_dir: Path
+    named: bool  # by the user; any other name gets a number where it is taken
     start: Path | None  # the checkpoint to go on from; None: the beginning
     resuming: bool
     object_store_bytes: int
@@ -93,6 +94,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         initial_weights=weights if origin is None else origin.vector,
         origin=origin,
         run_dir=run_dir,
+        named=config.run_dir is not None,
         start=start,
         resuming=resume is not None,
         object_store_bytes=_object_store_bytes(config, info),
