@@ -185,11 +185,14 @@ class TrialExecution(RayExecution):
     """Workers as actors of the trial that this process is, in its placement group."""
 
     def __init__(self) -> None:
-        import ray
+        self._use(Within(), joined=False)
 
-        self.ray, self._workers = ray, {}
+
+class Within:
+    """The Ray that this process is a worker of, and ends with."""
+
+    def check(self) -> None:
+        pass
 
     def close(self) -> None:
-        for handle in list(self._workers.values()):
-            self.ray.kill(handle)
-        self._workers.clear()
+        pass

@@ -17,7 +17,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, EnvError, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources
+from distrl.execution.resources import Resources, Seat
 from distrl.files import locked, write_text
 from distrl.models.store import newest_checkpoint, read_model, weights_sha256
 from distrl.runs.plan import Plan, plan_run
@@ -98,10 +98,10 @@ def _newest(run_dir: Path) -> Path | None:
 def _start(plan: Plan, runners: int) -> tuple[Execution, Config, Resources]:
     """This process, or actors in its placement group."""
     if not runners:
-        return LocalExecution(), plan.config, Resources(runners=1)
+        return LocalExecution(), plan.config, Resources((Seat(),))
     from distrl.execution.tune import TrialExecution
 
-    return TrialExecution(), plan.config, Resources(runners, cpus_per_runner=1)
+    return TrialExecution(), plan.config, Resources((Seat(cpus=1),) * runners)
 
 
 def _wait_for(run_dir: Path) -> None:
