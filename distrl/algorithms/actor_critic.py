@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distrl.learning.distributions import Bound
+    from distrl.learning.gradients import Pull
 
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
 
@@ -200,11 +201,13 @@ class ActorCritic:
 
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
+        from distrl.learning.gradients import traced_pair
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
         self.torch, self.shared, self.seed, self.device = torch, settings, seed, device
-        self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
+        self.bind, self.trace = bind, traced_pair
+        self.distribution, self.obs_shape = policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
         spec, value_spec = policy.network.spec, critic_spec(settings, policy)
         self.actor = make_network(spec, policy.network.vector)
@@ -215,11 +218,10 @@ class ActorCritic:
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
 
-    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
-        """pi(.|s), and V(s) [B], for obs [B, ...]."""
-        features = self.actor.body(obs)
-        value = self.critic.head(features) if self.shared.shared_body else self.critic(obs)
-        return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
+    def traced(self, obs: Tensor) -> tuple[Bound, Tensor, Pull]:
+        """pi(.|s), V(s) [B] for obs [B, ...], and what takes the gradients of a loss by what the actor gives out and by V."""
+        outputs, value, pull = self.trace(self.actor, self.critic, self.shared.shared_body, obs)
+        return self.policy(obs, outputs), value, pull
 
     def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
         """pi(.|s), by what the actor gives out for obs [B, ...]."""

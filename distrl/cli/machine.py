@@ -179,6 +179,7 @@ def render_benchmark(benchmark: Benchmark) -> None:
     from rich.table import Table
 
     from distrl.tools.benchmark import BATCH
+    from distrl.training.progress import PHASES
 
     result, config = benchmark.result, benchmark.config
     before, after = benchmark.simulation
@@ -192,13 +193,7 @@ def render_benchmark(benchmark: Benchmark) -> None:
     table.add_row("ratio", f"{benchmark.ratio:.0%}")
     table.add_row("start-up", f"{result['startup_s']:.1f} s from the start of Python to the first training step")
     seconds = result["seconds"]
-    for phase, about in {
-        "act": "runners choosing actions",
-        "step": "runners stepping envs",
-        "snapshot": "runners recording shard states",
-        "ship": "reports on their way (and waiting) to the driver",
-        "learn": "the learner learning",
-    }.items():
+    for phase, about in PHASES.items():
         table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
     table.add_row("wait", f"{benchmark.waiting:.0%} of the time since its first update, the learner waiting")
     table.add_row("driver", f"{1e3 * benchmark.driver_s / config.rollout.shards:.2f} ms of its own a fragment")

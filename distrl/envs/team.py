@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.multi import Team, describe_team, make_team
 from distrl.envs.single import SingleShard
+from distrl.heartbeat import HEART
 from distrl.layouts import AGENT, MASK, OBSERVATION, Layout, action_layout, checked_mask, inside, split_mask
 from distrl.settings import EnvSettings
 from distrl.types import Array, Step
@@ -73,10 +73,9 @@ class TeamShard(SingleShard):
         shard: int,
         copies: int,
         layout: Layout | None = None,
-        heart: Heartbeat | None = None,
     ) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.heart = heart or Heartbeat()
+        self.heart = HEART
         self.episode, self._steps, self.frame_stack = np.zeros(copies, np.int64), np.zeros(copies, np.int64), 0
         self.envs = []
         for copy in range(copies):

@@ -12,9 +12,9 @@ import numpy as np
 
 from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
-from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.journal import Underway, compact
 from distrl.envs.shard import Shard, make_shard
+from distrl.heartbeat import HEART, at_work
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Array, Episodes, Fragment, Policy, Report, Snapshot, Weights
@@ -33,6 +33,7 @@ class Live:
     acting: Acting
 
 
+@at_work
 class Runner:
     """Rolls any fragment of any shard. Live shards are only a cache: a snapshot always suffices."""
 
@@ -49,8 +50,8 @@ class Runner:
         self.policy = copy.deepcopy(policy)  # in one process it would be shared
         self.version: int | None = None
         self.shards: dict[int, Live] = {}
-        self.heart = Heartbeat()  # and where it beats:
-        self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
+        self.heart = HEART  # and where it beats:
+        self.shard, self.iteration, self.step = -1, -1, -1
 
     def rollout(
         self, shard: int, iteration: int, message: Message, before: Before, keyframe: Weights | None = None
@@ -66,30 +67,24 @@ class Runner:
             LookupError: `before` is 'live', but the shard is not; the fragment before it must have failed.
             UserError: the shard cannot be rebuilt in time.
         """
-        self.heart.beat(-1)
-        self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
+        self.shard, self.iteration, self.step = shard, iteration, 0
         try:
             live, exact = self._live(shard, iteration, before)
-            self.heart.beat(-1)
+            self.heart.beat()
             self._load(message, keyframe)
             report, fragment = self._roll(live, message.version)
         except Exception as error:
             self.shards.pop(shard, None)
             error.add_note(f"while rolling step {self.step} of fragment {iteration} of shard {shard} of {self.env.id}")
             raise
-        finally:
-            self.busy = False
         report.unfaithful = not exact
         return report, fragment
 
-    def progress(self) -> tuple[int, str]:
-        """Heartbeats so far, and where it is now ('' when idle): what a watchdog needs to tell slow from hung."""
-        heart = self.heart
-        if not self.busy:
-            return heart.beats, ""
-        copy = "" if heart.copy < 0 else f", env copy {heart.copy} of the shard"
-        doing = f" ({heart.doing})" if heart.doing else ""
-        return heart.beats, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}{doing}"
+    def where(self) -> str:
+        """What it is rolling, for a watchdog."""
+        return (
+            f"step {self.step} of fragment {self.iteration} of shard {self.shard} of {self.env.id}{self.heart.of_copy}"
+        )
 
     def _load(self, message: Message, keyframe: Weights | None) -> None:
         if message.version != self.version:
@@ -106,7 +101,7 @@ class Runner:
         if live is not None:
             live.shard.close()
         n = self.settings.envs_per_shard
-        made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout, self.heart)
+        made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout)
         layout = self.policy.obs_layout
         rebuilt, underway = np.ones(n, bool), Underway(n, len(layout.agents))
         acting = Acting(self.policy, n * layout.rows)

@@ -96,14 +96,20 @@ def likes(wanted: int) -> Callable[[Array, Array], Array]:
     return lambda obs, action: (action == wanted).astype(float)
 
 
+def log_probs(ppo: PPO, obs: torch.Tensor) -> torch.Tensor:
+    """[B, A]"""
+    policy: Any = ppo.traced(obs)[0]
+    return policy.log_probs.t()
+
+
 def probability(ppo: PPO, action: int) -> float:
     """Of an action, on average over states."""
     obs = torch.randn(200, *ppo.obs_shape, generator=torch.Generator().manual_seed(0))
-    return ppo.forward(obs)[0].log_probs.exp()[:, action].mean().item()
+    return log_probs(ppo, obs).exp()[:, action].mean().item()
 
 
 def mean_entropy(ppo: PPO, obs: torch.Tensor) -> float:
-    policy = Categorical(probs=ppo.forward(obs)[0].log_probs.detach().exp())
+    policy = Categorical(probs=log_probs(ppo, obs).exp())
     return float(policy.entropy().mean())  # type: ignore[no-untyped-call]
 
 
@@ -142,7 +148,7 @@ def test_the_acting_policy_is_the_one_that_learns() -> None:
         ppo.update([roll(ppo, likes(1), seed=k)], k, 0.0)
     obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     action, extras = acting(ppo).act(obs, np.random.default_rng(1).random(20))
-    wanted = ppo.forward(torch.tensor(obs))[0].log_probs[torch.arange(20), torch.tensor(action)]
+    wanted = log_probs(ppo, torch.tensor(obs))[torch.arange(20), torch.tensor(action)]
     np.testing.assert_allclose(extras["log_prob"], wanted.detach(), atol=1e-5)
 
 
