@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ def train(
     plan = plan_run(config, None if resume is None else Path(resume))
     request = signals.Request()
     with _taken(plan, named=config.run_dir is not None) as (plan, keep):
+        if not (local or quiet):
+            print("Starting Ray ...", file=sys.stderr, flush=True)
         execution, config, resources = _start_execution(plan, local)
         plan = replace(plan, config=config)
         try:
@@ -78,6 +81,7 @@ def train(
                 keep()
                 observer = _start_observer(plan, quiet)
                 trainer = _make_trainer(plan, execution, resources, observer, request, told)
+                observer.console.follow(trainer.recovery.execution.doing)
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
                     return _train(plan, trainer, request, observer, since)
