@@ -257,7 +257,9 @@ class StopSettings(Settings):
     return_mean: float | Literal["auto"] | None = Field(
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
-    seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+    seconds: float | None = Field(
+        default=None, gt=0, description="wall-clock, of training in this process; the last evaluation comes after"
+    )
     grace_s: float = Field(
         default=20,
         gt=0,

@@ -48,6 +48,8 @@ def train(
     ] = None,
 ) -> None:
     """Train an agent, e.g. `distrl train ppo_cartpole seed=3 cluster.runners=2` or `distrl train --env CartPole-v1`."""
+    if not (quiet or dry_run or save_config is not None):  # what is imported now takes a second
+        err.print("Looking at the config and the env ...")
     from distrl import STARTED
     from distrl.runs.plan import plan_run
     from distrl.runs.resume import load_resumed_config

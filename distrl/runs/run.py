@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,13 @@ def train(
     told = Callbacks(callbacks)
     config = config if isinstance(config, Config) else load_config(config)
     plan = plan_run(config, None if resume is None else Path(resume))
-    return train_as(plan, lambda plan: _start_execution(plan, local), told, since=since, quiet=quiet)
+
+    def start(plan: Plan) -> tuple[Execution, Config, Resources]:
+        if not (local or quiet):
+            print("Starting Ray ...", file=sys.stderr, flush=True)
+        return _start_execution(plan, local)
+
+    return train_as(plan, start, told, since=since, quiet=quiet)
 
 
 def train_as(
@@ -103,6 +110,7 @@ def train_as(
                 trainer = _make_trainer(
                     plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
                 )
+                observer.console.follow(trainer.recovery.execution.doing)
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
                     return _train(plan, trainer, request, observer, since, pictures)
