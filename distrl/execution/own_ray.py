@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 from distrl import signals
@@ -112,9 +111,7 @@ class RayConnection:
             ) from error
 
     def _join(self, address: str) -> None:
-        token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-        if "RAY_AUTH_TOKEN" in os.environ or Path(token).exists():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        other_ray.show_token()
         _reread_token()
         address = other_ray.find(address)
         try:
