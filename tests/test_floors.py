@@ -25,6 +25,7 @@ ROOMS = [
         "json_format",
         "settings",
         "errors",
+        "heartbeat",
         "seeding",
         "files",
         "signals",

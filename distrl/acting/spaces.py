@@ -210,7 +210,8 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
             )
         if space.shape is not None and len(space.shape) > 1:
             raise UserError(
-                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Wrap the env."
+                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Set "
+                "env.wrappers=[flatten], and cut up what that gives by algorithm.coding."
             )
         if isinstance(space, gym.spaces.Discrete):
             return Discrete(int(space.n), int(space.start))
@@ -227,7 +228,8 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
         )
     if len(space.shape) != 1:
         raise UserError(
-            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}."
+            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}. Set "
+            "env.wrappers=[flatten]."
         )
     inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
     low, high = _ranges(settings, space, inputs, info.id)

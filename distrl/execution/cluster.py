@@ -8,6 +8,7 @@ from typing import Any
 
 from distrl.errors import Diverged, EnvError, UserError, WorkerLost
 from distrl.execution.own_ray import RayConnection
+from distrl.heartbeat import pulse
 
 
 class RayExecution:
@@ -17,6 +18,7 @@ class RayExecution:
         """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does."""
         self._connection = RayConnection(address, object_store_bytes)
         self._workers: dict[str, Any] = {}
+        self._killed: dict[str, str] = {}  # why, of those for which a reason is known
         import ray
 
         self.ray = ray
@@ -24,6 +26,7 @@ class RayExecution:
         self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
 
     def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Any:
+        self._connection.check()
         remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"watch": 1})
         handle = remote(cls).remote(*args)
         handle.__ray_call__.remote(_let_ray_in_soon)
@@ -38,16 +41,27 @@ class RayExecution:
         return first, second
 
     def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
+        self._connection.check()
         ready, rest = self.ray.wait(list(futures), num_returns=1, timeout=timeout, fetch_local=False)
         if ready and rest:
             ready += self.ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         done: list[Any] = ready
         return done
 
-    def get(self, future: Any) -> Any:
+    def get(self, future: Any, timeout: float | None = None) -> Any:
+        self._connection.check()
+        try:
+            return self._get(future, timeout)
+        except TimeoutError:
+            raise
+        except Exception:
+            self._connection.check()  # a Ray that dies takes more with it than one call
+            raise
+
+    def _get(self, future: Any, timeout: float | None) -> Any:
         errors = self.ray.exceptions
         try:
-            return self.ray.get(future)
+            return self.ray.get(future, timeout=timeout)
         except errors.RayTaskError as error:
             if isinstance(error.cause, (EnvError, Diverged, UserError)):
                 raise error.cause from None
@@ -67,19 +81,22 @@ class RayExecution:
     def _lost(self, error: Exception) -> WorkerLost:
         actor_id = getattr(error, "actor_id", None)
         worker = self._workers.get(actor_id) if isinstance(actor_id, str) else None
+        if worker is not None and actor_id in self._killed:
+            return WorkerLost(worker, self._killed[actor_id])
         return WorkerLost(worker, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
 
     def put(self, value: Any) -> Any:
+        self._connection.check()
         return self.ray.put(value)
 
-    def progress(self, worker: Any, method: str) -> Any:
-        try:
-            return self.ray.get(getattr(worker, method).options(concurrency_group="watch").remote(), timeout=5)
-        except (self.ray.exceptions.GetTimeoutError, self.ray.exceptions.RayActorError):
-            return None
+    def pulse(self, worker: Any) -> Any:
+        return worker.__ray_call__.options(concurrency_group="watch").remote(pulse)
 
-    def kill(self, worker: Any) -> None:
-        self._workers.pop(worker._actor_id.hex(), None)
+    def kill(self, worker: Any, why: str = "") -> None:
+        if why:  # whoever waits for what it owes will ask who is gone
+            self._killed[worker._actor_id.hex()] = why
+        else:
+            self._workers.pop(worker._actor_id.hex(), None)
         self.ray.kill(worker)
 
     def close(self) -> None:

@@ -98,19 +98,36 @@ class DuelingNetwork(Network):
         return out
 
 
-class GRU(nn.Module):
-    """A gated recurrent unit, see `distrl.acting.recurrent.RecurrentNetwork.step`, over sequences within which episodes begin."""
+def gru(given: Tensor, kept: Tensor, memory: Tensor) -> Tensor:
+    """As `distrl.acting.recurrent.gru`."""
+    size = memory.shape[1]
+    reset, update = torch.sigmoid(given[:, : 2 * size] + kept[:, : 2 * size]).chunk(2, dim=1)
+    new = torch.tanh(given[:, 2 * size :] + reset * kept[:, 2 * size :])
+    return new + update * (memory - new)
 
-    def __init__(self, features: int, size: int) -> None:
+
+def lstm(given: Tensor, kept: Tensor, memory: Tensor) -> Tensor:
+    """As `distrl.acting.recurrent.lstm`."""
+    put, forget, new, show = (given + kept).chunk(4, dim=1)
+    cell = torch.sigmoid(forget) * memory[:, new.shape[1] :] + torch.sigmoid(put) * torch.tanh(new)
+    return torch.cat([torch.sigmoid(show) * torch.tanh(cell), cell], dim=1)
+
+
+class Memory(nn.Module):
+    """A GRU or an LSTM over sequences within which episodes begin."""
+
+    def __init__(self, spec: RecurrentSpec) -> None:
         super().__init__()
-        self.input, self.hidden = nn.Linear(features, 3 * size), nn.Linear(size, 3 * size)
+        gates, features = spec.shapes()["memory.input.weight"]
+        self.spec, self.cell = spec, lstm if spec.cell == "lstm" else gru
+        self.input, self.hidden = nn.Linear(features, gates), nn.Linear(spec.memory, gates)
 
     def forward(self, features: Tensor, memory: Tensor, begins: Tensor) -> Tensor:
-        """What is remembered after each of T steps of N sequences, [T, N, H].
+        """What is remembered after each of T steps of N sequences, [T, N, M].
 
         Args:
             features: [T, N, F]
-            memory: [N, H], before the first step
+            memory: [N, M], before the first step
             begins: [T, N] bool; nothing is remembered before these steps
         """
         kept, steps = (~begins).unsqueeze(2).to(memory.dtype), []
@@ -120,26 +137,26 @@ class GRU(nn.Module):
         return torch.stack(steps)
 
     def step(self, given: Tensor, memory: Tensor) -> Tensor:
-        """What is remembered after a step, [N, H]. `given`: [N, 3 H], what `input` makes of its features."""
-        size = memory.shape[1]
-        kept = self.hidden(memory)
-        reset, update = torch.sigmoid(given[:, : 2 * size] + kept[:, : 2 * size]).chunk(2, dim=1)
-        new = torch.tanh(given[:, 2 * size :] + reset * kept[:, 2 * size :])
-        return new + update * (memory - new)
+        """What is remembered after a step, [N, M]. `given`: [N, G], what `input` makes of its features."""
+        return self.cell(given, self.hidden(memory[:, : self.spec.memory]), memory)
 
 
 class RecurrentNetwork(Network):
-    """Its head sees what a GRU remembers of the features. Called for observations alone, it takes each as an episode's first."""
+    """Its head sees what a `Memory` shows. Called for observations alone, it takes each as an episode's first."""
 
     spec: RecurrentSpec
 
     def add_layers(self) -> None:
-        self.memory = GRU(self.spec.shapes()["memory.input.weight"][1], self.spec.memory)
+        self.memory = Memory(self.spec)
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.body(obs)
-        nothing = torch.zeros(len(obs), self.spec.memory, device=obs.device)
-        return self.outputs(self.memory.step(self.memory.input(features), nothing))
+        nothing = torch.zeros(len(obs), self.spec.remembered, device=obs.device)
+        return self.outputs(self.shown(self.memory.step(self.memory.input(features), nothing)))
+
+    def shown(self, memory: Tensor) -> Tensor:
+        """What a head sees, [..., H], of what is remembered, [..., M]."""
+        return memory[..., : self.spec.memory]
 
 
 def make_body(spec: AnySpec) -> Body | OwnBody:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distrl.heartbeat import HEART
 from distrl.types import Arrays
 
 
@@ -95,6 +96,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, lr: dict[str, float]) -> None:
         """One step along the gradients that lie in the parameters."""
+        HEART.beat()
         self.t += 1
         for name, parameters in self.parameters.items():
             self.move(parameters.vector, parameters.grad, self.kept[name], lr[name])

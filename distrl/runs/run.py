@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distrl import signals
 from distrl.config import load_config
@@ -16,6 +17,8 @@ from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Resources, share_out
 from distrl.files import locked, new_directory, write_text
+from distrl.heartbeat import HEART
+from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
 from distrl.runs.origin import COPY, copy_origin
 from distrl.runs.plan import Plan, plan_run
@@ -29,6 +32,11 @@ from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.trainer import Trainer, make_trainer
 from distrl.workers.learner import choose_device, gpu_count
+
+if TYPE_CHECKING:
+    from distrl.execution.cluster import RayExecution
+
+LATE_S = 5.0  # behind `stop.grace_s`: by then whatever can end has ended
 
 
 def train(
@@ -70,7 +78,11 @@ def train(
                 keep()
                 observer = _start_observer(plan, quiet)
                 trainer = _make_trainer(plan, execution, resources, observer, request, told)
-                return _train(plan, trainer, execution, observer, since)
+                request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
+                try:
+                    return _train(plan, trainer, request, observer, since)
+                finally:
+                    trainer.recovery.execution.close()
         finally:
             execution.close()
 
@@ -98,9 +110,7 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
         device = choose_device(config.learner.device, gpu_count() if matters else 0)
         return LocalExecution(), config.on_device(device), Resources(runners=1)
-    from distrl.execution.cluster import RayExecution
-
-    execution = RayExecution(config.cluster.address, plan.object_store_bytes)
+    execution = _start_ray(plan)
     try:
         config = config.on_device(choose_device(config.learner.device, execution.gpus if torch else 0))
         return execution, config, share_out(config, execution.cpus)
@@ -109,10 +119,17 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
         raise
 
 
-def _train(plan: Plan, trainer: Trainer, execution: Execution, observer: RunObserver, since: float) -> Result:
+def _start_ray(plan: Plan) -> RayExecution:
+    from distrl.execution.cluster import RayExecution
+
+    return RayExecution(plan.config.cluster.address, plan.object_store_bytes)
+
+
+def _train(plan: Plan, trainer: Trainer, request: signals.Request, observer: RunObserver, since: float) -> Result:
     """Train with what was started, write the result and what people look at; then raise what ended the run, if it failed."""
     write_result(trainer, since, "running")
     status, error = _run(trainer)
+    request.at_last(None)
     observer.close()
     try:
         result = write_result(trainer, since, status, error)
@@ -121,7 +138,7 @@ def _train(plan: Plan, trainer: Trainer, execution: Execution, observer: RunObse
             raise
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
-        execution.close()  # plots and videos need no workers, and some memory
+        trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
         present(plan, observer)
     observer.finish(status)
     if error is not None:
@@ -177,7 +194,20 @@ def _make_trainer(
         plan.start,
         plan.origin,
     )
-    return make_trainer(job, execution, resources, observer, lambda: request.reason, callbacks)
+    again = None if isinstance(execution, LocalExecution) else lambda: _start_ray(plan)
+    return make_trainer(job, execution, resources, observer, lambda: request.reason, callbacks, again)
+
+
+def _leave(trainer: Trainer, since: float) -> None:
+    """End this process, which was asked to end long ago: an env, or what learns, hangs in it."""
+    newest = newest_checkpoint(trainer.run_dir)
+    trainer.progress.stopped = "interrupted"
+    write_result(trainer, since, "interrupted")
+    signals.tell(
+        f"This process does not come to an end: it hangs at {HEART.place or 'an unknown place'}. What was learnt since the newest "
+        f"checkpoint is lost; {'there is none yet' if newest is None else f'the run goes on from {newest}'}.\n"
+    )
+    os._exit(130)
 
 
 def _about(plan: Plan) -> dict[str, Any]:

@@ -1,8 +1,6 @@
-"""Who works for a run: the learner, and the runners, which are replaced and watched for those that hang."""
+"""Who works for a run: the learner, and the runners, which are replaced."""
 
 from __future__ import annotations
-
-import time
 
 from distrl.execution import Execution, Worker
 from distrl.execution.resources import Resources
@@ -20,7 +18,6 @@ class Crew:
         self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
         self.origin = origin
         self.runners: list[Worker] = []
-        self.started: set[Worker] = set()  # runners that have answered
 
     def learner(self, state: Arrays) -> Worker:
         """A fresh one, to go on from the state of a checkpoint; empty: from the beginning."""
@@ -44,40 +41,7 @@ class Crew:
         self.execution.kill(runner)
         self.runners[self.runners.index(runner)] = self._spawn()
 
-    def hung(self, busy: set[Worker], watch: Watch) -> list[tuple[Worker, str]]:
-        """Those of the busy runners whose heartbeat has not moved since the last look, and where they are."""
-        beats, found = {}, []
-        for runner in busy:
-            progress = self.execution.progress(runner, "progress")
-            if progress is None and runner not in self.started:
-                continue  # its process is still starting
-            beat, where = (-1, "an unknown place, for it does not answer") if progress is None else progress
-            self.started.add(runner)
-            if not where:
-                continue  # it waits for weights
-            if watch.beats.get(runner) == beat:
-                found.append((runner, where))
-            else:
-                beats[runner] = beat
-        watch.beats = beats
-        return found
-
     def _spawn(self) -> Worker:
         config, cpus = self.config, self.resources.cpus_per_runner
         arguments = config.env, config.rollout, config.seed, self.policy, config.cluster.rebuild_timeout_s
         return self.execution.spawn(Runner, *arguments, name="runner", cpus=cpus)
-
-
-class Watch:
-    """How long nothing was heard of any runner, and their heartbeats at the last look."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit, self.interval = limit, min(0.5, limit / 4)
-        self.beats: dict[Worker, int] = {}
-        self.heard()
-
-    def heard(self) -> None:
-        self.since = time.perf_counter()
-
-    def too_long(self) -> bool:
-        return time.perf_counter() - self.since > self.limit

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import EnvError, WorkerLost
+from distrl.errors import EnvError, ExecutionLost, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.files import write_directory
 from distrl.models.store import write_model
@@ -159,7 +159,7 @@ class Evaluations:
                 self._ask(asked.pending, asked.messages, asked.episodes)
             except WorkerLost as lost:
                 died += 1
-                if died == ATTEMPTS or lost.worker not in (None, self.evaluator):
+                if isinstance(lost, ExecutionLost) or died == ATTEMPTS or lost.worker not in (None, self.evaluator):
                     raise
                 self.recovery.count_restart(f"the evaluator was lost ({lost}); another takes its place")
                 self.replace()
