@@ -55,6 +55,7 @@ OWNERS = {
         "execution.other_ray",
         "execution.jobs",
         "execution.probe",
+        "execution.room",
         "execution.cluster_files",
     ],
     "yaml": ["yaml_format"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +50,10 @@ def submit(
             metavar="RUN", help="instead of a config: go on with a job's run, or with a run directory on the head"
         ),
     ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="for CPUs and GPUs that are not free; default: 900", show_default=False),
+    ] = None,
     any_versions: Annotated[
         bool, typer.Option("--any-versions", help="though the cluster has other versions: other weights may come out")
     ] = False,
@@ -66,6 +71,7 @@ def submit(
     else:
         assert resume is not None
         job, order = order_resumption(resume, words, any_versions)
+    order = order if wait is None else replace(order, wait_s=wait)
     place = out_dir or Path("runs") / job
     refuse_taken(place)
     cluster = _cluster(address)

@@ -33,6 +33,7 @@ RUNS = "~/distrl-runs"  # on the head
 LARGEST = 512 * 2**20  # of what Ray carries to a cluster in one piece
 SILENCE_S = 45.0  # after that a connection may be dead: a run says something every 10 s
 PATIENCE_S = 900.0  # so long a cluster may be away while a job is followed
+WAIT_S = 900.0  # for machines that are only just started
 READY_S = 90.0  # a head that answers may not take jobs yet for so long
 STOP_S = 120  # to write a checkpoint in
 FETCH = "distrl-fetch-"  # begins the ids of jobs that send a run directory back
@@ -128,6 +129,8 @@ class Order:
     model: Path | None = None  # a model directory or file that it begins with
     versions: Mapping[str, str] = field(default_factory=dict)  # what the cluster must have
     environment: Mapping[str, str] = field(default_factory=dict)  # what all its processes find; Ray shows it to nobody
+    room: Sequence[Mapping[str, float]] = ()  # what must be free at once before it begins, part by part
+    wait_s: float = WAIT_S  # the most that it waits for that
     module: str = on_cluster.__name__  # what is run there
 
 
@@ -366,6 +369,8 @@ def _write_payload(directory: Path, order: Order) -> list[str]:
         "resume": order.config is None,
         "overrides": list(order.overrides),
         "versions": dict(order.versions),
+        "room": list(order.room),
+        "wait_s": order.wait_s,
     }
     (handed / on_cluster.ORDER).write_text(json.dumps(wanted))
     if order.config is not None:

@@ -11,12 +11,14 @@ import json
 import os
 import platform
 import runpy
+import subprocess
 import sys
 from importlib import metadata
 from typing import Any
 
 PAYLOAD = "distrl_job"
 ORDER, ENVIRONMENT, CONFIG = "order.json", "environment.json", "config.yaml"  # in it
+ROOM = "distrl.execution.room"  # in a process of its own: a run joins Ray in its own way
 REFUSED = 2  # exit code, as of `UserError`
 
 
@@ -66,6 +68,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(REFUSED)
+    room = [sys.executable, "-m", ROOM, json.dumps(order["room"]), str(order["wait_s"])]
+    if order["room"] and (code := subprocess.run(room, check=False).returncode):
+        sys.exit(code)
     handed, run_dir = payload(), os.path.expanduser(order["run_dir"])
     new = [os.path.join(handed, CONFIG), f"run_dir={run_dir}"]
     begins = [] if order["model"] is None else [f"init_from={os.path.join(handed, order['model'])}"]

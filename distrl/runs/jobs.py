@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -48,9 +49,8 @@ def order_run(
     run_dir = config.run_dir or f"{RUNS}/{job}"
     _check_absolute(run_dir)
     config = config.model_copy(update={"run_dir": None})
-    return job, _order(
-        f"{config.algorithm.name} on {config.env.id}", run_dir, (), any_versions, config.to_yaml(), model
-    )
+    order = _order(f"{config.algorithm.name} on {config.env.id}", run_dir, (), any_versions)
+    return job, replace(order, config=config.to_yaml(), model=model, room=_room(config))
 
 
 def order_resumption(run: str, overrides: Sequence[str], any_versions: bool = False) -> tuple[str, Order]:
@@ -61,17 +61,19 @@ def order_resumption(run: str, overrides: Sequence[str], any_versions: bool = Fa
     return new_id(f"{name}-resumed"), _order(f"going on with {run_dir}", run_dir, overrides, any_versions)
 
 
-def _order(
-    what: str,
-    run_dir: str,
-    overrides: Sequence[str],
-    any_versions: bool,
-    config: str | None = None,
-    model: Path | None = None,
-) -> Order:
+def _order(what: str, run_dir: str, overrides: Sequence[str], any_versions: bool) -> Order:
     known = versions()
     wanted = {} if any_versions else {name: known[name] for name in MATTER}
-    return Order(what, known["distrl"], run_dir, overrides, config, model, wanted, _environment())
+    return Order(what, known["distrl"], run_dir, overrides, versions=wanted, environment=_environment())
+
+
+def _room(config: Config) -> list[dict[str, float]]:
+    """What must be free before the run begins: all that it says, else one CPU, from which on it makes do with what there is."""
+    runners, each = config.cluster.runners, config.cluster.cpus_per_runner
+    cpus = [{"CPU": 1.0}]
+    if isinstance(runners, int) and each is not None:
+        cpus = [{"CPU": each}] * min(runners, config.rollout.shards)
+    return [*cpus, *([{"GPU": 1.0}] if config.learner.device == "cuda" else [])]
 
 
 def _environment() -> dict[str, str]:

@@ -331,6 +331,14 @@ def test_a_wrong_token_is_told(address: str, tmp_path: Path, monkeypatch: pytest
     assert done.returncode == 2 and "RAY_AUTH_TOKEN" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_a_run_that_finds_no_room_waits_says_so_and_gives_up(address: str, tmp_path: Path) -> None:
+    asked = ["cluster.runners=3", "cluster.cpus_per_runner=1", "--wait", "8", "--address", address]
+    done = distrl("submit", write(tmp_path, SMALL), *asked, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "waiting for 3 CPUs, up to 8 s; 2 CPUs and 0 GPUs are free" in done.stdout
+    assert "error: 3 CPUs are needed at once" in done.stdout and "Traceback" not in done.stdout
+
+
 def test_a_cluster_that_is_up_is_looked_at(address: str, tmp_path: Path) -> None:
     done = distrl("cluster", "check", address, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
