@@ -148,9 +148,9 @@ def check(
 ) -> None:
     """Find out what would fail before it costs money; of a cluster that is up, what it is and what it allows."""
     if "://" in target or (":" in target and not Path(target).exists()):
-        from distrl.runs.clusters import ask, judge
+        from distrl.runs.clusters import check_up
 
-        findings = judge(ask(_cluster(target), _warn))
+        findings = check_up(_cluster(target), _warn)
     else:
         from distrl.execution.cluster_files import check_file
 

@@ -104,7 +104,8 @@ def _token(config: dict[str, Any]) -> Iterator[Finding]:
     file = Path(source).expanduser()
     if not file.exists():
         yield Finding(
-            "token", f"{source} is not there: make it with 'RAY_AUTH_MODE=token ray get-auth-token --generate'"
+            "token",
+            f"{source} is not there: make it with 'RAY_AUTH_MODE=token ray get-auth-token --generate && chmod 600 {source}'",
         )
     elif file.stat().st_mode & 0o077:
         yield Finding("token", f"others may read it: 'chmod 600 {source}'")

@@ -19,6 +19,8 @@ import shutil
 import tarfile
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,6 +156,17 @@ class Cluster:
     @property
     def ray_version(self) -> str:
         return str(self._client._server_ray_version)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it answers those alone who have its token."""
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/jobs/", timeout=OUTSIDE_S):
+                return False
+        except urllib.error.HTTPError as error:
+            return error.code in (401, 403)
+        except OSError as error:
+            raise Away(f"{self.address} does not answer ({reason(error)}). {REMEDY}") from error
 
     def submit(self, job: str, order: Order, package: Path, working_dir: Path | None = None) -> None:
         """Start a job under an id that is new. `package`: the directory of distrl, whose code it runs."""

@@ -19,6 +19,15 @@ CLOCK_S = 1.0  # more than that a clock may not be off
 FRAGMENT_MB = 1.0  # a large one
 
 
+def check_up(cluster: Cluster, warn: Callable[[str], None]) -> Iterator[Finding]:
+    """Look at a cluster that is up. Raises `UserError` where nothing can be found out."""
+    open_to_all = "nobody needs it: whoever reaches the dashboard may run code. Start Ray with RAY_AUTH_MODE=token"
+    yield Finding(
+        "token", None if cluster.is_closed else open_to_all, "none is let in without it, and it is the one here"
+    )
+    yield from judge(ask(cluster, warn))
+
+
 def ask(cluster: Cluster, warn: Callable[[str], None]) -> list[dict[str, Any]]:
     """What `distrl.execution.probe` finds out of every machine. Raises `UserError` where it finds nothing out."""
     job, said = f"{PROBE}{secrets.token_hex(4)}", list[str]()

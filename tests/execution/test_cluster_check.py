@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 
 from distrl.errors import UserError
 from distrl.execution.cluster_files import check_file
+from distrl.execution.jobs import Cluster
 from distrl.models.store import versions
 from distrl.runs.clusters import judge
 
@@ -148,3 +151,21 @@ def test_a_machine_that_is_not_like_the_others_is_named(other: dict[str, Any], w
 def test_all_machines_of_another_version_than_here_are_told() -> None:
     found = [finding for finding in judge([machine(ray="1.0"), machine(ray="1.0")]) if finding.wrong is not None]
     assert [finding.what for finding in found] == ["ray"] and "1.0 there" in (found[0].wrong or "")
+
+
+@pytest.mark.parametrize(("status", "closed"), [(200, False), (401, True), (403, True), (404, False)])
+def test_a_dashboard_that_answers_without_a_token_is_open(status: int, closed: bool) -> None:
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert "Authorization" not in self.headers
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        cluster = object.__new__(Cluster)  # which asks for more when it is made
+        cluster.address = f"http://127.0.0.1:{server.server_port}"
+        assert cluster.is_closed is closed
