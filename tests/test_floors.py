@@ -30,6 +30,7 @@ ROOMS = [
         "signals",
         "outside",
         "fragments",
+        "stores",
     ],
     ["registry", "presets", "aliases", "schema", "config"],
     ["envs.*"],
@@ -41,6 +42,7 @@ ROOMS = [
     ["models.*"],
     ["training.*"],
     ["tracking.*"],
+    ["storage.*"],
     ["reports.*"],
     ["runs.*"],
     ["tools.*"],
@@ -50,6 +52,7 @@ ROOMS = [
 OWNERS = {
     "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray"],
     "yaml": ["yaml_format"],
+    "pyarrow": ["storage.place"],
     "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
     "torch": [
         "acting.modules",
