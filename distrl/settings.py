@@ -116,8 +116,11 @@ class WrapperSettings(Settings):
 
 
 class EnvSettings(Settings):
-    id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
-    kwargs: Arguments = Field(default={}, description="keyword arguments of gymnasium.make")
+    id: str = Field(
+        description="a gymnasium id; 'module:id' imports the module first; of several agents: mpe2/..., butterfly/..., classic/... "
+        "or sisl/... of PettingZoo, such as mpe2/simple_spread_v3, or 'module:function', which makes one"
+    )
+    kwargs: Arguments = Field(default={}, description="keyword arguments of gymnasium.make, or of what makes the env")
     max_episode_steps: int | None = Field(
         default=None, ge=1, description="time limit, in steps below the wrappers; null: the env's own"
     )
@@ -192,7 +195,9 @@ class NormalizeSettings(Settings):
 class ReplaySettings(Settings):
     """The memory that an off-policy algorithm learns from."""
 
-    capacity: int = Field(default=100_000, ge=1, description="steps kept, over all shards")
+    capacity: int = Field(
+        default=100_000, ge=1, description="steps kept, over all shards; each of several agents has its own"
+    )
     shards: int = Field(default=1, ge=1, description="replay actors that share the steps; part of the arithmetic")
     start: int = Field(default=1000, ge=1, description="env steps before the first update")
     samples_per_insert: float = Field(
@@ -214,12 +219,12 @@ class ReplaySettings(Settings):
                 f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what "
                 "it does. Set replay.first_priority=max."
             )
+        copies = rollout.shards * rollout.envs_per_shard
         if use.batch_size > self.start:
             raise UserError(
                 f"algorithm.batch_size is {use.batch_size}, more than the {self.start} steps of replay.start that are "
-                f"there at the first update. Set replay.start to at least {use.batch_size}."
+                f"there at the first update. Set replay.start to at least {max(use.batch_size, use.n_step * copies + 1)}."
             )
-        copies = rollout.shards * rollout.envs_per_shard
         if self.start <= use.n_step * copies:
             raise UserError(
                 f"replay.start is {self.start}: {copies} env copies have then no whole return of "
@@ -230,6 +235,13 @@ class ReplaySettings(Settings):
                 raise UserError(
                     f"replay.shards is {self.shards}, which does not divide {name}={value}. Take a divisor."
                 )
+        self.check_capacity(config, 1)
+
+    def check_capacity(self, config: Config, agents: int) -> None:
+        """Raise `UserError` where the replay cannot hold enough of so many agents in each env copy."""
+        use, rollout = config.algorithm.replayed, config.rollout
+        assert use is not None
+        copies = rollout.shards * rollout.envs_per_shard * agents
         least = max(self.start, copies * (2 * rollout.steps + use.n_step + 16))
         if self.capacity < least:
             raise UserError(
@@ -246,6 +258,11 @@ class StopSettings(Settings):
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
     seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+    grace_s: float = Field(
+        default=20,
+        gt=0,
+        description="after Ctrl-C or SIGTERM, for the update under way and a checkpoint; then the newest one must do",
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -299,7 +316,15 @@ class ClusterSettings(Settings):
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
     )
     step_timeout_s: float = Field(
-        default=60, gt=0, description="an env copy that takes longer for a step, a reset or to be made has hung"
+        default=60,
+        gt=0,
+        description="an env copy that takes longer for a step, a reset or to be made has hung; so has any process that says "
+        "nothing for so long, and its work goes to another one",
+    )
+    update_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        description="a learner that takes longer for a minibatch, or a replay for a call, has hung",
     )
     rebuild_timeout_s: float = Field(
         default=600, gt=0, description="replaying the episodes under way of a shard may take so long"

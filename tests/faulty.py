@@ -75,7 +75,7 @@ class FaultyExecution:
         done = [f for f in futures if self._whole(f).done]
         return [done[i] for i in self.rng.permutation(len(done))]
 
-    def get(self, future: Call) -> Any:
+    def get(self, future: Call, timeout: float | None = None) -> Any:
         call = self._whole(future)
         while not call.done:
             assert call.worker is not None
@@ -89,10 +89,10 @@ class FaultyExecution:
         call.done, call.value = True, value
         return call
 
-    def progress(self, worker: FaultyWorker, method: str) -> Any:
+    def pulse(self, worker: FaultyWorker) -> None:
         return None
 
-    def kill(self, worker: FaultyWorker) -> None:
+    def kill(self, worker: FaultyWorker, why: str = "") -> None:
         worker.dead, worker.instance = True, None
         for call in worker.queue:
             self._fail(call)

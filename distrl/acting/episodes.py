@@ -16,7 +16,7 @@ class Acting:
         """New episodes: nothing is remembered yet."""
         inner = without(policy)
         self.policy, self.recurrent = policy, inner if isinstance(inner, RecurrentPolicy) else None
-        self.memory: Array | None = None  # [N, H] of a recurrent policy
+        self.memory: Array | None = None  # [N, M] of a recurrent policy
         if self.recurrent is not None:
             self.memory = self.recurrent.network.nothing(copies)
 
@@ -36,7 +36,7 @@ class Acting:
             self.memory = np.where(ended[:, None], np.float32(0), self.memory)
 
     def arrays(self) -> Arrays:
-        """What is remembered, [1, N, H], for the `extras` of a fragment that begins here; nothing where nothing can be."""
+        """What is remembered, [1, N, M], for the `extras` of a fragment that begins here; nothing where nothing can be."""
         return {} if self.memory is None else {"memory": self.memory[None]}
 
     def _outputs(self, obs: Array) -> Array:

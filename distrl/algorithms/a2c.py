@@ -66,27 +66,27 @@ class A2C(ActorCritic):
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
         batch = self.batch(fragments)
-        rates = self.rates(progress, env_steps=iteration * len(batch.obs))
+        rates = self.rates(progress, env_steps=iteration * sum(f.env_steps for f in fragments))
         if s.normalize_value:
             self.scale.update(batch.target)
         per_step = (self.scale.apply(batch.target), batch.advantage)
         columns = (batch.obs, batch.action, *(self.tensor(x).flatten() for x in per_step))
         count = len(batch.obs)
         if s.minibatches > 1:
-            order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches))
+            whole = batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches)
+            order = self.tensor(whole[: count // s.minibatches * s.minibatches])
             columns = tuple(column[order] for column in columns)
         totals = torch.zeros(4, device=self.device)
         parts = (torch.split(column, count // s.minibatches) for column in columns)
         for obs, action, target, advantage in zip(*parts, strict=True):
-            policy, value = self.forward(obs)
+            policy, value, pull = self.traced(obs)
             if s.normalize_advantage:
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            policy_loss = policy_gradient(policy.log_prob(action), advantage)
-            v_loss = value_loss(value, target, value.detach(), None)
-            entropy = policy.entropy().mean()
-            norm = self.optimizer.minimise(policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy, rates)
-            with torch.no_grad():
-                totals += torch.stack([policy_loss, v_loss, entropy, norm])
+            policy_loss, by_log_prob = policy_gradient(policy.log_prob(action), advantage)
+            v_loss, by_value = value_loss(value, target, value, None)
+            pull(policy.gradient(action, by_log_prob, -s.entropy_coef / len(value)), s.value_coef * by_value)
+            norm = self.optimizer.descend(rates)
+            totals += torch.stack([policy_loss, v_loss, policy.entropy().mean(), norm])
         names = ("policy_loss", "value_loss", "entropy", "grad_norm")
         return dict(zip(names, (totals / s.minibatches).tolist(), strict=True)) | {
             "staleness_kl": batch.staleness,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from distrl.acting.kinds import AnySpec
+from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.acting.recurrent import RecurrentPolicy
-from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
+from distrl.acting.spaces import NetworkSettings, action_distribution, encoder_of, stochastic_policy
 from distrl.errors import UserError
-from distrl.fragments import true_successors, unstacked
+from distrl.fragments import after_waiting, true_successors, unstacked
 from distrl.learning.losses import approximate_kl, vtrace
 from distrl.learning.scale import Scale
 from distrl.learning.schedules import Rate, Schedule, check_schedules
@@ -29,13 +31,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distrl.learning.distributions import Bound
+    from distrl.learning.gradients import Pull
 
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
 
 
 class MemorySettings(Base):
-    kind: Literal["gru"] = Field(default="gru", description="Cho et al. 2014, arXiv:1406.1078")
-    size: Positive = Field(default=64, description="numbers that are remembered")
+    kind: Literal["gru", "lstm"] = Field(
+        default="gru", description="Cho et al. 2014, arXiv:1406.1078, or Hochreiter and Schmidhuber 1997"
+    )
+    size: Positive = Field(default=64, description="numbers that actor and critic see of what is remembered")
 
 
 class ActorCriticSettings(NetworkSettings):
@@ -65,6 +70,11 @@ class ActorCriticSettings(NetworkSettings):
     state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
     squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
+    critic: Literal["own", "central"] = Field(
+        default="own",
+        description="of several agents. own: it sees what the agent sees; central: the env's state of all as well (MAPPO), which "
+        "is needed to learn alone",
+    )
     memory: MemorySettings | None = Field(
         default=None, description="behind the hidden layers, such as {kind: gru, size: 64}; null: none"
     )
@@ -83,6 +93,11 @@ class ActorCriticSettings(NetworkSettings):
             raise UserError(
                 "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
             )
+        if self.critic == "central" and (self.shared_body or self.network is not None):
+            key = "shared_body=false" if self.shared_body else "network=null"
+            raise UserError(
+                f"algorithm.critic is central, so that actor and critic see different things: set algorithm.{key}."
+            )
         if self.memory is not None and not self.shared_body:
             raise UserError("algorithm.memory is one that actor and critic share: set algorithm.shared_body=true.")
         if self.memory is not None and self.network is not None:
@@ -98,16 +113,36 @@ class ActorCriticSettings(NetworkSettings):
 
 def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that nothing here can take."""
+    if settings.critic == "central":
+        if info.state_space is None:
+            raise UserError(
+                f"algorithm.critic is central, which needs a state of all agents, and {info.id} tells none: its state() does not "
+                "work. Set algorithm.critic=own."
+            )
+        info = replace(info, central=True)
+    if info.turns and settings.memory is not None:
+        raise UserError(
+            f"algorithm.memory is of agents that act at every step, and those of {info.id} wait for their turns. Set it to null."
+        )
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
     policy = stochastic_policy(info, distribution, **settings.of_network)
-    return policy if settings.memory is None else RecurrentPolicy.of(policy, settings.memory.size)
+    memory = settings.memory
+    return policy if memory is None else RecurrentPolicy.of(policy, memory.size, memory.kind)
 
 
 def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:
     """The weights of version 0."""
     return policy.initial(stream(seed, "actor"))
+
+
+def critic_spec(settings: ActorCriticSettings, policy: StochasticPolicy) -> AnySpec:
+    """A network like the actor's, which gives one number; a central critic sees the state of all agents, too."""
+    spec, central = replace(policy.network.spec, outputs=1, free=0), policy.obs_layout.central
+    if central is None or not isinstance(spec, NetworkSpec):
+        return spec
+    return replace(spec, encoders=(*spec.encoders, encoder_of(central, settings.body)))
 
 
 @dataclass
@@ -118,12 +153,12 @@ class ActorCriticBatch:
     action: Tensor  # [B, ...] raw
     acted: Tensor  # [B] log pi(a|s) of the policy that acted
     began: Tensor  # [B] of the policy that the update begins with
-    value: Array  # [T, S N] by the critic that the update begins with
-    advantage: Array  # [T, S N]
+    value: Array  # [T, S N] by the critic that the update begins with; [B] where not all agents acted all the time
+    advantage: Array  # likewise
 
     @property
     def target(self) -> Array:
-        """Of the value, [T, S N]."""
+        """Of the value."""
         return self.advantage + self.value
 
     @property
@@ -132,8 +167,28 @@ class ActorCriticBatch:
         return approximate_kl(self.began - self.acted).item()
 
     def order(self, rng: np.random.Generator, size: int) -> Array:
-        """The B steps in a random order, to be cut into minibatches of `size`."""
-        return rng.permutation(len(self.obs))
+        """The B steps in a random order, to be cut into whole minibatches of `size`; a rest is left out."""
+        return rng.permutation(len(self.obs))[: len(self.obs) // size * size or None]
+
+
+def advantages(
+    fragments: list[Fragment], value: Array, final: Array, age: Array, gamma: float, gae_lambda: float
+) -> tuple[Array, Array | None]:
+    """Of the steps of an iteration, [T, S N]; and [T, S N] bool: which are steps, where agents do not all act all the time.
+
+    Args:
+        value, final: V [T + 1, S N] of all observations, and [E] of the last ones of episodes, fragment by fragment
+        age: [T S N] log of how much likelier each action is by now
+    """
+    terminated, ended, reward = (
+        np.concatenate([getattr(f, name) for f in fragments], axis=1) for name in ("terminated", "ended", "reward")
+    )
+    next_value = true_successors(value[1:], final, fragments)
+    next_value[terminated] = 0.0
+    learnt, active = None, [f.active for f in fragments if f.active is not None]
+    if active:
+        reward, next_value, ended, learnt = after_waiting(np.concatenate(active, axis=1), reward, next_value, ended)
+    return vtrace(age.reshape(ended.shape), reward, value[:-1], next_value, ended, gamma, gae_lambda, learnt), learnt
 
 
 class ActorCritic:
@@ -146,13 +201,15 @@ class ActorCritic:
 
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
+        from distrl.learning.gradients import traced_pair
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
         self.torch, self.shared, self.seed, self.device = torch, settings, seed, device
-        self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
+        self.bind, self.trace = bind, traced_pair
+        self.distribution, self.obs_shape = policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
-        spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
+        spec, value_spec = policy.network.spec, critic_spec(settings, policy)
         self.actor = make_network(spec, policy.network.vector)
         self.critic = make_network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
         critic: nn.Module = self.critic.head if settings.shared_body else self.critic
@@ -161,11 +218,10 @@ class ActorCritic:
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
 
-    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
-        """pi(.|s), and V(s) [B], for obs [B, ...]."""
-        features = self.actor.body(obs)
-        value = self.critic.head(features) if self.shared.shared_body else self.critic(obs)
-        return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
+    def traced(self, obs: Tensor) -> tuple[Bound, Tensor, Pull]:
+        """pi(.|s), V(s) [B] for obs [B, ...], and what takes the gradients of a loss by what the actor gives out and by V."""
+        outputs, value, pull = self.trace(self.actor, self.critic, self.shared.shared_body, obs)
+        return self.policy(obs, outputs), value, pull
 
     def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
         """pi(.|s), by what the actor gives out for obs [B, ...]."""
@@ -200,16 +256,13 @@ class ActorCritic:
         acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
         began = self.log_prob(obs, action)
         value = self.values(seen)
-        terminated, ended, reward = (
-            np.concatenate([getattr(f, name) for f in fragments], axis=1) for name in ("terminated", "ended", "reward")
-        )
         final = self.values(np.concatenate([f.final_obs for f in fragments]))
-        next_value = true_successors(value[1:], final, fragments)
-        next_value[terminated] = 0.0
-        age = (began - acted).cpu().numpy().reshape(ended.shape) if self.shared.vtrace else np.zeros(ended.shape)
-        s = self.shared
-        advantage = vtrace(age, reward, value[:-1], next_value, ended, s.gamma, s.gae_lambda)
-        return ActorCriticBatch(obs, action, acted, began, value[:-1], advantage)
+        age = (began - acted).cpu().numpy() if self.shared.vtrace else np.zeros(len(obs))
+        advantage, learnt = advantages(fragments, value, final, age, self.shared.gamma, self.shared.gae_lambda)
+        if learnt is None or learnt.all():
+            return ActorCriticBatch(obs, action, acted, began, value[:-1], advantage)
+        obs, action, acted, began = (x[self.tensor(learnt).flatten()] for x in (obs, action, acted, began))
+        return ActorCriticBatch(obs, action, acted, began, value[:-1][learnt], advantage[learnt])
 
     def rates(self, progress: float, env_steps: int) -> dict[str, float]:
         """Learning rates of now, by what they are of."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distrl.learning.distributions import Bound
+    from distrl.learning.gradients import Pull
     from distrl.learning.networks import RecurrentNetwork
 
 
@@ -31,8 +32,8 @@ class Sequences:
     """
 
     obs: Tensor  # [R + E, ...]
-    memory: Tensor  # [R + E, H]: what is remembered behind each, by the weights that the update begins with
-    first: Tensor  # [C, H]: before the first step, by the weights that acted
+    shown: Tensor  # [R + E, H]: what heads see behind each, by the weights that the update begins with
+    first: Tensor  # [C, M]: what is remembered before the first step, by the weights that acted
     begins: Tensor  # [T + 1, C] bool: the step is the first of an episode that begins within
 
 
@@ -79,25 +80,37 @@ class Recurrent(ActorCritic):
             # In the order of the last observations: fragment by fragment, and step by step in each.
             before = torch.cat([m[self.tensor(f.ended)] for m, f in zip(by_fragment, fragments, strict=True)])
             behind = network.memory.step(network.memory.input(last), before)
-        return Sequences(torch.cat([seen, final]), torch.cat([memory.flatten(0, 1), behind]), first, begins)
+        shown = network.shown(torch.cat([memory.flatten(0, 1), behind]))
+        return Sequences(torch.cat([seen, final]), shown, first, begins)
 
-    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
-        """pi(.|s, h) and V(s, h) [B] for rows [B] of whole sequences, in the order of `SequenceBatch.order`."""
+    def traced(self, obs: Tensor) -> tuple[Bound, Tensor, Pull]:
+        """For rows [B] of whole sequences, in the order of `SequenceBatch.order`; else as of ActorCritic."""
+        from distrl.learning.gradients import recorded  # here: settings are checked, and runners started, without torch
+
+        (outputs, value), pull = recorded(self.outputs, obs)
+        return self.policy(obs, outputs), value, pull
+
+    def outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the actor gives out, and V(s, h) [B], for such rows."""
         network, known = cast("RecurrentNetwork", self.actor), self.sequences
         steps = len(known.begins) - 1
-        seen, chosen = known.obs[obs], obs.view(steps, -1)[0]  # of step 0 the row is the column
-        features = network.body(seen).view(steps, len(chosen), -1)
+        chosen = obs.view(steps, -1)[0]  # of step 0 the row is the column
+        features = network.body(known.obs[obs]).view(steps, len(chosen), -1)
         memory = network.memory(features, known.first[chosen], known.begins[:-1, chosen]).flatten(0, 1)
-        return self.policy(seen, network.outputs(memory)), self.critic.head(memory).squeeze(1)
+        shown = network.shown(memory)
+        return network.outputs(shown), self.critic.head(shown).squeeze(1)
+
+    def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
+        """pi(.|s, h), by what the actor gives out for rows [B]."""
+        return super().policy(self.sequences.obs[obs], outputs)
 
     def values(self, obs: Array) -> Array:
         """V(s, h) [...] for rows [...], with the weights that the update begins with."""
         with self.torch.no_grad():
-            value = self.critic.head(self.sequences.memory[self.tensor(obs)]).squeeze(-1)
+            value = self.critic.head(self.sequences.shown[self.tensor(obs)]).squeeze(-1)
         return self.scale.undo(value.cpu().numpy())
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """log pi(a|s, h) [B] for rows [B], likewise."""
         with self.torch.no_grad():
-            outputs = self.actor.outputs(self.sequences.memory[obs])
-            return self.policy(self.sequences.obs[obs], outputs).log_prob(action)
+            return self.policy(obs, self.actor.outputs(self.sequences.shown[obs])).log_prob(action)

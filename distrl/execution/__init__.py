@@ -35,17 +35,17 @@ class Execution(Protocol):
     def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
         """The futures that are done (or failed), at least one unless `timeout` seconds pass."""
 
-    def get(self, future: Future) -> Any:
-        """A result. Raises `WorkerLost`, or what the worker raised, with its traceback."""
+    def get(self, future: Future, timeout: float | None = None) -> Any:
+        """A result. Raises `WorkerLost`, or what the worker raised, with its traceback; TimeoutError after so many seconds."""
 
     def put(self, value: Any) -> Future:
         """A value that is sent once and read by many."""
 
-    def progress(self, worker: Worker, method: str) -> Any:
-        """Call a method beside the one that runs; None where that is impossible or gives no answer in time."""
+    def pulse(self, worker: Worker) -> Future | None:
+        """`distrl.heartbeat.pulse` of a worker, whatever it does; None where nobody could tell, as it works in this process."""
 
-    def kill(self, worker: Worker) -> None:
-        """End a worker at once, whatever it does."""
+    def kill(self, worker: Worker, why: str = "") -> None:
+        """End a worker at once, whatever it does. `why`: for the `WorkerLost` of what it owes."""
 
     def close(self) -> None:
         """End all workers and all that this execution started."""

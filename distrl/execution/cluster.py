@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from distrl.errors import Diverged, EnvError, UserError, WorkerLost
 from distrl.execution import SEAT
 from distrl.execution.own_ray import RayConnection
 from distrl.execution.resources import Node, Seat
+from distrl.heartbeat import pulse
+
+
+class Connection(Protocol):
+    """This process connected to a Ray."""
+
+    def check(self) -> None:
+        """Raises `ExecutionLost` where that Ray has died."""
+
+    def close(self) -> None:
+        """Leave it."""
 
 
 class RayExecution:
@@ -18,14 +29,17 @@ class RayExecution:
 
     def __init__(self, address: str, object_store_bytes: int) -> None:
         """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does."""
-        self._connection = RayConnection(address, object_store_bytes)
-        self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
-        self._seats: dict[str, Seat] = {}
-        self._begun: dict[str, Any] = {}  # futures of their first calls
-        self._joined = address != "local"
+        self._use(RayConnection(address, object_store_bytes), joined=address != "local")
+
+    def _use(self, connection: Connection, joined: bool) -> None:
+        """`joined`: others use this Ray, too, and its nodes come and go."""
         import ray
 
-        self.ray = ray
+        self.ray, self._connection, self._joined = ray, connection, joined
+        self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
+        self._killed: dict[str, str] = {}  # why, of those for which a reason is known
+        self._seats: dict[str, Seat] = {}
+        self._begun: dict[str, Any] = {}  # futures of their first calls
 
     def nodes(self) -> list[Node]:
         if not self._joined:
@@ -56,6 +70,7 @@ class RayExecution:
         )
 
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Any:
+        self._connection.check()
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         where = NodeAffinitySchedulingStrategy(seat.node, soft=False) if seat.node else None
@@ -83,16 +98,27 @@ class RayExecution:
         return first, second
 
     def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
+        self._connection.check()
         ready, rest = self.ray.wait(list(futures), num_returns=1, timeout=timeout, fetch_local=False)
         if ready and rest:
             ready += self.ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         done: list[Any] = ready
         return done
 
-    def get(self, future: Any) -> Any:
+    def get(self, future: Any, timeout: float | None = None) -> Any:
+        self._connection.check()
+        try:
+            return self._get(future, timeout)
+        except TimeoutError:
+            raise
+        except Exception:
+            self._connection.check()  # a Ray that dies takes more with it than one call
+            raise
+
+    def _get(self, future: Any, timeout: float | None) -> Any:
         errors = self.ray.exceptions
         try:
-            return self.ray.get(future)
+            return self.ray.get(future, timeout=timeout)
         except errors.RayTaskError as error:
             if isinstance(error.cause, (EnvError, Diverged, UserError)):
                 raise error.cause from None
@@ -117,20 +143,25 @@ class RayExecution:
     def _lost(self, error: Exception) -> WorkerLost:
         actor_id = getattr(error, "actor_id", None)
         worker = self._workers.get(actor_id) if isinstance(actor_id, str) else None
+        if worker is not None and actor_id in self._killed:
+            return WorkerLost(worker, self._killed[actor_id])
         return WorkerLost(worker, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
 
     def put(self, value: Any) -> Any:
+        self._connection.check()
         return self.ray.put(value)
 
-    def progress(self, worker: Any, method: str) -> Any:
-        try:
-            return self.ray.get(getattr(worker, method).options(concurrency_group="watch").remote(), timeout=5)
-        except self.ray.exceptions.RayError:
-            return None
+    def pulse(self, worker: Any) -> Any:
+        return worker.__ray_call__.options(concurrency_group="watch").remote(pulse)
 
-    def kill(self, worker: Any) -> None:
-        for known in (self._workers, self._seats, self._begun):
-            known.pop(worker._actor_id.hex(), None)
+    def kill(self, worker: Any, why: str = "") -> None:
+        actor = worker._actor_id.hex()
+        if why:  # whoever waits for what it owes will ask who is gone
+            self._killed[actor] = why
+        else:
+            self._workers.pop(actor, None)
+        for known in (self._seats, self._begun):
+            known.pop(actor, None)
         self.ray.kill(worker)
 
     def close(self) -> None:

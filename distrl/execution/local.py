@@ -51,7 +51,7 @@ class LocalExecution:
     def wait(self, futures: Sequence[Done], timeout: float) -> list[Done]:
         return list(futures)
 
-    def get(self, future: Done) -> Any:
+    def get(self, future: Done, timeout: float | None = None) -> Any:
         if future.error is not None:
             raise future.error
         return future.value
@@ -59,10 +59,10 @@ class LocalExecution:
     def put(self, value: Any) -> Done:
         return Done(value)
 
-    def progress(self, worker: LocalWorker, method: str) -> Any:
+    def pulse(self, worker: LocalWorker) -> None:
         return None
 
-    def kill(self, worker: LocalWorker) -> None:
+    def kill(self, worker: LocalWorker, why: str = "") -> None:
         worker.instance = None
 
     def close(self) -> None:

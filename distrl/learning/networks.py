@@ -16,6 +16,8 @@ from distrl.acting.recurrent import RecurrentSpec
 from distrl.learning.encoders import TorchEncoder
 from distrl.types import Array
 
+Part = Callable[[Tensor], Tensor]  # of a layer: a module, or its activation
+
 
 class Body(nn.Module):
     """Encoders and hidden layers: flat observations [B, ...] to features [B, hidden[-1]]."""
@@ -30,13 +32,22 @@ class Body(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(width) for width in spec.hidden if spec.layer_norm)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
+    def encode(self, obs: Tensor) -> Tensor:
+        encoded = [encoder(obs) for encoder in self.encoders]
+        return encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
+
+    def parts(self, layers: int | None = None) -> list[Part]:
+        """Of the hidden layers, or of the first so many, in the order in which they are called."""
+        found: list[Part] = []
+        for i, layer in enumerate(list(self.hidden)[:layers]):
+            found += [layer, self.norm[i], self.activation] if self.norm else [layer, self.activation]
+        return found
+
     def forward(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
-        encoded = [encoder(obs) for encoder in self.encoders]
-        x = encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
-        for i in range(len(self.hidden) if layers is None else layers):
-            x = self.hidden[i](x)
-            x = self.activation(self.norm[i](x) if self.norm else x)
+        x = self.encode(obs)
+        for part in self.parts(layers):
+            x = part(x)
         return x
 
 
@@ -98,19 +109,36 @@ class DuelingNetwork(Network):
         return out
 
 
-class GRU(nn.Module):
-    """A gated recurrent unit, see `distrl.acting.recurrent.RecurrentNetwork.step`, over sequences within which episodes begin."""
+def gru(given: Tensor, kept: Tensor, memory: Tensor) -> Tensor:
+    """As `distrl.acting.recurrent.gru`."""
+    size = memory.shape[1]
+    reset, update = torch.sigmoid(given[:, : 2 * size] + kept[:, : 2 * size]).chunk(2, dim=1)
+    new = torch.tanh(given[:, 2 * size :] + reset * kept[:, 2 * size :])
+    return new + update * (memory - new)
 
-    def __init__(self, features: int, size: int) -> None:
+
+def lstm(given: Tensor, kept: Tensor, memory: Tensor) -> Tensor:
+    """As `distrl.acting.recurrent.lstm`."""
+    put, forget, new, show = (given + kept).chunk(4, dim=1)
+    cell = torch.sigmoid(forget) * memory[:, new.shape[1] :] + torch.sigmoid(put) * torch.tanh(new)
+    return torch.cat([torch.sigmoid(show) * torch.tanh(cell), cell], dim=1)
+
+
+class Memory(nn.Module):
+    """A GRU or an LSTM over sequences within which episodes begin."""
+
+    def __init__(self, spec: RecurrentSpec) -> None:
         super().__init__()
-        self.input, self.hidden = nn.Linear(features, 3 * size), nn.Linear(size, 3 * size)
+        gates, features = spec.shapes()["memory.input.weight"]
+        self.spec, self.cell = spec, lstm if spec.cell == "lstm" else gru
+        self.input, self.hidden = nn.Linear(features, gates), nn.Linear(spec.memory, gates)
 
     def forward(self, features: Tensor, memory: Tensor, begins: Tensor) -> Tensor:
-        """What is remembered after each of T steps of N sequences, [T, N, H].
+        """What is remembered after each of T steps of N sequences, [T, N, M].
 
         Args:
             features: [T, N, F]
-            memory: [N, H], before the first step
+            memory: [N, M], before the first step
             begins: [T, N] bool; nothing is remembered before these steps
         """
         kept, steps = (~begins).unsqueeze(2).to(memory.dtype), []
@@ -120,26 +148,26 @@ class GRU(nn.Module):
         return torch.stack(steps)
 
     def step(self, given: Tensor, memory: Tensor) -> Tensor:
-        """What is remembered after a step, [N, H]. `given`: [N, 3 H], what `input` makes of its features."""
-        size = memory.shape[1]
-        kept = self.hidden(memory)
-        reset, update = torch.sigmoid(given[:, : 2 * size] + kept[:, : 2 * size]).chunk(2, dim=1)
-        new = torch.tanh(given[:, 2 * size :] + reset * kept[:, 2 * size :])
-        return new + update * (memory - new)
+        """What is remembered after a step, [N, M]. `given`: [N, G], what `input` makes of its features."""
+        return self.cell(given, self.hidden(memory[:, : self.spec.memory]), memory)
 
 
 class RecurrentNetwork(Network):
-    """Its head sees what a GRU remembers of the features. Called for observations alone, it takes each as an episode's first."""
+    """Its head sees what a `Memory` shows. Called for observations alone, it takes each as an episode's first."""
 
     spec: RecurrentSpec
 
     def add_layers(self) -> None:
-        self.memory = GRU(self.spec.shapes()["memory.input.weight"][1], self.spec.memory)
+        self.memory = Memory(self.spec)
 
     def forward(self, obs: Tensor) -> Tensor:
         features = self.body(obs)
-        nothing = torch.zeros(len(obs), self.spec.memory, device=obs.device)
-        return self.outputs(self.memory.step(self.memory.input(features), nothing))
+        nothing = torch.zeros(len(obs), self.spec.remembered, device=obs.device)
+        return self.outputs(self.shown(self.memory.step(self.memory.input(features), nothing)))
+
+    def shown(self, memory: Tensor) -> Tensor:
+        """What a head sees, [..., H], of what is remembered, [..., M]."""
+        return memory[..., : self.spec.memory]
 
 
 def make_body(spec: AnySpec) -> Body | OwnBody:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import UserError
-from distrl.reports.runs import NOT_LEARNT, read_config, read_file
+from distrl.reports.runs import NOT_LEARNT, read_config, read_result
 from distrl.types import Evaluation
 from distrl.yaml_format import write_yaml
 
 
 def model_card(run_dir: Path) -> str:
     """Markdown about the best model of a run. Raises `UserError` where the run's files cannot be read."""
-    config, result = read_config(run_dir), _read_result(run_dir)
+    config, result = read_config(run_dir), read_result(run_dir)
     data = result.get("evaluation")
     evaluation = None if data is None else Evaluation.from_json(data)
     lines = [f"# {config['algorithm']['name']} on {config['env']['id']}", ""]
@@ -24,17 +22,9 @@ def model_card(run_dir: Path) -> str:
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _facts(config, result, evaluation).items() if value]
     remembers = config["algorithm"].get("memory") is not None
-    lines += ["", "## Use", "", *_use(run_dir / "best", remembers), ""]
+    lines += ["", "## Use", "", *_use(Path(run_dir.name) / "best", remembers), ""]
     lines += ["## Hyperparameters", "", *_hyperparameters(config)]
     return "\n".join(lines) + "\n"
-
-
-def _read_result(run_dir: Path) -> dict[str, Any]:
-    file = run_dir / "result.json"
-    try:
-        return dict(json.loads(read_file(file)))
-    except (ValueError, TypeError):
-        raise UserError(f"{file} is not the result of a run.") from None
 
 
 def _score(evaluation: Evaluation) -> list[str]:
@@ -71,7 +61,7 @@ def _facts(
 
 
 def _origin(source: Mapping[str, Any] | None) -> str | None:
-    return None if source is None else f"the weights of {source['path']} (sha256 {source['weights_sha256']})"
+    return None if source is None else f"the weights of {Path(source['path']).name} (sha256 {source['weights_sha256']})"
 
 
 def _number(value: float | str | None, unit: str = "") -> str | None:
@@ -86,7 +76,7 @@ def _use(model: Path, remembers: bool) -> list[str]:
         "```python",
         "from distrl import load_policy",
         "",
-        f"policy = load_policy({str(model)!r})",
+        f"policy = load_policy({str(model)!r})  # wherever this directory lies",
         *(["policy.reset()  # where an episode begins: this policy remembers"] if remembers else []),
         "action = policy.act(obs)",
         "```",
@@ -94,5 +84,5 @@ def _use(model: Path, remembers: bool) -> list[str]:
 
 
 def _hyperparameters(config: Mapping[str, Any]) -> list[str]:
-    learnt = {key: value for key, value in config.items() if key not in NOT_LEARNT}
+    learnt = {key: value for key, value in config.items() if key not in (*NOT_LEARNT, "init_from")}
     return ["```yaml", write_yaml(learnt).rstrip(), "```"]

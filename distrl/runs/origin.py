@@ -30,6 +30,7 @@ SETTINGS = {  # what a user sets of a description
     "network.layer_norm": "algorithm.layer_norm",
     "network.dueling": "algorithm.dueling",
     "network.memory": "algorithm.memory.size",
+    "network.cell": "algorithm.memory.kind",
     "distribution.squash": "algorithm.squash",
     "distribution.state_dependent": "algorithm.state_dependent_std",
     "capacity": "algorithm.capacity",
@@ -88,9 +89,9 @@ def _misfit(there: Any, here: Any, about: Mapping[str, Any], info: EnvInfo) -> s
     if all(normalised):
         there, here = there["inner"], here["inner"]
     if {there["type"], here["type"]} == {"stochastic", "recurrent"}:
-        memory = there["network"].get("memory")
-        what, remedy = "remembers", f"algorithm.memory={json.dumps({'size': memory})} algorithm.shared_body=true"
-        if memory is None:
+        memory = {"kind": there["network"].get("cell"), "size": there["network"].get("memory")}
+        what, remedy = "remembers", f"algorithm.memory={json.dumps(memory)} algorithm.shared_body=true"
+        if memory["size"] is None:
             what, remedy = "remembers nothing", "algorithm.memory=null"
         return f"It {what}, and this run's policy does not do so. Set {remedy}."
     if there["type"] != here["type"]:

@@ -20,7 +20,6 @@ from distrl.tracking.where import without_credentials
 
 NAME = "storage"
 REST_S, LONGEST_REST_S = 1.0, 30.0  # between two looks at the directory: four times as long as the last one took
-FINISH_S = 300.0  # for what is left at the end
 STALL_S = 60.0  # without any sign of progress, after which the store is said to hang
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 LOG = logging.getLogger("distrl.storage")
@@ -45,7 +44,7 @@ class StorageCopy(Companion):
                 return f"{self.address} has all of this run again."
         return None
 
-    def finish(self, timeout: float = FINISH_S) -> str | None:
+    def finish(self, timeout: float) -> str | None:
         """Copy all that is left. Returns a warning where `timeout` s were not enough."""
         if self.end("ended", timeout) == 0:
             return None

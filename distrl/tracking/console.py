@@ -20,7 +20,7 @@ class Copy(Protocol):
 
     def poll(self) -> str | None: ...
 
-    def finish(self) -> str | None: ...
+    def finish(self, timeout: float) -> str | None: ...
 
 
 class RunObserver:
@@ -55,9 +55,11 @@ class RunObserver:
 
     def finish(self, status: str) -> None:
         """Wait until MLflow has all of the run, and knows how it ended, and until the copy of it is whole."""
-        if self.tracker is not None and (behind := self.tracker.finish(ENDS[status], timeout=60)):
+        if self.tracker is not None and (
+            behind := self.tracker.finish(ENDS[status], timeout=10 if status == "interrupted" else 60)
+        ):
             self.warn(behind)
-        if self.copy is not None and (behind := self.copy.finish()):
+        if self.copy is not None and (behind := self.copy.finish(60 if status == "interrupted" else 300)):
             self.warn(behind)
 
 

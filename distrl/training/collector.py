@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from distrl.envs.journal import Journal
-from distrl.errors import EnvError, WorkerLost
+from distrl.errors import EnvError, ExecutionLost, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
-from distrl.training.crew import Crew, Watch
+from distrl.training.crew import Crew
 from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.schedule import Key, make_schedule
 from distrl.training.updates import Updates
@@ -79,7 +79,6 @@ class Collector:
 
     def collect(self) -> tuple[list[Future], list[Report]]:
         """The fragments of the iteration and their reports, when all have come and the learner is at most `lag` behind."""
-        watch = Watch(self.config.cluster.step_timeout_s)
         while (
             batch := self.schedule.batch(self.progress.iteration, self.fragments)
         ) is None or self._learner_is_behind():
@@ -88,17 +87,14 @@ class Collector:
             # Wait only for each shard's oldest fragment; later ones depend on it.
             oldest = {asked.key[0]: future for future, asked in reversed(self.asked.items())}
             learning = self.updates.oldest
-            done = self.recovery.wait([*oldest.values(), *learning], watch.interval)
+            done = self.recovery.wait([*oldest.values(), *learning], 0.5)
             for future in done:
                 if future in learning:
                     self.updates.settle(len(self.updates.unsettled) - 1)
                 else:
                     self._take(future)
-                    watch.heard()
             if done:
                 self.ask_ahead()
-            if batch is None and watch.too_long():
-                self.retries.replace_hung(watch)
         for shard, number in batch:
             self.learnt[shard] = number + 1
         taken = [self.fragments.pop(key) for key in batch]
@@ -134,6 +130,8 @@ class Collector:
         except EnvError as error:
             self.retries.after_error(asked, error)
             return
+        except ExecutionLost:
+            raise
         except WorkerLost as lost:
             if lost.worker is None or lost.worker in self.crew.all_runners:
                 self.retries.after_loss(asked.runner, lost)
@@ -141,7 +139,6 @@ class Collector:
                 raise
             return  # else of a runner that was replaced already
         del self.asked[future]
-        self.crew.started.add(asked.runner)
         report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
         self.fragments[asked.key] = asked.fragment, report
         self.journals[asked.key[0]].add(report.after, report.actions)
@@ -186,10 +183,3 @@ class Retries:
             self.recovery.count_restart(f"a runner was lost ({lost}); another takes its place")
         for key in owed.values():
             self.collector.ask(key)
-
-    def replace_hung(self, watch: Watch) -> None:
-        """Replace runners whose heartbeat has not moved since the last look."""
-        for runner, where in self.crew.hung({asked.runner for asked in self.collector.asked.values()}, watch):
-            message = f"{self.config.env.id} hung for more than {watch.limit:g} s at {where}"
-            self.after_loss(runner, WorkerLost(runner, message))
-        watch.heard()

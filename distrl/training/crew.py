@@ -41,7 +41,6 @@ class Crew:
         self.coming: list[Worker] = []  # whose processes are starting
         self.leaving: list[Worker] = []  # who may finish what they were asked for
         self.seats: dict[Worker, Seat] = {}  # of all these
-        self.started: set[Worker] = set()  # runners that have answered
         self.dealt: dict[int, Worker] = {}  # by shard
         self.live: dict[int, Worker] = {}  # by shard: the runner that has it, which need not be sent a snapshot
         self.seated = resources  # where learner and replays are
@@ -59,7 +58,10 @@ class Crew:
 
     def replay(self, number: int, state: Arrays) -> Worker:
         """A fresh one, as `learner`."""
-        arguments, seat = (self.config, number, state or None), self.resources.replay(number)
+        arguments, seat = (
+            (self.config, number, state or None, self.policy.obs_layout.rows),
+            self.resources.replay(number),
+        )
         return self.execution.spawn(Replay, *arguments, name="replay", seat=seat)
 
     def evaluator(self, env: EnvSettings) -> Worker:
@@ -148,24 +150,6 @@ class Crew:
             self.start()
         return anew
 
-    def hung(self, busy: set[Worker], watch: Watch) -> list[tuple[Worker, str]]:
-        """Those of the busy runners whose heartbeat has not moved since the last look, and where they are."""
-        beats, found = {}, []
-        for runner in busy:
-            progress = self.execution.progress(runner, "progress")
-            if progress is None and runner not in self.started:
-                continue  # its process is still starting
-            beat, where = (-1, "an unknown place, for it does not answer") if progress is None else progress
-            self.started.add(runner)
-            if not where:
-                continue  # it waits for weights
-            if watch.beats.get(runner) == beat:
-                found.append((runner, where))
-            else:
-                beats[runner] = beat
-        watch.beats = beats
-        return found
-
     def _spawn(self, seat: Seat) -> Worker:
         config = self.config
         arguments = config.env, config.rollout, config.seed, self.policy, config.cluster.rebuild_timeout_s
@@ -220,18 +204,3 @@ class Crew:
         news = [f"{'a node' if n == 1 else f'{n} nodes'} {what}" for n, what in ((came, "came"), (left, "left")) if n]
         runners, nodes = len(self.resources.runners), len(self.resources.nodes)
         self.recovery.observer.note(f"{' and '.join(news)}: {runners} runners on {nodes} nodes now")
-
-
-class Watch:
-    """How long nothing was heard of any runner, and their heartbeats at the last look."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit, self.interval = limit, min(0.5, limit / 4)
-        self.beats: dict[Worker, int] = {}
-        self.heard()
-
-    def heard(self) -> None:
-        self.since = time.perf_counter()
-
-    def too_long(self) -> bool:
-        return time.perf_counter() - self.since > self.limit

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import EnvError, WorkerLost
+from distrl.errors import EnvError, ExecutionLost, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.files import write_directory
 from distrl.models.store import write_model
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
-from distrl.training.progress import Pending
+from distrl.training.progress import PAUSED, Pending
 from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.updates import Updates
 from distrl.types import Evaluation, Policy, Weights
@@ -74,7 +74,7 @@ class Evaluations:
     def finish(self) -> dict[str, float]:
         """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
         k, metrics = self.progress.iteration, dict[str, float]()
-        if self.recovery.callbacks.error is not None:  # the run fails
+        if self.progress.stopped == PAUSED or self.recovery.callbacks.error is not None:  # it goes on later, or fails
             return metrics
         if self.config.evaluation_every:
             if all(pending.version != k for pending in self.progress.pending):
@@ -160,7 +160,7 @@ class Evaluations:
                 self._ask(asked.pending, asked.messages, asked.episodes)
             except WorkerLost as lost:
                 died += 1
-                if died == ATTEMPTS or lost.worker not in (None, self.evaluator):
+                if isinstance(lost, ExecutionLost) or died == ATTEMPTS or lost.worker not in (None, self.evaluator):
                     raise
                 self.recovery.count_restart(f"the evaluator was lost ({lost}); another takes its place")
                 self.replace()

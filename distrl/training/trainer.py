@@ -16,6 +16,7 @@ from collections.abc import Callable
 from distrl.errors import WorkerLost
 from distrl.execution import Execution, Worker
 from distrl.execution.resources import Resources
+from distrl.execution.watched import WatchedExecution
 from distrl.training.callbacks import Callbacks
 from distrl.training.checkpoints import Checkpoints
 from distrl.training.collector import Collector
@@ -50,7 +51,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until something ends the run: `progress.stopped` tells what."""
-        self.checkpoints.load()
+        self.checkpoints.begin()
         self.recovery.restarts = self.progress.restarts
         while True:
             try:
@@ -61,7 +62,7 @@ class Trainer:
                 return
             except Interrupted as interruption:
                 if not self.recovery.decided:  # else all but the last evaluation is written
-                    self.checkpoints.save()
+                    self.checkpoints.leave()
                 self.progress.stopped = str(interruption)
                 return
             except WorkerLost as lost:
@@ -105,9 +106,16 @@ def make_trainer(
     observer: Observer,
     interrupted: Callable[[], str | None],
     callbacks: Callbacks | None = None,
+    again: Callable[[], Execution] | None = None,
 ) -> Trainer:
-    """The parts of a run, put together. `interrupted`: asked often; a reason ends the run with a checkpoint."""
+    """The parts of a run, put together.
+
+    Args:
+        interrupted: asked often; a reason ends the run with a checkpoint
+        again: starts another execution where this one dies; raises `UserError` where there is none
+    """
     config, policy = job.config, job.policy
+    execution = WatchedExecution(execution, config.cluster, again, lambda: recovery.patience())
     recovery = Recovery(config, execution, observer, interrupted, callbacks)
     ledger = Ledger(config, job.threshold, recovery, observer)
     crew = Crew(config, policy, execution, resources, job.origin, recovery)

@@ -56,9 +56,7 @@ class Updates:
         """Record the rows of all but the `keep` newest updates, waiting for them."""
         while len(self.unsettled) > keep:
             future, row = self.unsettled[0]
-            while not self.recovery.wait([future], 0.5):
-                pass
-            metrics: dict[str, float] = self.execution.get(future)
+            metrics: dict[str, float] = self.recovery.get(future)
             del self.unsettled[0]
             self.ledger.close(row, metrics)
 

@@ -1,4 +1,4 @@
-"""Policies that remember: the GRU against torch's own, and who acts by one against a slow, obvious player."""
+"""Policies that remember: GRU and LSTM against torch's own, and who acts by one against a slow, obvious player."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _single_threaded() -> None:
     single_threaded()
 
 
-def acting_by(normalise: bool = False, seed: int = 0) -> tuple[Config, Policy, Array]:
+def acting_by(normalise: bool = False, seed: int = 0, kind: str = "gru") -> tuple[Config, Policy, Array]:
     """A policy with large random weights, so that what it remembers makes a difference."""
-    config = config_of(BASE, f"normalize.obs={str(normalise).lower()}")
+    config = config_of(BASE, f"normalize.obs={str(normalise).lower()}", f"algorithm.memory.kind={kind}")
     policy = make_policy(config, describe_env(config.env))
     vector = initial_weights(config, policy)
     vector += np.random.default_rng(seed).normal(0, 1.0, vector.shape).astype(np.float32)
@@ -62,8 +62,9 @@ class Slow:
     def __init__(self, policy: Policy) -> None:
         self.policy, inner = policy, without(policy)
         self.weights = {name: torch.tensor(array) for name, array in inner.arrays().items()}
-        size = self.weights["memory.hidden.weight"].shape[1]
-        self.cell = torch.nn.GRUCell(self.weights["memory.input.weight"].shape[1], size)
+        gates, self.size = self.weights["memory.hidden.weight"].shape
+        kind = torch.nn.LSTMCell if gates == 4 * self.size else torch.nn.GRUCell
+        self.cell: torch.nn.Module = kind(self.weights["memory.input.weight"].shape[1], self.size)
         names = {
             "weight_ih": "input.weight",
             "weight_hh": "hidden.weight",
@@ -72,64 +73,75 @@ class Slow:
         }
         for name, own in names.items():
             getattr(self.cell, name).data = self.weights[f"memory.{own}"]
-        self.memory = torch.zeros(1, size)
+        self.memory = torch.zeros(1, self.size * (2 if kind is torch.nn.LSTMCell else 1))
 
     def __call__(self, obs: Array) -> Array:
         w = self.weights
         seen = self.policy.normalised(obs[None]) if isinstance(self.policy, NormalisedPolicy) else obs[None]
         with torch.no_grad():
             x = torch.tanh(torch.tensor(seen) @ w["hidden.0.weight"].T + w["hidden.0.bias"])
-            self.memory = self.cell(x, self.memory)
-            return torch.softmax(self.memory @ w["head.weight"].T + w["head.bias"], 1)[0].numpy()
+            if isinstance(self.cell, torch.nn.LSTMCell):
+                self.memory = torch.cat(self.cell(x, tuple(self.memory.split(self.size, 1))), dim=1)
+            else:
+                self.memory = self.cell(x, self.memory)
+            shown = self.memory[:, : self.size]
+            return torch.softmax(shown @ w["head.weight"].T + w["head.bias"], 1)[0].numpy()
 
 
 # --- the network --------------------------------------------------------------------------------------------------
 
 
-def test_a_step_is_that_of_torchs_gru() -> None:
-    _, policy, _ = acting_by()
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_step_is_that_of_torchs_own(kind: str) -> None:
+    _, policy, _ = acting_by(kind=kind)
     network = without(policy).network  # type: ignore[attr-defined]
     arrays = {name.removeprefix("memory."): torch.tensor(x) for name, x in policy.arrays().items()}
-    gru = torch.nn.GRU(7, 5)
+    layer: torch.nn.Module = (torch.nn.LSTM if kind == "lstm" else torch.nn.GRU)(7, 5)
     for name, own in (("ih", "input"), ("hh", "hidden")):
-        getattr(gru, f"weight_{name}_l0").data = arrays[f"{own}.weight"]
-        getattr(gru, f"bias_{name}_l0").data = arrays[f"{own}.bias"]
+        getattr(layer, f"weight_{name}_l0").data = arrays[f"{own}.weight"]
+        getattr(layer, f"bias_{name}_l0").data = arrays[f"{own}.bias"]
     rng = np.random.default_rng(1)
-    obs, memory = rng.normal(0, 3, (9, 6, 2)).astype(np.float32), rng.normal(size=(6, 5)).astype(np.float32)
+    obs = rng.normal(0, 3, (9, 6, 2)).astype(np.float32)
+    memory = rng.normal(size=(6, network.spec.remembered)).astype(np.float32)
+    began = torch.tensor(memory)[None].split(5, dim=2)
     hidden = torch.tanh(torch.tensor(obs) @ arrays["hidden.0.weight"].T + arrays["hidden.0.bias"])
-    wanted = gru(hidden, torch.tensor(memory)[None])[0].detach()
+    wanted = layer(hidden, began if kind == "lstm" else began[0])[0].detach()
     for t in range(9):
         outputs, memory = network.step(obs[t], memory)
         assert memory.dtype == outputs.dtype == np.float32
-        np.testing.assert_allclose(memory, wanted[t], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(memory[:, :5], wanted[t], rtol=1e-5, atol=1e-6)
         head = wanted[t] @ arrays["head.weight"].T + arrays["head.bias"]
         np.testing.assert_allclose(outputs, head, rtol=1e-4, atol=1e-5)
 
 
-def test_first_weights_are_orthogonal_in_the_gru_and_nearly_silent_in_the_head() -> None:
-    config = config_of(BASE)
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_first_weights_are_orthogonal_in_the_memory_and_nearly_silent_in_the_head(kind: str) -> None:
+    config = config_of(BASE, f"algorithm.memory.kind={kind}")
     policy = make_policy(config, describe_env(config.env))
     policy.load(initial_weights(config, policy))
     arrays = policy.arrays()
     kept = arrays["memory.hidden.weight"]
     np.testing.assert_allclose(kept.T @ kept, np.eye(5), atol=1e-6)
-    assert not arrays["memory.hidden.bias"].any() and not arrays["memory.input.bias"].any()
+    assert not arrays["memory.hidden.bias"].any()
+    # An LSTM begins by keeping most of what it remembers: the second of its gates lets by 0.73.
+    assert arrays["memory.input.bias"].tolist() == ([0] * 5 + [1] * 5 + [0] * 10 if kind == "lstm" else [0] * 15)
     assert np.abs(arrays["head.weight"]).max() <= 0.011
 
 
 # --- who acts -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_remembered_of_a_shard_is_forgotten_where_an_episode_ends() -> None:
+@pytest.mark.parametrize(("kind", "remembered"), [("gru", 5), ("lstm", 10)])
+def test_what_is_remembered_of_a_shard_is_forgotten_where_an_episode_ends(kind: str, remembered: int) -> None:
     """A fragment and the snapshot behind it against one slow episode after the other, over three fragments."""
-    config, policy, vector = acting_by()
+    config, policy, vector = acting_by(kind=kind)
     runner = Runner(config.env, config.rollout, 1, policy)
     slow = [Slow(policy) for _ in range(4)]
     ends = 0
     for k in range(3):
         report, fragment = runner.rollout(0, k, Weights(0, vector), "live" if k else None)
         began = np.concatenate([s.memory.numpy() for s in slow])
-        assert fragment.extras["memory"].shape == (1, 4, 5)
+        assert fragment.extras["memory"].shape == (1, 4, remembered)
         np.testing.assert_allclose(fragment.extras["memory"][0], began, rtol=1e-4, atol=1e-5)
         for t in range(40):
             for n in range(4):

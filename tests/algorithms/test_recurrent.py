@@ -48,8 +48,9 @@ class Slow:
 
     def __init__(self, algorithm: Any) -> None:
         self.actor, self.head = algorithm.actor, algorithm.critic.head
-        own, size = self.actor.memory, self.actor.spec.memory
-        self.cell = nn.GRUCell(own.input.in_features, size)
+        own, self.size = self.actor.memory, self.actor.spec.memory
+        kind = nn.LSTMCell if self.actor.spec.cell == "lstm" else nn.GRUCell
+        self.cell: nn.Module = kind(own.input.in_features, self.size)
         for name, layer in (("ih", own.input), ("hh", own.hidden)):
             delattr(self.cell, f"weight_{name}")
             delattr(self.cell, f"bias_{name}")
@@ -57,7 +58,11 @@ class Slow:
             setattr(self.cell, f"bias_{name}", layer.bias)
 
     def see(self, obs: Array, memory: Tensor) -> Tensor:
-        return self.cell(self.actor.body(torch.tensor(obs)[None]), memory)
+        features = self.actor.body(torch.tensor(obs)[None])
+        if isinstance(self.cell, nn.LSTMCell):
+            return torch.cat(self.cell(features, (memory[:, : self.size], memory[:, self.size :])), dim=1)
+        after: Tensor = self.cell(features, memory)
+        return after
 
     def __call__(self, fragments: list[Fragment]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Logits [T, C, A], values [T, C], of what comes after each step but an end [T, C], and of last observations."""
@@ -70,9 +75,11 @@ class Slow:
                 own: list[tuple[Tensor, Tensor]] = []
                 for t in range(len(f.ended) + 1):
                     memory = self.see(f.obs[t, n], memory)
-                    own.append((self.actor.outputs(memory)[0], self.head(memory)[0, 0]))
+                    shown = memory[:, : self.size]
+                    own.append((self.actor.outputs(shown)[0], self.head(shown)[0, 0]))
                     if t < len(f.ended) and f.ended[t, n]:
-                        last[t, n] = self.head(self.see(f.final_obs[number[t, n]], memory))[0, 0]
+                        behind = self.see(f.final_obs[number[t, n]], memory)
+                        last[t, n] = self.head(behind[:, : self.size])[0, 0]
                         memory = torch.zeros_like(memory)
                 logits.append(torch.stack([x for x, _ in own[:-1]]))
                 values.append(torch.stack([v for _, v in own[:-1]]))
@@ -81,11 +88,12 @@ class Slow:
         return torch.stack(logits, 1), torch.stack(values, 1), torch.stack(after, 1), final
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
+@pytest.mark.parametrize(("name", "kind"), [("ppo", "gru"), ("a2c", "gru"), ("a2c", "lstm")])
 @pytest.mark.parametrize("env", [settings("CartPole-v1", 9), settings(RECALL, 4, wait=7), settings(RECALL, wait=2)])
-def test_what_an_update_begins_with_is_what_the_slow_player_sees(name: str, env: EnvSettings) -> None:
+def test_what_an_update_begins_with_is_what_the_slow_player_sees(name: str, kind: str, env: EnvSettings) -> None:
     """Values of every step, of what it led to and of last observations, log-probabilities and advantages; ends of both kinds."""
-    algorithm, runner = make(name, env, minibatch_size=10) if name == "ppo" else make(name, env)
+    more: dict[str, Any] = {"minibatch_size": 10} if name == "ppo" else {}
+    algorithm, runner = make(name, env, memory={"kind": kind, "size": 6}, **more)
     with torch.no_grad():
         algorithm.actor.head.weight.mul_(50)
     first = roll(algorithm, runner, 0)
@@ -113,13 +121,12 @@ def test_what_an_update_begins_with_is_what_the_slow_player_sees(name: str, env:
     np.testing.assert_allclose(batch.advantage, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("minibatches", [1, 3])
-def test_the_gradient_is_that_of_the_slow_player(minibatches: int) -> None:
+@pytest.mark.parametrize(("kind", "minibatches"), [("gru", 1), ("gru", 3), ("lstm", 3)])
+def test_the_gradient_is_that_of_the_slow_player(kind: str, minibatches: int) -> None:
     """Of the first minibatch of an update, whole, through all that is remembered."""
     env = settings("CartPole-v1", 7)
-    algorithm, runner = make(
-        "a2c", env, minibatches=minibatches, value_coef=0.7, entropy_coef=0.1, normalize_value=False
-    )
+    changes = {"memory": {"kind": kind, "size": 6}, "value_coef": 0.7, "entropy_coef": 0.1, "normalize_value": False}
+    algorithm, runner = make("a2c", env, minibatches=minibatches, **changes)
     with torch.no_grad():
         algorithm.actor.head.weight.mul_(50)
     roll(algorithm, runner, 0)
@@ -184,14 +191,14 @@ def test_without_lag_learner_and_runner_remember_the_same(base: dict[str, Any], 
     assert max(stale(1)) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["ppo", "a2c"])
-def test_who_remembers_recalls_and_who_does_not_cannot(name: str) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("ppo", "gru"), ("a2c", "gru"), ("ppo", "lstm")])
+def test_who_remembers_recalls_and_who_does_not_cannot(name: str, kind: str) -> None:
     env, shape = settings(RECALL), RolloutSettings(shards=2, envs_per_shard=16, steps=15)
 
     def paid(**changes: Any) -> float:
         more = {"minibatch_size": 240} if name == "ppo" else {"optimizer": "adam", "minibatches": 2}
         algorithm, runner = make(name, env, shape, lr=5e-3, hidden=[16], **more, **changes)
-        assert isinstance(algorithm, Recurrent) == ("memory" not in changes)
+        assert isinstance(algorithm, Recurrent) == (changes["memory"] is not None)
         shares = []
         for k in range(60):
             fragments = roll(algorithm, runner, k, shape)
@@ -199,5 +206,5 @@ def test_who_remembers_recalls_and_who_does_not_cannot(name: str) -> None:
             shares.append(sum(f.reward.sum() for f in fragments) / sum(f.ended.sum() for f in fragments))
         return float(np.mean(shares[-5:]))
 
-    assert paid() > 0.9
+    assert paid(memory={"kind": kind, "size": 6}) > 0.9
     assert paid(memory=None) < 0.65
