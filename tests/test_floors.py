@@ -31,6 +31,7 @@ ROOMS = [
         "signals",
         "outside",
         "fragments",
+        "stores",
     ],
     ["registry", "presets", "aliases", "schema", "config"],
     ["envs.*"],
@@ -42,6 +43,7 @@ ROOMS = [
     ["models.*"],
     ["training.*"],
     ["tracking.*"],
+    ["storage.*"],
     ["reports.*"],
     ["runs.*"],
     ["tools.*"],
@@ -60,6 +62,7 @@ OWNERS = {
         "execution.tune",
     ],
     "yaml": ["yaml_format"],
+    "pyarrow": ["storage.place"],
     "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
     "torch": [
         "acting.modules",
