@@ -16,7 +16,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources, Seat, share_out
+from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
 from distrl.models.store import newest_checkpoint
@@ -151,6 +151,15 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     except BaseException:
         execution.close()
         raise
+
+
+def nodes_note(plan: Plan) -> dict[str, str]:
+    """What would go to each node of the cluster that the run joins, by its name. Raises `UserError` where it cannot be joined."""
+    execution, _, resources = _start_execution(plan, local=False)
+    try:
+        return placement(resources, execution.nodes())
+    finally:
+        execution.close()
 
 
 def _start_ray(plan: Plan) -> RayExecution:
