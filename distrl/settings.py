@@ -306,8 +306,10 @@ class LearnerSettings(Settings):
 
 
 class ClusterSettings(Settings):
-    runners: int | Literal["auto"] = Field(
-        default="auto", description="processes that roll shards; changes speed alone"
+    runners: int | Literal["auto"] | Annotated[str, Field(pattern=r"^[1-9]\d*\.\.[1-9]\d*$")] = Field(
+        default="auto",
+        description="processes that roll shards; changes speed alone. auto: one for each CPU, also of nodes that come to a "
+        "cluster; 2..8: so, but never fewer nor more; a number: so many",
     )
     address: str = Field(
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
@@ -335,8 +337,18 @@ class ClusterSettings(Settings):
     @classmethod
     def _some(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("must be 'auto' or at least 1")
+            raise ValueError("must be 'auto', at least 1, or MIN..MAX")
+        if isinstance(value, str) and ".." in value and int(value.partition("..")[0]) > int(value.partition("..")[2]):
+            raise ValueError("must have the smaller number first, such as 2..8")
         return value
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """The fewest and the most runners; None: as many as there are CPUs."""
+        if self.runners == "auto":
+            return 1, None
+        least, _, most = str(self.runners).partition("..")
+        return int(least), int(most or least)
 
 
 class StreakSettings(Settings):

@@ -55,6 +55,7 @@ class TeamShard(SingleShard):
         own = next(part for part in self.layout.parts if part.path == (AGENT,))
         self._one_hot, self._which = own.of(self.obs), np.tile(np.eye(self.agents), (copies, 1))
         self._mask = None if self.layout.mask is None else self.layout.mask.of(self.obs)
+        self._central = None if self.layout.central is None else self.layout.central.of(self.obs)
         self.active = np.zeros(copies * self.agents, bool)
         for copy in range(copies):
             self.heart.beat(copy, "its first reset")
@@ -100,6 +101,8 @@ class TeamShard(SingleShard):
         """Write down what was told to agents, and whose turn it is. Those who were told nothing keep what they saw last."""
         team, first = self.envs[copy], copy * self.agents
         self.active[first : first + self.agents] = team.acts
+        if self._central is not None:
+            self._central[first : first + self.agents] = team.state()
         for name, value in team.seen.items():
             place = team.place[name]
             row = first + place

@@ -16,7 +16,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources, share_out
+from distrl.execution.resources import Resources, Seat, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
 from distrl.models.store import newest_checkpoint
@@ -31,6 +31,7 @@ from distrl.tracking.mlflow import MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
+from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
 from distrl.workers.learner import choose_device, gpu_count
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from distrl.execution.cluster import RayExecution
 
 LATE_S = 5.0  # behind `stop.grace_s`: by then whatever can end has ended
+# What runs the workers of a plan, the config with the device that the learner gets there, and what each worker gets.
+Start = Callable[[Plan], tuple[Execution, Config, Resources]]
 
 
 def train(
@@ -70,21 +73,47 @@ def train(
     told = Callbacks(callbacks)
     config = config if isinstance(config, Config) else load_config(config)
     plan = plan_run(config, None if resume is None else Path(resume))
-    request = signals.Request()
-    with _taken(plan, named=config.run_dir is not None) as (plan, keep):
+
+    def start(plan: Plan) -> tuple[Execution, Config, Resources]:
         if not (local or quiet):
             print("Starting Ray ...", file=sys.stderr, flush=True)
-        execution, config, resources = _start_execution(plan, local)
+        return _start_execution(plan, local)
+
+    return train_as(plan, start, told, since=since, quiet=quiet)
+
+
+def train_as(
+    plan: Plan,
+    start: Start,
+    callbacks: Callbacks,
+    *,
+    since: float,
+    quiet: bool = False,
+    pictures: bool = True,
+    wish: Callable[[], str | None] = lambda: None,
+) -> Result:
+    """Train what is planned, as `train` does.
+
+    Args:
+        start: what runs the workers
+        pictures: draw and record what people look at, at the end
+        wish: asked often; a reason ends the run with a checkpoint, as a signal does
+    """
+    request = signals.Request()
+    with _taken(plan) as (plan, keep):
+        execution, config, resources = start(plan)
         plan = replace(plan, config=config)
         try:
             with signals.handled(request):
                 keep()
                 observer = _start_observer(plan, quiet)
-                trainer = _make_trainer(plan, execution, resources, observer, request, told)
+                trainer = _make_trainer(
+                    plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
+                )
                 observer.console.follow(trainer.recovery.execution.doing)
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
-                    return _train(plan, trainer, request, observer, since)
+                    return _train(plan, trainer, request, observer, since, pictures)
                 finally:
                     trainer.recovery.execution.close()
         finally:
@@ -92,17 +121,13 @@ def train(
 
 
 @contextmanager
-def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]:
-    """The plan with its run directory for this process alone, and a call that keeps a new directory.
-
-    Args:
-        named: by the user; any other name gets a number where it is taken
-    """
+def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
+    """The plan with its run directory for this process alone, and a call that keeps a new directory."""
     if plan.resuming:
         with locked(plan.run_dir):
             yield plan, lambda: None
         return
-    with new_directory(plan.run_dir, numbered=not named) as (run_dir, keep):
+    with new_directory(plan.run_dir, numbered=not plan.named) as (run_dir, keep):
         own = {"run_dir": str(run_dir)} | ({} if plan.origin is None else {"init_from": str(run_dir / COPY)})
         yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
@@ -113,11 +138,13 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     if local:
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
         device = choose_device(config.learner.device, gpu_count() if matters else 0)
-        return LocalExecution(), config.on_device(device), Resources(runners=1)
+        return LocalExecution(), config.on_device(device), Resources((Seat(),))
     execution = _start_ray(plan)
     try:
-        config = config.on_device(choose_device(config.learner.device, execution.gpus if torch else 0))
-        return execution, config, share_out(config, execution.cpus)
+        nodes = execution.nodes()
+        gpus = max((node.gpus for node in nodes), default=0)
+        config = config.on_device(choose_device(config.learner.device, gpus if torch else 0))
+        return execution, config, share_out(config, nodes, plan.replay_bytes)
     except BaseException:
         execution.close()
         raise
@@ -129,7 +156,9 @@ def _start_ray(plan: Plan) -> RayExecution:
     return RayExecution(plan.config.cluster.address, plan.object_store_bytes)
 
 
-def _train(plan: Plan, trainer: Trainer, request: signals.Request, observer: RunObserver, since: float) -> Result:
+def _train(
+    plan: Plan, trainer: Trainer, request: signals.Request, observer: RunObserver, since: float, pictures: bool
+) -> Result:
     """Train with what was started, write the result and what people look at; then raise what ended the run, if it failed."""
     write_result(trainer, since, "running")
     status, error = _run(trainer)
@@ -143,7 +172,8 @@ def _train(plan: Plan, trainer: Trainer, request: signals.Request, observer: Run
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
         trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
-        present(plan, observer)
+        if pictures:
+            present(plan, observer)
     observer.finish(status)
     if error is not None:
         raise error
@@ -184,7 +214,7 @@ def _make_trainer(
     execution: Execution,
     resources: Resources,
     observer: RunObserver,
-    request: signals.Request,
+    interrupted: Callable[[], str | None],
     callbacks: Callbacks,
 ) -> Trainer:
     about = _about(plan) | ({} if plan.origin is None else {"init_from": plan.origin.source})
@@ -199,7 +229,7 @@ def _make_trainer(
         plan.origin,
     )
     again = None if isinstance(execution, LocalExecution) else lambda: _start_ray(plan)
-    return make_trainer(job, execution, resources, observer, lambda: request.reason, callbacks, again)
+    return make_trainer(job, execution, resources, observer, interrupted, callbacks, again)
 
 
 def _leave(trainer: Trainer, since: float) -> None:
@@ -235,4 +265,4 @@ def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
         return "failed", error
     if (raised := trainer.recovery.callbacks.error) is not None:
         return "failed", raised
-    return "interrupted" if trainer.progress.stopped == "interrupted" else "finished", None
+    return "interrupted" if trainer.progress.stopped in ("interrupted", PAUSED) else "finished", None
