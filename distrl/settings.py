@@ -385,6 +385,11 @@ class Config(Settings):
         description="where a copy of the run is kept: s3://BUCKET/DIR, gs://BUCKET/DIR, or a directory; null: nowhere",
     )
     env: EnvSettings = Field(description="what is trained on")
+    policies: Literal["shared", "per_agent"] | dict[str, tuple[str, ...]] = Field(
+        default="shared",
+        description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
+        "such as {adversaries: [adversary_*], others: [agent_*]}",
+    )
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")
     schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="who waits for whom")

@@ -58,8 +58,7 @@ def by_policy(policy: Policy, seed: int, greedy: bool = True) -> Actor:
             layout = policy.obs_layout
             batch = layout.pack_agents(obs, info["infos"]) if team else layout.pack(obs, info.get(MASK))[None]
             action = acting.greedy(batch) if greedy else acting.act(batch, policy.draw(rng, 1, len(batch))[0])[0]
-            actions = [policy.action_layout.unpack(one) for one in action]
-            return actions if team else actions[0]
+            return policy.action_layout.unpack_agents(action) if team else policy.action_layout.unpack(action[0])
 
         return act
 

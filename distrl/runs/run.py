@@ -36,6 +36,7 @@ from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
+from distrl.types import EnvInfo
 from distrl.workers.learner import choose_device, gpu_count
 
 if TYPE_CHECKING:
@@ -266,9 +267,16 @@ def _about(plan: Plan) -> dict[str, Any]:
     return {
         "algorithm": config.algorithm.name,
         "env": config.env.model_dump(mode="json"),
-        "observation": info.obs_layout.tensors(info.observation_space),
-        "action": info.action_layout.tensors(info.action_space),
+        "observation": _tensors(info, "obs_layout", "observation_space"),
+        "action": _tensors(info, "action_layout", "action_space"),
     }
+
+
+def _tensors(info: EnvInfo, layout: str, space: str) -> Any:
+    """The arrays that observations (or actions) are of; where agents are in groups those of each agent by name."""
+    if info.groups:
+        return {name: _tensors(info.of(name), layout, space) for name in info.agents}
+    return getattr(info, layout).tensors(getattr(info, space))
 
 
 def _run(trainer: Trainer) -> tuple[str, BaseException | None]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.files import lock_now
 from distrl.models.store import read_model
@@ -208,7 +209,8 @@ class Follower:
     def _model(self) -> None:
         """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed.
 
-        One that remembers would have to be told which episode an observation is of: its files are logged as they are.
+        One that remembers would have to be told which episode an observation is of: its files are logged as they are,
+        and so are those of several policies.
         """
         import mlflow
         from mlflow.models import Model
@@ -218,7 +220,7 @@ class Follower:
         best = self.run_dir / "best"
         if not (best / "policy.json").exists():
             return
-        if isinstance(without(read_model(best)[0]), RecurrentPolicy):
+        if isinstance(without(read_model(best)[0]), RecurrentPolicy | TeamPolicy):
             self._upload("best")
             return
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(best.iterdir()))).hexdigest()
