@@ -50,7 +50,13 @@ ROOMS = [
 OWNERS = {
     "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray"],
     "yaml": ["yaml_format"],
-    "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
+    "mlflow": [
+        "tracking.follower",
+        "tracking.mlflow_model",
+        "tracking.mlflow_files",
+        "tracking.mlflow_store",
+        "tracking.registry",
+    ],
     "torch": [
         "acting.modules",
         "learning.*",

@@ -24,7 +24,8 @@ from distrl.settings import Config
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
-from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.tracking.where import run_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.trainer import Trainer, make_trainer
@@ -122,8 +123,10 @@ def _train(plan: Plan, trainer: Trainer, execution: Execution, observer: RunObse
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
         execution.close()  # plots and videos need no workers, and some memory
+        trainer.evaluations.films.close(wait=True)
         present(plan, observer)
-    observer.finish(status)
+    trainer.evaluations.films.close(wait=False)
+    observer.finish(status, trainer.evaluations.final)
     if error is not None:
         raise error
     return result
@@ -136,7 +139,9 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
-    observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet), tracker)
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    board = TensorBoard(run_dir) if config.track.tensorboard else None
+    observer = RunObserver(log, Console(config.stop.env_steps, quiet), tracker, board)
     for message in plan.warnings:
         observer.warn(message)
     if plan.replay_note is not None:
@@ -151,7 +156,7 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
         plan.run_dir,
         uri=tracking_uri(config, plan.run_dir),
         experiment=config.track.experiment,
-        tags=collect_tags(),
+        tags=run_tags(config, plan.run_dir),
         params=params,
         run_name=plan.run_dir.name,
         register_as=config.track.register_as,

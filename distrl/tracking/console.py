@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING
 
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import ENDS, MlflowTracker
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.types import Evaluation
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
 class RunObserver:
-    """Sends rows to metrics.jsonl and the console, and what MLflow's process has to say to the console."""
+    """Sends rows to metrics.jsonl, TensorBoard and the console, and what MLflow's process has to say to the console."""
 
-    def __init__(self, log: MetricsLog, console: Console, tracker: MlflowTracker | None) -> None:
-        self.log, self.console, self.tracker = log, console, tracker
+    def __init__(
+        self, log: MetricsLog, console: Console, tracker: MlflowTracker | None, board: TensorBoard | None = None
+    ) -> None:
+        self.log, self.console, self.tracker, self.board = log, console, tracker, board
         self.warned: set[str] = set()
 
     def record(self, row: dict[str, float]) -> None:
+        if self.board is not None and row["iteration"] > self.log.last_iteration:
+            self.board.append(row)
         self.log.append(row)
         self.console.update(row)
         if self.tracker is not None and (message := self.tracker.poll()):
@@ -42,8 +48,12 @@ class RunObserver:
         self.log.close()
         self.console.close()
 
-    def finish(self, status: str) -> None:
-        """Wait until MLflow has all of the run, and knows how it ended."""
+    def finish(self, status: str, evaluation: Evaluation | None = None) -> None:
+        """Wait until MLflow has all of the run, and knows how it ended. `evaluation`: of the best model."""
+        if self.board is not None:
+            if evaluation is not None:
+                self.board.final(evaluation, time.time())
+            self.board.close()
         if self.tracker is not None and (behind := self.tracker.finish(ENDS[status], timeout=60)):
             self.warn(behind)
 

@@ -10,7 +10,6 @@ output), mlflow.json (where to find the run in MLflow). None of them ever holds 
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -22,8 +21,10 @@ from typing import Any, Literal
 
 from distrl.errors import UserError
 from distrl.files import lock_now
+from distrl.outside import child_environment
 from distrl.settings import dotted
-from distrl.tracking.where import database_path, read_json, safe_name, split_credentials, write_json
+from distrl.tracking.metrics import safe_name
+from distrl.tracking.where import database_path, read_json, split_credentials, write_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow's word for the status in result.json; a run that says "running" was killed.
@@ -120,16 +121,10 @@ class MlflowTracker:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GIT_PYTHON_REFRESH": "quiet",
         }
-        # When the run's own Ray ends, it ends all that bears its marks. The process must outlive it to send the rest.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DISTRL_RAY_"))}
-        path = os.pathsep.join(
-            entry for entry in sys.path if entry
-        )  # so that the process imports from where the driver does
-        forced = {"MLFLOW_TRACKING_URI": bare, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         with (self.run_dir / "track.log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "distrl.tracking", str(self.run_dir)],
-                env=settings | inherited | forced | credentials,
+                env=settings | child_environment() | {"MLFLOW_TRACKING_URI": bare} | credentials,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
