@@ -31,7 +31,8 @@ from distrl.stores import Store
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
-from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.tracking.where import run_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.progress import PAUSED
@@ -185,9 +186,11 @@ def _train(
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
         trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
+        trainer.evaluations.films.close(wait=True)
         if pictures:
             present(plan, observer)
-    observer.finish(status)
+    trainer.evaluations.films.close(wait=False)
+    observer.finish(status, trainer.evaluations.final)
     if error is not None:
         raise error
     return result
@@ -202,7 +205,8 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     tracker = _start_tracker(plan) if config.track.mlflow else None
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
     copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
-    observer = RunObserver(log, console, tracker, copy)
+    board = TensorBoard(run_dir) if config.track.tensorboard else None
+    observer = RunObserver(log, console, tracker, board, copy)
     if copy is not None:
         observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
@@ -219,7 +223,7 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
         plan.run_dir,
         uri=tracking_uri(config, plan.run_dir),
         experiment=config.track.experiment,
-        tags=collect_tags(),
+        tags=run_tags(config, plan.run_dir),
         params=params,
         run_name=plan.run_dir.name,
         register_as=config.track.register_as,
