@@ -24,7 +24,7 @@ from distrl.errors import UserError
 from distrl.files import draft
 from distrl.models.play import Actor, Tell, display, play_episodes
 from distrl.settings import EnvSettings
-from distrl.types import Array
+from distrl.types import Array, EnvInfo
 
 SHORTEST, EPISODES = 5.0, 3  # s of a video, and so many episodes where each is shorter
 GIF_WIDTH = 480  # pixels at most
@@ -80,21 +80,14 @@ def record_video(
     Raises:
         UserError: the env has no pictures, or `out` cannot be written or has another suffix.
     """
-    if out.suffix not in SINKS:
-        raise UserError(f"{str(out)!r} must end in one of {', '.join(SINKS)}; .webm is what browsers play.")
     enough = 0 if episodes is not None else SHORTEST
     episodes = EPISODES if episodes is None else episodes
-    if episodes < 1 or max_frames < 1:
-        raise UserError(f"episodes and max_frames must be at least 1; they are {episodes} and {max_frames}.")
-    info = describe_env(env)
-    if "rgb_array" not in info.render_modes:
-        modes = ", ".join(info.render_modes) or "none"
-        raise UserError(f"{env.id} cannot be recorded: its render_modes ({modes}) lack 'rgb_array'.")
+    fps = max(1, _recordable(env, out, episodes, max_frames).render_fps)
     if not display():
         os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
     returns: list[float] = []
     lengths: list[int] = []
-    shown, complete, blank, fps = 0, True, True, max(1, info.render_fps)
+    shown, complete, blank = 0, True, True
     with draft(out) as path:
         sink = SINKS[out.suffix](path, fps)
         game = make_env(env, render_mode="rgb_array")
@@ -120,6 +113,19 @@ def record_video(
             sink.release()
         frames = sink.finish()
     return Recording(out, tuple(returns), tuple(lengths), frames, complete, blank)
+
+
+def _recordable(env: EnvSettings, out: Path, episodes: int, max_frames: int) -> EnvInfo:
+    """What is known of the env. Raises `UserError` where a video cannot be had."""
+    if out.suffix not in SINKS:
+        raise UserError(f"{str(out)!r} must end in one of {', '.join(SINKS)}; .webm is what browsers play.")
+    if episodes < 1 or max_frames < 1:
+        raise UserError(f"episodes and max_frames must be at least 1; they are {episodes} and {max_frames}.")
+    info = describe_env(env)
+    if "rgb_array" not in info.render_modes:
+        modes = ", ".join(info.render_modes) or "none"
+        raise UserError(f"{env.id} cannot be recorded: its render_modes ({modes}) lack 'rgb_array'.")
+    return info
 
 
 def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:

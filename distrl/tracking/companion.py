@@ -74,7 +74,7 @@ class Companion:
         with (self.run_dir / f"{self.name}.log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", *self._command],
-                env=child_environment() | self._settings,
+                env={**child_environment(), **self._settings},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
