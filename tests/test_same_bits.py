@@ -86,6 +86,13 @@ def test_the_seed_and_the_lag_matter(reference: dict[tuple[str, int], Outcome], 
     assert len({other.sha256, reference["cartpole", 0].sha256, reference["cartpole", 1].sha256}) == 3
 
 
+def test_worlds_in_arrays_are_as_good_as_their_own_envs(
+    reference: dict[tuple[str, int], Outcome], tmp_path: Path
+) -> None:
+    own = run_trainer(config_of(SPREAD, "env.vectorize=single"), LocalExecution(), tmp_path)
+    assert own.sha256 in {reference["spread", lag].sha256 for lag in (0, 1)}
+
+
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("task", BASES)
 @pytest.mark.parametrize("seed", range(3))

@@ -51,6 +51,8 @@ def env(
         recording = play(settings, seed, episodes, output, out.print)
         if recording is not None:
             out.print(f"{recording.path}: {recording.frames} frames")
+            if recording.warning is not None:
+                err.print(f"warning: {recording.warning}")
         return
     if output is not None or episodes != 1:
         raise UserError("--out and --episodes are of --watch. Add it, or leave them out.")

@@ -115,9 +115,9 @@ def play(
     return tuple(returns)
 
 
-def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: int) -> Iterator[Moment]:
-    """Play, and tell of every moment of each episode."""
-    for episode in range(episodes):
+def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: int, first: int = 0) -> Iterator[Moment]:
+    """Play, and tell of every moment of each episode. `first`: the number of the first one, which with the seed fixes it."""
+    for episode in range(first, first + episodes):
         act = actor(episode)
         episode_seed = derive(seed, "play episode", episode)
         with _stepped(game, episode_seed, 0):
