@@ -380,6 +380,10 @@ class Config(Settings):
         default=None,
         description="a run, checkpoint or model whose weights this run begins with; in a run's own config: its copy of them",
     )
+    storage: str | None = Field(
+        default=None,
+        description="where a copy of the run is kept: s3://BUCKET/DIR, gs://BUCKET/DIR, or a directory; null: nowhere",
+    )
     env: EnvSettings = Field(description="what is trained on")
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")

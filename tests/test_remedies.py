@@ -322,6 +322,14 @@ ELSEWHERE = {
     "that is not installed. Install it with": "tests/runs/test_sweep_check.py: it takes a package that is missing",
     "Set metric=": "tests/runs: an env without a threshold has other metrics",
     "which needs a state of all agents": "it takes an env of several agents whose state() does not work",
+    "exists. Choose another place for the results": "it takes a cluster",
+    "The cluster at ~ has Ray": "it takes a cluster",
+    "Which cluster?": "it takes a cluster",
+    "is a directory on the cluster's head": "it takes a cluster",
+    "is where the run itself is": "it takes a store",
+    "exists. Choose another run_dir": "it takes a store",
+    "storage holds credentials": "it takes a store",
+    "names no bucket": "it takes a store",
     "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",
 }
 

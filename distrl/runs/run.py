@@ -25,6 +25,9 @@ from distrl.runs.origin import COPY, copy_origin
 from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
+from distrl.storage.fetch import brought
+from distrl.storage.uploader import StorageCopy
+from distrl.stores import Store
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
@@ -57,7 +60,7 @@ def train(
     Args:
         config: or what `load_config` takes: a YAML file, a preset's name, a mapping
         local: everything in this process, without Ray; the same weights bit for bit
-        resume: a run directory, or one of its checkpoints, to go on from
+        resume: a run directory, or one of its checkpoints, to go on from; or a run's address in a store (`storage`)
         quiet: no progress display
         callbacks: objects with any of `on_iteration(row)` (a row of metrics.jsonl), `on_evaluation(evaluation)` (during
             training; a `distrl.types.Evaluation`) and `on_checkpoint(path)`. One that returns False ends the run as
@@ -72,7 +75,7 @@ def train(
     since = time.time() if since is None else since
     told = Callbacks(callbacks)
     config = config if isinstance(config, Config) else load_config(config)
-    plan = plan_run(config, None if resume is None else Path(resume))
+    plan = plan_run(config, None if resume is None else brought(resume, config.run_dir))
 
     def start(plan: Plan) -> tuple[Execution, Config, Resources]:
         if not (local or quiet):
@@ -187,7 +190,11 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
-    observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet), tracker)
+    log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
+    copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
+    observer = RunObserver(log, console, tracker, copy)
+    if copy is not None:
+        observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
         observer.warn(message)
     if plan.replay_note is not None:

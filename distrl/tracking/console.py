@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import ENDS, MlflowTracker
@@ -16,18 +16,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class RunObserver:
-    """Sends rows to metrics.jsonl and the console, and what MLflow's process has to say to the console."""
+class Copy(Protocol):
+    """Who copies a run to a store."""
 
-    def __init__(self, log: MetricsLog, console: Console, tracker: MlflowTracker | None) -> None:
-        self.log, self.console, self.tracker = log, console, tracker
+    def poll(self) -> str | None: ...
+
+    def finish(self, timeout: float) -> str | None: ...
+
+
+class RunObserver:
+    """Sends rows to metrics.jsonl and the console, and what the processes beside the run have to say to the console."""
+
+    def __init__(
+        self, log: MetricsLog, console: Console, tracker: MlflowTracker | None, copy: Copy | None = None
+    ) -> None:
+        self.log, self.console, self.tracker, self.copy = log, console, tracker, copy
         self.warned: set[str] = set()
 
     def record(self, row: dict[str, float]) -> None:
         self.log.append(row)
         self.console.update(row)
-        if self.tracker is not None and (message := self.tracker.poll()):
-            self.console.warn(message)
+        for beside in (self.tracker, self.copy):
+            if beside is not None and (message := beside.poll()):
+                self.console.warn(message)
 
     def note(self, message: str) -> None:
         self.console.note(message)
@@ -44,10 +55,12 @@ class RunObserver:
         self.console.close()
 
     def finish(self, status: str) -> None:
-        """Wait until MLflow has all of the run, and knows how it ended."""
+        """Wait until MLflow has all of the run, and knows how it ended, and until the copy of it is whole."""
         if self.tracker is not None and (
             behind := self.tracker.finish(ENDS[status], timeout=10 if status == "interrupted" else 60)
         ):
+            self.warn(behind)
+        if self.copy is not None and (behind := self.copy.finish(60 if status == "interrupted" else 300)):
             self.warn(behind)
 
 
