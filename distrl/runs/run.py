@@ -16,7 +16,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources, Seat, share_out
+from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
 from distrl.models.store import newest_checkpoint
@@ -31,11 +31,13 @@ from distrl.stores import Store
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
-from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.tracking.where import run_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
+from distrl.types import EnvInfo
 from distrl.workers.learner import choose_device, gpu_count
 
 if TYPE_CHECKING:
@@ -153,6 +155,15 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
         raise
 
 
+def nodes_note(plan: Plan) -> dict[str, str]:
+    """What would go to each node of the cluster that the run joins, by its name. Raises `UserError` where it cannot be joined."""
+    execution, _, resources = _start_execution(plan, local=False)
+    try:
+        return placement(resources, execution.nodes())
+    finally:
+        execution.close()
+
+
 def _start_ray(plan: Plan) -> RayExecution:
     from distrl.execution.cluster import RayExecution
 
@@ -175,9 +186,11 @@ def _train(
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
         trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
+        trainer.evaluations.films.close(wait=True)
         if pictures:
             present(plan, observer)
-    observer.finish(status)
+    trainer.evaluations.films.close(wait=False)
+    observer.finish(status, trainer.evaluations.final)
     if error is not None:
         raise error
     return result
@@ -192,7 +205,8 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     tracker = _start_tracker(plan) if config.track.mlflow else None
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
     copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
-    observer = RunObserver(log, console, tracker, copy)
+    board = TensorBoard(run_dir) if config.track.tensorboard else None
+    observer = RunObserver(log, console, tracker, board, copy)
     if copy is not None:
         observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
@@ -209,7 +223,7 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
         plan.run_dir,
         uri=tracking_uri(config, plan.run_dir),
         experiment=config.track.experiment,
-        tags=collect_tags(),
+        tags=run_tags(config, plan.run_dir),
         params=params,
         run_name=plan.run_dir.name,
         register_as=config.track.register_as,
@@ -257,9 +271,16 @@ def _about(plan: Plan) -> dict[str, Any]:
     return {
         "algorithm": config.algorithm.name,
         "env": config.env.model_dump(mode="json"),
-        "observation": info.obs_layout.tensors(info.observation_space),
-        "action": info.action_layout.tensors(info.action_space),
+        "observation": _tensors(info, "obs_layout", "observation_space"),
+        "action": _tensors(info, "action_layout", "action_space"),
     }
+
+
+def _tensors(info: EnvInfo, layout: str, space: str) -> Any:
+    """The arrays that observations (or actions) are of; where agents are in groups those of each agent by name."""
+    if info.groups:
+        return {name: _tensors(info.of(name), layout, space) for name in info.agents}
+    return getattr(info, layout).tensors(getattr(info, space))
 
 
 def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
