@@ -111,6 +111,10 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, SPREAD, "env.report=[score]"), "Leave it out", ("env.report=[]",)),
     ((*PPO, SPREAD, "env.vectorize=native"), "Set it to 'auto'", ("env.vectorize=auto",)),
     ((*PPO, SPREAD, "algorithm.critic=central", "algorithm.shared_body=true"), "set algorithm.shared_body=false", ("algorithm.shared_body=false",)),
+    ((*PPO, "policies=per_agent"), "Leave it out", ("policies=shared",)),
+    ((*PPO, SPREAD, "policies={first: [agent_0, agent_1]}"), "Add one", ("policies={first: [agent_0, agent_1], others: [agent_2]}",)),
+    ((*DQN, SPREAD, "policies=per_agent"), "Set policies=shared", ("policies=shared",)),
+    ((*PPO, "env.id=mpe2/simple_tag_v3"), "set policies=per_agent", ("policies=per_agent",)),
 ]  # fmt: skip
 
 
@@ -265,6 +269,7 @@ SWEEPS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     (("scheduler=pb2", "search={algorithm.gamma: {choice: [0.9, 0.99]}}"), "Set scheduler=pbt", ("scheduler=pbt",)),
     (("evaluation.every=0",), "Set evaluation.every=auto", ("evaluation.every=auto",)),
     (("searcher=grid",), "or set searcher=random", ("searcher=random",)),
+    (("storage=s3://bucket/dir",), "Leave it out of the base config", ("storage=null",)),
 ]  # fmt: skip
 
 
@@ -330,6 +335,10 @@ ELSEWHERE = {
     "exists. Choose another run_dir": "it takes a store",
     "storage holds credentials": "it takes a store",
     "names no bucket": "it takes a store",
+    "This policy remembers the episode": "it takes MLflow",
+    "No run was tracked in": "tests/tracking: it takes a page",
+    "cannot be used: ~. Another program": "tests/tracking: it takes a page",
+    "(RUN).act(obs, agent=NAME)": "it takes a run of several policies",
     "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",
 }
 
