@@ -14,8 +14,9 @@ from typing import Any
 
 from distrl.settings import dotted
 from distrl.tracking.follower import Follower
+from distrl.tracking.metrics import safe_name
 from distrl.tracking.mlflow import ENDS
-from distrl.tracking.where import read_json, safe_name, write_json
+from distrl.tracking.where import read_json, write_json
 from distrl.yaml_format import read_yaml
 
 FILES = ("sweep.yaml", "trials.json", "best.yaml", "result.json", "plots")  # of a sweep that become artifacts
@@ -59,7 +60,7 @@ class SweepFollower:
         follower.send()
         status = read_json(result).get("status", "running")
         if status != "running":
-            follower.finish(ENDS[status], model=run_dir.parent == self.run_dir / "test" / "best")
+            follower.finish(ENDS[status], model=run_dir.match("test/trial-*/*"))
             write_json(run_dir / SENT, {"result": ended})
             del self.below[run_dir]
 
@@ -104,7 +105,9 @@ class SweepFollower:
     def _about_trial(self, trial: Path) -> dict[str, Any]:
         told = read_json(trial / "trial.json")
         params = {safe_name(key): str(value)[:500] for key, value in dotted(told.get("overrides", {})).items()}
-        name = f"trial {int(trial.name)}" if trial.parent.name == "trials" else f"{trial.name}, on the test seeds"
+        number = trial.name.rpartition("-")[2]
+        name = f"trial {int(number)}" if number.isdigit() else number
+        name += "" if trial.parent.name == "trials" else ", on the test seeds"
         return {
             "run_name": name,
             "params": params,
