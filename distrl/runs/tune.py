@@ -119,7 +119,7 @@ def tune(sweep: Sweep, sweep_dir: Path, resume: bool = False, quiet: bool = Fals
             trials = stack.enter_context(start_trials(sweep))
         driver.tracker = tracker = _start_tracker(sweep, sweep_dir)
         driver.write("running")
-        if trials is not None:
+        if trials is not None and not driver.done():  # it may be over before it began, by Ctrl-C
             trials.run(work, driver)
         result = driver.write("interrupted" if request.reason else "finished")
         if result.status == "finished":
