@@ -257,7 +257,9 @@ class StopSettings(Settings):
     return_mean: float | Literal["auto"] | None = Field(
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
-    seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+    seconds: float | None = Field(
+        default=None, gt=0, description="wall-clock, of training in this process; the last evaluation comes after"
+    )
     grace_s: float = Field(
         default=20,
         gt=0,
@@ -304,8 +306,10 @@ class LearnerSettings(Settings):
 
 
 class ClusterSettings(Settings):
-    runners: int | Literal["auto"] = Field(
-        default="auto", description="processes that roll shards; changes speed alone"
+    runners: int | Literal["auto"] | Annotated[str, Field(pattern=r"^[1-9]\d*\.\.[1-9]\d*$")] = Field(
+        default="auto",
+        description="processes that roll shards; changes speed alone. auto: one for each CPU, also of nodes that come to a "
+        "cluster; 2..8: so, but never fewer nor more; a number: so many",
     )
     address: str = Field(
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
@@ -333,8 +337,18 @@ class ClusterSettings(Settings):
     @classmethod
     def _some(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("must be 'auto' or at least 1")
+            raise ValueError("must be 'auto', at least 1, or MIN..MAX")
+        if isinstance(value, str) and ".." in value and int(value.partition("..")[0]) > int(value.partition("..")[2]):
+            raise ValueError("must have the smaller number first, such as 2..8")
         return value
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """The fewest and the most runners; None: as many as there are CPUs."""
+        if self.runners == "auto":
+            return 1, None
+        least, _, most = str(self.runners).partition("..")
+        return int(least), int(most or least)
 
 
 class StreakSettings(Settings):
@@ -348,12 +362,19 @@ class TrackSettings(Settings):
     mlflow: bool = Field(default=True, description="send metrics and the best model to MLflow")
     uri: str | None = Field(default=None, description="null: MLFLOW_TRACKING_URI, else a SQLite store beside the run")
     experiment: str = Field(default="distrl", min_length=1, description="name of the MLflow experiment")
+    description: str | None = Field(default=None, description="of the run in MLflow; null: algorithm, env and seed")
     register_as: str | None = Field(default=None, description="name in the MLflow model registry; null: not registered")
+    tensorboard: bool = Field(default=False, description="write the metrics as event files into RUN/tensorboard, too")
     streak: StreakSettings | None = Field(
         default=None, description="report when so many training episodes in a row had a return above a mark"
     )
     video: bool = Field(
         default=True, description="record an episode of the best model at the end, where the env renders"
+    )
+    video_every: int = Field(
+        default=0,
+        ge=0,
+        description="record the weights of every so many-th evaluation, too, beside the training; 0: none",
     )
 
 
@@ -366,7 +387,16 @@ class Config(Settings):
         default=None,
         description="a run, checkpoint or model whose weights this run begins with; in a run's own config: its copy of them",
     )
+    storage: str | None = Field(
+        default=None,
+        description="where a copy of the run is kept: s3://BUCKET/DIR, gs://BUCKET/DIR, or a directory; null: nowhere",
+    )
     env: EnvSettings = Field(description="what is trained on")
+    policies: Literal["shared", "per_agent"] | dict[str, tuple[str, ...]] = Field(
+        default="shared",
+        description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
+        "such as {adversaries: [adversary_*], others: [agent_*]}",
+    )
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")
     schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="who waits for whom")

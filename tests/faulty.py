@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from distrl.errors import WorkerLost
+from distrl.execution import SEAT
+from distrl.execution.resources import Node, Seat
 
 
 class Call:
@@ -45,7 +47,13 @@ class FaultyExecution:
         self.lost: list[str] = []  # names of the workers that were lost
         self.workers: list[FaultyWorker] = []
 
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> FaultyWorker:
+    def nodes(self) -> list[Node]:
+        return [Node(cpus=1)]
+
+    def begun(self, worker: FaultyWorker) -> bool:
+        return True
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> FaultyWorker:
         self.workers.append(FaultyWorker(cls, args, name))
         return self.workers[-1]
 

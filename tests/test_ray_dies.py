@@ -18,7 +18,7 @@ from distrl.envs.make import describe_env
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.local import Done, LocalExecution, LocalWorker
-from distrl.execution.resources import Resources
+from distrl.execution.resources import Resources, Seat
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.training.job import Job
 from distrl.training.trainer import make_trainer
@@ -57,7 +57,7 @@ def test_another_execution_goes_on_to_the_same_bits(again: Callable[[], Executio
     def trained(name: str, execution: Execution) -> tuple[Any, ...]:
         run_dir, observer = tmp_path / name, Recorder()
         job = Job(config, policy, initial_weights(config, policy), {}, info.reward_threshold, run_dir, None)
-        trainer = make_trainer(job, execution, Resources(2), observer, lambda: None, again=again)
+        trainer = make_trainer(job, execution, Resources((Seat(), Seat())), observer, lambda: None, again=again)
         trainer.run()
         sha256 = weights_sha256(read_model(list_checkpoints(run_dir)[-1])[0])
         return observer.messages, sha256, trainer.evaluations.final, trainer.progress.recent_returns
@@ -69,6 +69,7 @@ def test_another_execution_goes_on_to_the_same_bits(again: Callable[[], Executio
     assert found == whole
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
 def test_a_run_outlives_its_ray(victim: str, temporary: Path, tmp_path: Path) -> None:
     run_dir, whole, config = tmp_path / "run", tmp_path / "whole", write(tmp_path, SMALL)

@@ -37,7 +37,8 @@ def train(
         bool, typer.Option("--local", help="everything in one process, without Ray; same results")
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="go on with a run, or from one of its checkpoints")
+        str | None,
+        typer.Option(metavar="RUN", help="go on with a run, from one of its checkpoints, or from s3://BUCKET/DIR/RUN"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show config, resources and sizes; train nothing")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")] = False,
@@ -48,27 +49,44 @@ def train(
     ] = None,
 ) -> None:
     """Train an agent, e.g. `distrl train ppo_cartpole seed=3 cluster.runners=2` or `distrl train --env CartPole-v1`."""
+    if not (quiet or dry_run or save_config is not None):  # what is imported now takes a second
+        err.print("Looking at the config and the env ...")
     from distrl import STARTED
     from distrl.runs.plan import plan_run
     from distrl.runs.resume import load_resumed_config
+    from distrl.runs.run import nodes_note
     from distrl.runs.run import train as train_run
 
     words = list(arguments or [])
     source = words.pop(0) if words and "=" not in words[0] else None
+    there: Path | None = None
     if resume is not None:
-        config = load_resumed_config(resume, words, None if source is None else Path(source))
+        there, words = _here(resume, words)
+        config = load_resumed_config(there, words, None if source is None else Path(source))
     else:
         config = _config(source, env, algo, words)
     if save_config is not None:
         _save(config, save_config)
         return
     if dry_run:
-        _dry_run(plan_run(config, resume))
+        plan = plan_run(config, there)
+        _dry_run(plan, {} if local or config.cluster.address == "local" else nodes_note(plan))
         return
-    result = train_run(config, local=local, resume=resume, quiet=quiet, since=STARTED)
+    result = train_run(config, local=local, resume=there, quiet=quiet, since=STARTED)
     summarize(result)
     if result.status == "interrupted":
         raise typer.Exit(130)
+
+
+def _here(resume: str, words: list[str]) -> tuple[Path, list[str]]:
+    """The run to go on with on this machine, brought from a store where it has to be, and the overrides with its storage."""
+    from distrl.storage.fetch import brought, storage_of
+    from distrl.stores import is_address
+
+    if not is_address(resume):
+        return Path(resume), words
+    run_dir = next((word.partition("=")[2] for word in words if word.startswith("run_dir=")), None)
+    return brought(resume, run_dir), [f"storage={storage_of(resume)}", *words]
 
 
 def _config(source: str | None, env: str | None, algo: str | None, overrides: list[str]) -> Config:
@@ -112,7 +130,8 @@ def presets() -> None:
         out.print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _dry_run(plan: Plan) -> None:
+def _dry_run(plan: Plan, nodes: dict[str, str]) -> None:
+    """`nodes`: what would go to each of a cluster's, by its name."""
     config, rollout = plan.config, plan.config.rollout
     out.print(config.to_yaml().rstrip())
     table = Table(show_header=False, box=None, title="What this run is made of", title_justify="left")
@@ -125,10 +144,12 @@ def _dry_run(plan: Plan) -> None:
         "env copies": f"{rollout.shards * rollout.envs_per_shard} in {rollout.shards} shards",
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": plan.runners_note,
+        **{f"on {name}": what for name, what in nodes.items()},
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
         **({} if plan.replay_note is None else {"replay": plan.replay_note}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",
         "run directory": plan.run_dir,
+        **({} if config.storage is None else {"a copy of it in": config.storage}),
         **({} if plan.origin is None else {"begins with": plan.origin.source["path"]}),
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),
     }.items():

@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from distrl.execution.resources import Node, Seat
+
 Worker = Any  # a handle: hashable, opaque
 Future = Any  # a result to come: hashable, opaque; may be passed as an argument where the result is wanted
+SEAT = Seat()
 
 
 class Execution(Protocol):
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Worker:
+    def nodes(self) -> list[Node]:
+        """The machines that workers can be started on now, without those that were told that they end soon."""
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
         """Start a worker: an instance of `cls`. Failures show in the first result."""
+
+    def begun(self, worker: Worker) -> bool:
+        """Whether its process is there, and has made the instance."""
 
     def submit(self, worker: Worker, method: str, *args: Any) -> Future:
         """Call a method; a worker's calls run in order."""

@@ -2,36 +2,93 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from distrl.errors import Diverged, EnvError, UserError, WorkerLost
+from distrl.execution import SEAT
 from distrl.execution.own_ray import RayConnection
+from distrl.execution.resources import Node, Seat
 from distrl.heartbeat import pulse
 
 
+class Connection(Protocol):
+    """This process connected to a Ray."""
+
+    def check(self) -> None:
+        """Raises `ExecutionLost` where that Ray has died."""
+
+    def close(self) -> None:
+        """Leave it."""
+
+
 class RayExecution:
-    """`distrl.execution.Execution` on Ray. `cpus` and `gpus` tell what is free on the cluster."""
+    """`distrl.execution.Execution` on Ray."""
 
     def __init__(self, address: str, object_store_bytes: int) -> None:
         """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does."""
-        self._connection = RayConnection(address, object_store_bytes)
-        self._workers: dict[str, Any] = {}
-        self._killed: dict[str, str] = {}  # why, of those for which a reason is known
+        self._use(RayConnection(address, object_store_bytes), joined=address != "local")
+
+    def _use(self, connection: Connection, joined: bool) -> None:
+        """`joined`: others use this Ray, too, and its nodes come and go."""
         import ray
 
-        self.ray = ray
-        resources = ray.cluster_resources() if address == "local" else ray.available_resources()
-        self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+        self.ray, self._connection, self._joined = ray, connection, joined
+        self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
+        self._killed: dict[str, str] = {}  # why, of those for which a reason is known
+        self._seats: dict[str, Seat] = {}
+        self._begun: dict[str, Any] = {}  # futures of their first calls
 
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Any:
+    def nodes(self) -> list[Node]:
+        if not self._joined:
+            whole = self.ray.cluster_resources()
+            return [Node(cpus=float(whole.get("CPU", 0)), gpus=float(whole.get("GPU", 0)))]
+        from ray._private import state
+
+        leaving = state.state.get_draining_nodes()
+        free = state.available_resources_per_node()
+        return [
+            self._node(node, free[node["NodeID"]])
+            for node in self.ray.nodes()
+            if node["Alive"] and node["NodeID"] in free and node["NodeID"] not in leaving
+        ]
+
+    def _node(self, node: dict[str, Any], free: dict[str, float]) -> Node:
+        whole = node["Resources"]
+        held = [seat for seat in self._seats.values() if seat.node == node["NodeID"]]
+        cpus = free.get("CPU", 0.0) + sum(seat.cpus for seat in held)
+        gpus = free.get("GPU", 0.0) + sum(seat.gpus for seat in held)
+        return Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            min(cpus, whole.get("CPU", 0.0)),  # what is free is told a moment late
+            min(gpus, whole.get("GPU", 0.0)),
+            free.get("memory", math.inf),
+            "node:__internal_head__" in whole,
+        )
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Any:
         self._connection.check()
-        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"watch": 1})
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        where = NodeAffinitySchedulingStrategy(seat.node, soft=False) if seat.node else None
+        remote = self.ray.remote(
+            num_cpus=seat.cpus,
+            num_gpus=seat.gpus,
+            max_restarts=0,
+            concurrency_groups={"watch": 1},
+            scheduling_strategy=where,
+        )
         handle = remote(cls).remote(*args)
-        handle.__ray_call__.remote(_let_ray_in_soon)
-        self._workers[handle._actor_id.hex()] = handle
+        actor = handle._actor_id.hex()
+        self._begun[actor] = handle.__ray_call__.remote(_let_ray_in_soon)
+        self._workers[actor], self._seats[actor] = handle, seat
         return handle
+
+    def begun(self, worker: Any) -> bool:
+        return bool(self.ray.wait([self._begun[worker._actor_id.hex()]], timeout=0)[0])
 
     def submit(self, worker: Any, method: str, *args: Any) -> Any:
         return getattr(worker, method).remote(*args)
@@ -65,7 +122,7 @@ class RayExecution:
         except errors.RayTaskError as error:
             if isinstance(error.cause, (EnvError, Diverged, UserError)):
                 raise error.cause from None
-            if isinstance(error.cause, (errors.RayActorError, errors.ObjectLostError)):
+            if isinstance(error.cause, (errors.RayActorError, errors.ObjectLostError, errors.ActorUnschedulableError)):
                 raise self._lost(error.cause) from None
             raise
         except errors.RayActorError as error:
@@ -75,7 +132,12 @@ class RayExecution:
                     raise UserError(message.strip()) from None
                 raise
             raise self._lost(error) from None
-        except (errors.ObjectLostError, errors.OutOfMemoryError, errors.WorkerCrashedError) as error:
+        except (
+            errors.ObjectLostError,
+            errors.OutOfMemoryError,
+            errors.WorkerCrashedError,
+            errors.ActorUnschedulableError,
+        ) as error:
             raise self._lost(error) from None
 
     def _lost(self, error: Exception) -> WorkerLost:
@@ -93,10 +155,13 @@ class RayExecution:
         return worker.__ray_call__.options(concurrency_group="watch").remote(pulse)
 
     def kill(self, worker: Any, why: str = "") -> None:
+        actor = worker._actor_id.hex()
         if why:  # whoever waits for what it owes will ask who is gone
-            self._killed[worker._actor_id.hex()] = why
+            self._killed[actor] = why
         else:
-            self._workers.pop(worker._actor_id.hex(), None)
+            self._workers.pop(actor, None)
+        for known in (self._seats, self._begun):
+            known.pop(actor, None)
         self.ray.kill(worker)
 
     def close(self) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distrl.execution import SEAT
+from distrl.execution.resources import Node, Seat
+
 
 @dataclass(eq=False)
 class Done:
@@ -23,8 +26,14 @@ class LocalWorker:
 
 
 class LocalExecution:
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> LocalWorker:
+    def nodes(self) -> list[Node]:
+        return [Node(cpus=1)]
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> LocalWorker:
         return LocalWorker(cls(*map(self._value, args)), name)
+
+    def begun(self, worker: LocalWorker) -> bool:
+        return True
 
     def submit(self, worker: LocalWorker, method: str, *args: Any) -> Done:
         try:

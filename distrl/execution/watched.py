@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from distrl.errors import UserError, WorkerLost
-from distrl.execution import Execution, Future, Worker
+from distrl.execution import SEAT, Execution, Future, Worker
 from distrl.execution.local import LocalExecution
+from distrl.execution.resources import Node, Seat
+from distrl.heartbeat import HEART
 from distrl.settings import ClusterSettings
 
 SLICE_S = 0.5  # how long is waited at most before somebody looks around
@@ -66,6 +68,8 @@ class Watch:
             self._hear(worker, pulse)
         if pulse.question is None and self.clock - pulse.asked >= min(1.0, pulse.limit / 8):
             pulse.question, pulse.asked = self.execution.pulse(worker), self.clock
+            if pulse.question is None:  # it works in this process, which is not late
+                pulse.heard = self.clock
         if pulse.beats is None:
             late = self.clock - pulse.heard > START_S
             return f"hung: its process is not up after {START_S:g} s" if late else ""
@@ -120,10 +124,16 @@ class WatchedExecution:
         self._use(LocalExecution())
         return f"one process, as there is no other Ray ({why})"
 
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Worker:
-        worker = self.inner.spawn(cls, *args, name=name, cpus=cpus, gpus=gpus)
+    def nodes(self) -> list[Node]:
+        return self.inner.nodes()
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
+        worker = self.inner.spawn(cls, *args, name=name, seat=seat)
         self.watch.add(worker, name)
         return worker
+
+    def begun(self, worker: Worker) -> bool:
+        return self.inner.begun(worker)
 
     def submit(self, worker: Worker, method: str, *args: Any) -> Future:
         return self.inner.submit(worker, method, *args)
@@ -167,6 +177,11 @@ class WatchedExecution:
 
     def close(self) -> None:
         self.inner.close()
+
+    def doing(self) -> str:
+        """Where a worker is that is at work, the learner before all others, as far as it is known; '' where none is."""
+        known = (pulse.where for pulse in list(self.watch.pulses.values()) if pulse.where)
+        return next(known, HEART.place)
 
     def _look(self) -> None:
         if time.monotonic() - self.watch.last < SLICE_S / 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,8 @@ from distrl.acting.network import NetworkSpec, unflatten
 from distrl.acting.recurrent import RecurrentSpec
 from distrl.learning.encoders import TorchEncoder
 from distrl.types import Array
+
+Part = Callable[[Tensor], Tensor]  # of a layer: a module, or its activation
 
 
 class Body(nn.Module):
@@ -30,14 +32,20 @@ class Body(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(width) for width in spec.hidden if spec.layer_norm)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
+    def encode(self, obs: Tensor) -> Tensor:
+        encoded = [encoder(obs) for encoder in self.encoders]
+        return encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
+
+    def parts(self, layers: int | None = None) -> list[Part]:
+        """Of the hidden layers, or of the first so many, in the order in which they are called."""
+        found: list[Part] = []
+        for i, layer in enumerate(list(self.hidden)[:layers]):
+            found += [layer, self.norm[i], self.activation] if self.norm else [layer, self.activation]
+        return found
+
     def forward(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
-        encoded = [encoder(obs) for encoder in self.encoders]
-        x = encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
-        for i in range(len(self.hidden) if layers is None else layers):
-            x = self.hidden[i](x)
-            x = self.activation(self.norm[i](x) if self.norm else x)
-        return x
+        return reduce(lambda x, part: part(x), self.parts(layers), self.encode(obs))
 
 
 class OwnBody(nn.Module):

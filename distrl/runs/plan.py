@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded
-from distrl.acting.normalise import initial_weights, make_policy
 from distrl.acting.tables import TablePolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.envs.mdp import read_table
+from distrl.envs.multi import grouped
 from distrl.envs.native import NativeShard
 from distrl.errors import UserError
-from distrl.execution.resources import cpu_count, share_out
+from distrl.execution.resources import Node, cpu_count, share_out
 from distrl.files import refuse_used
 from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
 from distrl.sizes import check_fits
+from distrl.storage.fetch import check_storage
 from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Origin, Policy
@@ -37,6 +40,7 @@ class Plan:
     initial_weights: Array
     origin: Origin | None  # what these are of, where `init_from` says so
     run_dir: Path
+    named: bool  # by the user; any other name gets a number where it is taken
     start: Path | None  # the checkpoint to go on from; None: the beginning
     resuming: bool
     object_store_bytes: int
@@ -65,13 +69,13 @@ class Plan:
         if self.config.cluster.address != "local":
             return f"{self.config.cluster.runners} processes, on the cluster at {self.config.cluster.address}"
         cpus = cpu_count()
-        return f"{share_out(self.config, cpus).runners} processes ({cpus} CPUs here)"
+        return f"{len(share_out(self.config, [Node(cpus=cpus, gpus=1)]).runners)} processes ({cpus} CPUs here)"
 
 
 def plan_run(config: Config, resume: Path | None = None) -> Plan:
     """Check everything that can be checked without starting anything. Raises `UserError`; makes no file."""
     single_threaded()
-    info = describe_env(config.env)
+    info = grouped(describe_env(config.env), config.policies)
     _check_sizes(config, info)
     _check_env(config, info)
     policy = make_policy(config, info)
@@ -82,6 +86,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config = config.on_device(before)
     if config.track.mlflow:
         check_tracking(tracking_uri(config, run_dir))
+    if config.storage is not None:
+        check_storage(config.storage, run_dir, new=resume is None)
     weights, origin = initial_weights(config, policy), None
     if config.init_from is not None:
         copied = None if resume is None else run_dir / COPY  # a run that goes on has its own
@@ -93,6 +99,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         initial_weights=weights if origin is None else origin.vector,
         origin=origin,
         run_dir=run_dir,
+        named=config.run_dir is not None,
         start=start,
         resuming=resume is not None,
         object_store_bytes=_object_store_bytes(config, info),
@@ -118,13 +125,15 @@ def _check_env(config: Config, info: EnvInfo) -> None:
 def _check_runners(config: Config) -> None:
     """This machine can run as many runners as are asked for; what a cluster can is known when it is joined."""
     if config.cluster.address == "local" and config.cluster.runners != "auto":
-        share_out(config, float(cpu_count()))
+        share_out(config, [Node(cpus=cpu_count(), gpus=1)])
 
 
 def _new_directory(config: Config, info: EnvInfo) -> Path:
     """Where a new run goes: nothing is there yet, or the name is one that is numbered where there is."""
-    name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}"
-    run_dir = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if config.storage is not None:  # where other machines may begin a run in the same second
+        name += f"-{secrets.token_hex(3)}"
+    run_dir = Path(config.run_dir or f"runs/{name}").absolute()
     if config.run_dir is not None:
         refuse_used(run_dir)
     return run_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.resources import Resources, share_out
+from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
 from distrl.models.store import newest_checkpoint
@@ -24,19 +25,27 @@ from distrl.runs.origin import COPY, copy_origin
 from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
+from distrl.storage.fetch import brought
+from distrl.storage.uploader import StorageCopy
+from distrl.stores import Store
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
-from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.tracking.where import run_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
+from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
+from distrl.types import EnvInfo
 from distrl.workers.learner import choose_device, gpu_count
 
 if TYPE_CHECKING:
     from distrl.execution.cluster import RayExecution
 
 LATE_S = 5.0  # behind `stop.grace_s`: by then whatever can end has ended
+# What runs the workers of a plan, the config with the device that the learner gets there, and what each worker gets.
+Start = Callable[[Plan], tuple[Execution, Config, Resources]]
 
 
 def train(
@@ -53,7 +62,7 @@ def train(
     Args:
         config: or what `load_config` takes: a YAML file, a preset's name, a mapping
         local: everything in this process, without Ray; the same weights bit for bit
-        resume: a run directory, or one of its checkpoints, to go on from
+        resume: a run directory, or one of its checkpoints, to go on from; or a run's address in a store (`storage`)
         quiet: no progress display
         callbacks: objects with any of `on_iteration(row)` (a row of metrics.jsonl), `on_evaluation(evaluation)` (during
             training; a `distrl.types.Evaluation`) and `on_checkpoint(path)`. One that returns False ends the run as
@@ -68,19 +77,48 @@ def train(
     since = time.time() if since is None else since
     told = Callbacks(callbacks)
     config = config if isinstance(config, Config) else load_config(config)
-    plan = plan_run(config, None if resume is None else Path(resume))
+    plan = plan_run(config, None if resume is None else brought(resume, config.run_dir))
+
+    def start(plan: Plan) -> tuple[Execution, Config, Resources]:
+        if not (local or quiet):
+            print("Starting Ray ...", file=sys.stderr, flush=True)
+        return _start_execution(plan, local)
+
+    return train_as(plan, start, told, since=since, quiet=quiet)
+
+
+def train_as(
+    plan: Plan,
+    start: Start,
+    callbacks: Callbacks,
+    *,
+    since: float,
+    quiet: bool = False,
+    pictures: bool = True,
+    wish: Callable[[], str | None] = lambda: None,
+) -> Result:
+    """Train what is planned, as `train` does.
+
+    Args:
+        start: what runs the workers
+        pictures: draw and record what people look at, at the end
+        wish: asked often; a reason ends the run with a checkpoint, as a signal does
+    """
     request = signals.Request()
-    with _taken(plan, named=config.run_dir is not None) as (plan, keep):
-        execution, config, resources = _start_execution(plan, local)
+    with _taken(plan) as (plan, keep):
+        execution, config, resources = start(plan)
         plan = replace(plan, config=config)
         try:
             with signals.handled(request):
                 keep()
                 observer = _start_observer(plan, quiet)
-                trainer = _make_trainer(plan, execution, resources, observer, request, told)
+                trainer = _make_trainer(
+                    plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
+                )
+                observer.console.follow(trainer.recovery.execution.doing)
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
-                    return _train(plan, trainer, request, observer, since)
+                    return _train(plan, trainer, request, observer, since, pictures)
                 finally:
                     trainer.recovery.execution.close()
         finally:
@@ -88,17 +126,13 @@ def train(
 
 
 @contextmanager
-def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]:
-    """The plan with its run directory for this process alone, and a call that keeps a new directory.
-
-    Args:
-        named: by the user; any other name gets a number where it is taken
-    """
+def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
+    """The plan with its run directory for this process alone, and a call that keeps a new directory."""
     if plan.resuming:
         with locked(plan.run_dir):
             yield plan, lambda: None
         return
-    with new_directory(plan.run_dir, numbered=not named) as (run_dir, keep):
+    with new_directory(plan.run_dir, numbered=not plan.named) as (run_dir, keep):
         own = {"run_dir": str(run_dir)} | ({} if plan.origin is None else {"init_from": str(run_dir / COPY)})
         yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
@@ -109,14 +143,25 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     if local:
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
         device = choose_device(config.learner.device, gpu_count() if matters else 0)
-        return LocalExecution(), config.on_device(device), Resources(runners=1)
+        return LocalExecution(), config.on_device(device), Resources((Seat(),))
     execution = _start_ray(plan)
     try:
-        config = config.on_device(choose_device(config.learner.device, execution.gpus if torch else 0))
-        return execution, config, share_out(config, execution.cpus)
+        nodes = execution.nodes()
+        gpus = max((node.gpus for node in nodes), default=0)
+        config = config.on_device(choose_device(config.learner.device, gpus if torch else 0))
+        return execution, config, share_out(config, nodes, plan.replay_bytes)
     except BaseException:
         execution.close()
         raise
+
+
+def nodes_note(plan: Plan) -> dict[str, str]:
+    """What would go to each node of the cluster that the run joins, by its name. Raises `UserError` where it cannot be joined."""
+    execution, _, resources = _start_execution(plan, local=False)
+    try:
+        return placement(resources, execution.nodes())
+    finally:
+        execution.close()
 
 
 def _start_ray(plan: Plan) -> RayExecution:
@@ -125,7 +170,9 @@ def _start_ray(plan: Plan) -> RayExecution:
     return RayExecution(plan.config.cluster.address, plan.object_store_bytes)
 
 
-def _train(plan: Plan, trainer: Trainer, request: signals.Request, observer: RunObserver, since: float) -> Result:
+def _train(
+    plan: Plan, trainer: Trainer, request: signals.Request, observer: RunObserver, since: float, pictures: bool
+) -> Result:
     """Train with what was started, write the result and what people look at; then raise what ended the run, if it failed."""
     write_result(trainer, since, "running")
     status, error = _run(trainer)
@@ -139,8 +186,11 @@ def _train(plan: Plan, trainer: Trainer, request: signals.Request, observer: Run
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
         trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
-        present(plan, observer)
-    observer.finish(status)
+        trainer.evaluations.films.close(wait=True)
+        if pictures:
+            present(plan, observer)
+    trainer.evaluations.films.close(wait=False)
+    observer.finish(status, trainer.evaluations.final)
     if error is not None:
         raise error
     return result
@@ -153,7 +203,12 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
-    observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet), tracker)
+    log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
+    copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
+    board = TensorBoard(run_dir) if config.track.tensorboard else None
+    observer = RunObserver(log, console, tracker, board, copy)
+    if copy is not None:
+        observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
         observer.warn(message)
     if plan.replay_note is not None:
@@ -168,7 +223,7 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
         plan.run_dir,
         uri=tracking_uri(config, plan.run_dir),
         experiment=config.track.experiment,
-        tags=collect_tags(),
+        tags=run_tags(config, plan.run_dir),
         params=params,
         run_name=plan.run_dir.name,
         register_as=config.track.register_as,
@@ -180,7 +235,7 @@ def _make_trainer(
     execution: Execution,
     resources: Resources,
     observer: RunObserver,
-    request: signals.Request,
+    interrupted: Callable[[], str | None],
     callbacks: Callbacks,
 ) -> Trainer:
     about = _about(plan) | ({} if plan.origin is None else {"init_from": plan.origin.source})
@@ -195,7 +250,7 @@ def _make_trainer(
         plan.origin,
     )
     again = None if isinstance(execution, LocalExecution) else lambda: _start_ray(plan)
-    return make_trainer(job, execution, resources, observer, lambda: request.reason, callbacks, again)
+    return make_trainer(job, execution, resources, observer, interrupted, callbacks, again)
 
 
 def _leave(trainer: Trainer, since: float) -> None:
@@ -216,9 +271,16 @@ def _about(plan: Plan) -> dict[str, Any]:
     return {
         "algorithm": config.algorithm.name,
         "env": config.env.model_dump(mode="json"),
-        "observation": info.obs_layout.tensors(info.observation_space),
-        "action": info.action_layout.tensors(info.action_space),
+        "observation": _tensors(info, "obs_layout", "observation_space"),
+        "action": _tensors(info, "action_layout", "action_space"),
     }
+
+
+def _tensors(info: EnvInfo, layout: str, space: str) -> Any:
+    """The arrays that observations (or actions) are of; where agents are in groups those of each agent by name."""
+    if info.groups:
+        return {name: _tensors(info.of(name), layout, space) for name in info.agents}
+    return getattr(info, layout).tensors(getattr(info, space))
 
 
 def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
@@ -231,4 +293,4 @@ def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
         return "failed", error
     if (raised := trainer.recovery.callbacks.error) is not None:
         return "failed", raised
-    return "interrupted" if trainer.progress.stopped == "interrupted" else "finished", None
+    return "interrupted" if trainer.progress.stopped in ("interrupted", PAUSED) else "finished", None

@@ -30,6 +30,15 @@ class Checkpoints:
         self.collector, self.evaluations = collector, evaluations
         self.newest = job.start  # the newest checkpoint that was read or written
 
+    def after(self, k: int) -> None:
+        """What is due before iteration k: a checkpoint, or that the learner and its replays leave a node that ends."""
+        every, to_move = self.config.checkpoint.every, self.collector.crew.to_move
+        if to_move or (every and k % every == 0):
+            self.save()
+        if to_move:
+            self.recovery.observer.note("the learner and its replays move to other nodes")
+            self._start_again()
+
     def save(self) -> None:
         """Write the state between the updates so far and the next iteration."""
         self.updates.settle(0)
@@ -105,13 +114,13 @@ class Checkpoints:
         """The learner, or a replay that it learns from, or all is gone: start again from the newest checkpoint."""
         while True:
             try:
-                self._replace(lost)
-                return self.load()
+                self._tell(lost)
+                return self._start_again(all_of_it=lost.worker is None)  # where it is not known what is gone
             except WorkerLost as again:
                 lost = again
 
-    def _replace(self, lost: WorkerLost) -> None:
-        """New workers in the place of those that are gone, as far as `load` does not start them."""
+    def _tell(self, lost: WorkerLost) -> None:
+        """Count a loss and tell of it; where all is gone, put another execution in its place."""
         if isinstance(lost, ExecutionLost):
             self.recovery.count_restart(f"{lost}; going back to {self.where}")
             self.recovery.observer.warn(f"the run goes on in {self.recovery.execution.renew()}")
@@ -119,7 +128,10 @@ class Checkpoints:
             replay = lost.worker in self.updates.workers and lost.worker is not self.updates.learner
             what = "a replay" if replay else "the learner"
             self.recovery.count_restart(f"{what} was lost ({lost}); going back to {self.where}")
+
+    def _start_again(self, all_of_it: bool = False) -> None:
+        """Have a fresh learner and replays, at least, go on from the newest checkpoint."""
         self.updates.kill()
-        if lost.worker is None:  # not known what is gone: all of it is replaced
-            self.collector.crew.start()
+        if self.collector.crew.move(all_of_it):
             self.evaluations.replace()
+        self.load()

@@ -12,6 +12,7 @@ from distrl.settings import Config, StreakSettings
 from distrl.training.recovery import Observer, Recovery
 from distrl.types import Evaluation, Report
 
+PAUSED = "paused"  # why a run ended that goes on later, as if it had not ended
 RECENT = 100  # training episodes in return_mean
 PHASES = {  # what the seconds of a run are of, by their names in result.json; they pass side by side
     "act": "runners choosing actions",
@@ -136,8 +137,11 @@ class Ledger:
             return "return_mean"
         if self.config.iterations is not None and self.progress.iteration >= self.config.iterations:
             return "env_steps"
-        stop_at = self.recovery.callbacks.stop_at
-        return "callback" if stop_at is not None and self.progress.iteration >= stop_at else None
+        callbacks = self.recovery.callbacks
+        for reason, at in (("callback", callbacks.stop_at), (PAUSED, callbacks.pause_at)):
+            if at is not None and self.progress.iteration >= at:
+                return reason
+        return None
 
     def open(self, k: int, reports: list[Report]) -> dict[str, float]:
         """Count an iteration's episodes, in shard order; returns the row that its metrics will complete."""
@@ -150,8 +154,7 @@ class Ledger:
             self._count_streak(report)
             if report.unfaithful:
                 self.observer.warn(UNFAITHFUL.format(self.config.env.id))
-        assert self.earlier_s is not None
-        progress.train_s = self.earlier_s + time.time() - self.first_step
+        self._time()
         if progress.steps_to_threshold is None and progress.reached(self.threshold):
             progress.steps_to_threshold, progress.time_to_threshold_s = progress.env_steps, progress.train_s
         row = self.head(k) | {"train/episodes": float(progress.episodes)}
@@ -166,7 +169,8 @@ class Ledger:
 
     def close(self, row: dict[str, float], metrics: dict[str, float]) -> None:
         """Complete a row with what the learner says of the iteration, and record it."""
-        row["time/learn_s"] = metrics.pop("learn_s")
+        self._time()
+        row["time/learn_s"] = self.recovery.learn_s = metrics.pop("learn_s")
         row |= {f"train/{name}": value for name, value in metrics.items()}
         row["restarts"] = float(self.recovery.restarts)
         for name, value in row.items():
@@ -177,6 +181,11 @@ class Ledger:
     def head(self, k: int) -> dict[str, float]:
         """What every row begins with."""
         return {"iteration": float(k), "env_steps": float(self.progress.env_steps), "time": time.time()}
+
+    def _time(self) -> None:
+        """Training has gone on until now."""
+        assert self.earlier_s is not None and self.first_step is not None
+        self.progress.train_s = self.earlier_s + time.time() - self.first_step
 
     def _rates(self) -> dict[str, float]:
         now = time.perf_counter()

@@ -70,14 +70,12 @@ class Trainer:
 
     def _train(self) -> str:
         """Iterate until something that was asked for ends the run; returns what."""
-        every = self.config.checkpoint.every
         while (reason := self.ledger.reason_to_stop()) is None:
             try:
                 self._iterate(self.progress.iteration)
             except TimeUp:
                 return "seconds"
-            if every and self.progress.iteration % every == 0:
-                self.checkpoints.save()
+            self.checkpoints.after(self.progress.iteration)
         return reason
 
     def _iterate(self, k: int) -> None:
@@ -90,15 +88,14 @@ class Trainer:
         self.collector.forget_old()
 
     def _finish(self) -> None:
-        row = self.ledger.head(self.progress.iteration)
-        if evaluated := self.evaluations.finish():
-            self.recovery.record(row | evaluated)
+        for i, evaluated in enumerate(self.evaluations.finish()):  # rows that a resumed run replaces
+            self.recovery.record(self.ledger.head(self.progress.iteration + i) | evaluated)
 
     @property
     def workers(self) -> list[Worker]:
         """All that run now."""
         evaluator = self.evaluations.evaluator
-        return [*self.collector.crew.runners, *self.updates.workers, *([] if evaluator is None else [evaluator])]
+        return [*self.collector.crew.all_runners, *self.updates.workers, *([] if evaluator is None else [evaluator])]
 
 
 def make_trainer(
@@ -120,7 +117,7 @@ def make_trainer(
     execution = WatchedExecution(execution, config.cluster, again, lambda: recovery.patience())
     recovery = Recovery(config, execution, observer, interrupted, callbacks)
     ledger = Ledger(config, job.threshold, recovery, observer)
-    crew = Crew(config, policy, execution, resources, job.origin)
+    crew = Crew(config, policy, execution, resources, job.origin, recovery)
     updates = Updates(config, execution, crew, recovery, ledger)
     collector = Collector(config, execution, crew, recovery, updates)
     evaluations = Evaluations(config, policy, job.about, execution, recovery, updates, job.run_dir)

@@ -114,34 +114,29 @@ class Runner:
         return self.shards[shard], bool(rebuilt.all())
 
     def _roll(self, live: Live, version: int) -> tuple[Report, Fragment]:
-        envs, underway, acting = live.shard, live.underway, live.acting
-        began = acting.arrays()
+        envs, underway, acting, began = live.shard, live.underway, live.acting, live.acting.arrays()
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, len(envs.obs)  # columns
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
-        stack = envs.frame_stack
-        obs_dtype = self.policy.obs_layout.dtype
+        stack, obs_dtype = envs.frame_stack, self.policy.obs_layout.dtype
         seen = envs.obs.astype(obs_dtype, copy=False)  # a whole stack where `obs` holds single frames
         first = seen.swapaxes(0, 1) if stack else seen[None]
         obs = np.concatenate([first, np.empty((t_max, *first.shape[1:]), first.dtype)])
         newest = obs[len(first) :]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
-        active = None if envs.active is None else np.empty((t_max + 1, n), bool)
-        actions, extras = [], []
+        actions, extras, active = [], [], [copy.copy(envs.active)]
         final_obs: list[Array] = []
         infos: list[dict[str, float]] = []
         ended: list[tuple[Array, Array]] = []
-        act_s = 0.0
-        started, start = time.time(), time.perf_counter()
+        act_s, started, start = 0.0, time.time(), time.perf_counter()
         for t in range(t_max):
             self.step = t
-            if active is not None:
-                active[t] = envs.active
             before_act = time.perf_counter()
             action, extra = acting.act(seen, noise[t])
             act_s += time.perf_counter() - before_act
             result = envs.step(action)
             self.heart.beats += 1
+            active.append(copy.copy(envs.active))
             actions.append(action)
             extras.append(extra)
             if stack:
@@ -157,8 +152,6 @@ class Runner:
                 final_obs.append(last[:, -1] if stack else last)
                 acting.forget(result.terminated | result.truncated)
                 infos += result.infos
-        if active is not None:
-            active[-1] = envs.active
         rolling = time.perf_counter() - start
         fragment = Fragment(
             shard=shard,
@@ -173,14 +166,18 @@ class Runner:
             extras={key: np.stack([extra[key] for extra in extras]) for key in extras[0]} | began,
             stack=stack,
             agents=self.policy.obs_layout.rows,
-            active=active,
+            active=None if envs.active is None else np.array(active),
         )
         live.iteration = iteration + 1
         after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays(), acting.memory)
-        by_copy = (t_max, self.settings.envs_per_shard, *underway.returns.shape[1:], *fragment.action.shape[2:])
-        taken = compact(fragment.action.reshape(by_copy)) if envs.replays else None
+        taken = self._taken(fragment, underway) if envs.replays else None
         seconds = {"act": act_s, "step": rolling - act_s, "snapshot": time.perf_counter() - start - rolling}
         return Report(shard, iteration, self._episodes(ended, infos), after, taken, started, seconds), fragment
+
+    def _taken(self, fragment: Fragment, underway: Underway) -> Array:
+        """The actions [T, N, ...] of env copies; of several agents [T, N, A, ...]."""
+        action = fragment.action
+        return compact(action.reshape(len(action), *underway.returns.shape, *action.shape[2:]))
 
     def _episodes(self, ended: list[tuple[Array, Array]], infos: list[dict[str, float]]) -> Episodes:
         """Of the returns and lengths that each step's ended episodes had, and of all their last infos."""
