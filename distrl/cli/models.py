@@ -158,7 +158,8 @@ def plot(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="run directories; runs that differ only in the seed are one configuration")
+        list[Path],
+        typer.Argument(help="run directories, or sweeps; runs that differ only in the seed are one configuration"),
     ],
     output: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html"),
 ) -> None:
