@@ -47,7 +47,8 @@ def submit(
     resume: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="instead of a config: go on with a job's run, or with a run directory on the head"
+            metavar="RUN",
+            help="instead of a config: go on with a job's run, a run directory on the head, or a run in a store",
         ),
     ] = None,
     wait: Annotated[

@@ -127,7 +127,8 @@ class Order:
     distrl: str  # the version of it that comes along
     run_dir: str  # on the head
     overrides: Sequence[str] = ()
-    config: str | None = None  # YAML; None: the run in `run_dir` goes on
+    config: str | None = None  # YAML, of a new run
+    resume: str | None = None  # else the run that goes on: its directory on the head, or its address in a store
     model: Path | None = None  # a model directory or file that it begins with
     versions: Mapping[str, str] = field(default_factory=dict)  # what the cluster must have
     environment: Mapping[str, str] = field(default_factory=dict)  # what all its processes find; Ray shows it to nobody
@@ -379,7 +380,7 @@ def _write_payload(directory: Path, order: Order) -> list[str]:
     wanted = {
         "model": model,
         "run_dir": order.run_dir,
-        "resume": order.config is None,
+        "resume": order.resume,
         "overrides": list(order.overrides),
         "versions": dict(order.versions),
         "room": list(order.room),

@@ -57,6 +57,19 @@ def release(name: str, version: str) -> str:
     return ".".join(version.split(".")[:2]) if name == "python" else version.partition("+")[0]
 
 
+def arguments(order: dict[str, Any], handed: str) -> list[str]:
+    """Of `distrl train`, for a run that is new or goes on; one that comes from a store needs a directory here."""
+    resume, run_dir = order["resume"], f"run_dir={os.path.expanduser(order['run_dir'])}"
+    if resume is None:
+        begins = [] if order["model"] is None else [f"init_from={os.path.join(handed, order['model'])}"]
+        which = [os.path.join(handed, CONFIG), run_dir, *begins]
+    elif "://" in resume:
+        which = ["--resume", resume, run_dir]
+    else:
+        which = ["--resume", os.path.expanduser(resume)]
+    return [*which, *order["overrides"], "cluster.address=auto"]
+
+
 def main() -> None:
     """Do what was ordered, in this process; leaves with the exit code of the command."""
     prepare()  # Ray does that in workers alone
@@ -71,11 +84,7 @@ def main() -> None:
     room = [sys.executable, "-m", ROOM, json.dumps(order["room"]), str(order["wait_s"])]
     if order["room"] and (code := subprocess.run(room, check=False).returncode):
         sys.exit(code)
-    handed, run_dir = payload(), os.path.expanduser(order["run_dir"])
-    new = [os.path.join(handed, CONFIG), f"run_dir={run_dir}"]
-    begins = [] if order["model"] is None else [f"init_from={os.path.join(handed, order['model'])}"]
-    arguments = ["--resume", run_dir] if order["resume"] else new + begins
-    sys.argv = ["distrl", "train", *arguments, *order["overrides"], "cluster.address=auto"]
+    sys.argv = ["distrl", "train", *arguments(order, payload())]
     runpy.run_module("distrl", run_name="__main__", alter_sys=True)
 
 

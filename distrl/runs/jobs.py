@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
@@ -17,6 +18,7 @@ from distrl.execution.jobs import RUNS, Order, new_id
 from distrl.models.store import find_model, versions
 from distrl.registry import ALGORITHMS, NETWORKS, WRAPPERS
 from distrl.settings import Config, dotted
+from distrl.stores import is_address
 
 PACKAGE = Path(__file__).parent.parent  # all of distrl
 MATTER = (
@@ -54,11 +56,13 @@ def order_run(
 
 
 def order_resumption(run: str, overrides: Sequence[str], any_versions: bool = False) -> tuple[str, Order]:
-    """The same for a run that lies on the cluster: a job's id, or its directory there."""
-    run_dir = run if "/" in run else f"{RUNS}/{run}"
+    """The same for a run that goes on: by a job's id, its directory on the head, or its address in a store."""
+    name = Path(urlsplit(run).path).name
+    place = run if "/" in run else f"{RUNS}/{run}"
+    run_dir = f"{RUNS}/{name}" if is_address(run) else place
     _check_absolute(run_dir)
-    name = Path(run_dir).name
-    return new_id(f"{name}-resumed"), _order(f"going on with {run_dir}", run_dir, overrides, any_versions)
+    order = _order(f"going on with {name}", run_dir, overrides, any_versions)
+    return new_id(f"{name}-resumed"), replace(order, resume=place)
 
 
 def _order(what: str, run_dir: str, overrides: Sequence[str], any_versions: bool) -> Order:

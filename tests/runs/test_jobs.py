@@ -23,7 +23,7 @@ from conftest import CARTPOLE
 from processes import distrl, gone, result_of, write
 
 from distrl.execution import on_cluster
-from distrl.runs.jobs import order_run
+from distrl.runs.jobs import order_resumption, order_run
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.timeout(600)  # jobs start slowly, and more so where other things run
@@ -208,9 +208,7 @@ def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(a
     config = write(tmp_path, {**SMALL, "stop": {"env_steps": 256 * 2000}, "evaluation": {"every": 0}})
     poor = tmp_path / "poor"
     poor.mkdir()
-    (poor / "sitecustomize.py").write_text(
-        "import sys\nfor name in 'numpy torch typer rich gymnasium mlflow safetensors dotenv threadpoolctl'.split(): sys.modules[name] = None\n"
-    )
+    (poor / "sitecustomize.py").write_text(POOR)
     script = [
         sys.executable,
         str(ROOT / "scripts" / "submit_job.py"),
@@ -256,6 +254,16 @@ def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(a
     assert result_of(tmp_path / "ended")["weights_sha256"] == result_of(tmp_path / "here")["weights_sha256"]
 
 
+POOR = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in "numpy torch typer rich gymnasium mlflow safetensors dotenv threadpoolctl".split():
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Nothing())
+"""
 WRONG = """
 import sys
 import distrl.models.store as store
@@ -346,6 +354,21 @@ def test_a_cluster_that_is_up_is_looked_at(address: str, tmp_path: Path) -> None
         and f"ok    python: {sys.version.split()[0]} everywhere" in done.stdout
     )
     assert "distrl-probe" not in distrl("jobs", "--address", address, cwd=tmp_path).stdout
+
+
+def test_a_run_goes_on_from_the_head_or_from_a_store() -> None:
+    home = os.path.expanduser("~")
+    for run, wanted in {
+        "ppo-x": ["--resume", f"{home}/distrl-runs/ppo-x"],
+        "/nfs/runs/ppo-x": ["--resume", "/nfs/runs/ppo-x"],
+        "s3://bucket/runs/ppo-x?region=eu": [
+            "--resume", "s3://bucket/runs/ppo-x?region=eu", f"run_dir={home}/distrl-runs/ppo-x",
+        ],
+    }.items():  # fmt: skip
+        job, order = order_resumption(run, ["stop.seconds=5"])
+        assert job.startswith("ppo-x-resumed-") and order.config is None
+        asked = {"resume": order.resume, "run_dir": order.run_dir, "overrides": order.overrides}
+        assert on_cluster.arguments(asked, "handed") == [*wanted, "stop.seconds=5", "cluster.address=auto"]
 
 
 def test_a_model_to_begin_with_comes_along(tmp_path: Path) -> None:
