@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 
-SOON = {  # a dead node is noticed in seconds
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
+SOON = {  # a node that was killed, and so refuses connections, is noticed in seconds; one on a busy machine is left alone
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "15000",
     "RAY_health_check_failure_threshold": "3",
+    "RAY_raylet_start_wait_time_s": "120",
 }
 ENVIRONMENT = {
     **{name: text for name, text in os.environ.items() if not name.startswith("RAY_")},
@@ -100,7 +100,7 @@ def main() -> None:
             deadline = int((time.time() + 60) * 1000)
             answer = GcsClient(address=cluster.address).drain_node(value, 2, "the spot market wants it", deadline)
         print("> " + json.dumps(answer), flush=True)
-    for node in list(cluster.list_all_nodes):
+    for node in list(cluster.list_all_nodes()):
         node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 

@@ -39,6 +39,7 @@ class RayExecution:
         self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
         self._killed: dict[str, str] = {}  # why, of those for which a reason is known
         self._seats: dict[str, Seat] = {}
+        self._alive: set[str] = set()  # nodes, at the last look
         self._begun: dict[str, Any] = {}  # futures of their first calls
 
     def nodes(self) -> list[Node]:
@@ -49,6 +50,7 @@ class RayExecution:
 
         leaving = state.state.get_draining_nodes()
         free = state.available_resources_per_node()
+        self._alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}  # also those that end soon
         return [
             self._node(node, free[node["NodeID"]])
             for node in self.ray.nodes()
@@ -88,7 +90,11 @@ class RayExecution:
         return handle
 
     def begun(self, worker: Any) -> bool:
-        return bool(self.ray.wait([self._begun[worker._actor_id.hex()]], timeout=0)[0])
+        actor = worker._actor_id.hex()
+        first, node = self._begun.get(actor), self._seats.get(actor, SEAT).node
+        if node and node not in self._alive:  # Ray may go on to say nothing of it
+            return False
+        return first is not None and bool(self.ray.wait([first], timeout=0)[0])
 
     def submit(self, worker: Any, method: str, *args: Any) -> Any:
         return getattr(worker, method).remote(*args)

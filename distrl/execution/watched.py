@@ -31,6 +31,7 @@ class Pulse:
     limit: float  # between two beats
     heard: float  # when it said something
     beaten: float  # when it said that it had beaten, or was waiting for work
+    node: str = ""  # where it was put
     beats: int | None = None  # at that time; None: it has said nothing yet, for its process is starting
     where: str = ""
     question: Future | None = None
@@ -50,11 +51,11 @@ class Watch:
         self.pulses: dict[Worker, Pulse] = {}
         self.clock, self.last = 0.0, time.monotonic()
 
-    def add(self, worker: Worker, name: str) -> None:
+    def add(self, worker: Worker, name: str, node: str) -> None:
         limit = self.settings.step_timeout_s
         if name in ("learner", "replay"):
             limit = self.settings.update_timeout_s
-        self.pulses[worker] = Pulse(limit, self.clock, self.clock)
+        self.pulses[worker] = Pulse(limit, self.clock, self.clock, node)
 
     def look(self) -> list[tuple[Worker, str]]:
         """Those that hang, and how that is known."""
@@ -71,6 +72,8 @@ class Watch:
             if pulse.question is None:  # it works in this process, which is not late
                 pulse.heard = self.clock
         if pulse.beats is None:
+            if pulse.question is not None and pulse.node not in {node.id for node in self.execution.nodes()}:
+                return "lost: its node was gone before its process was up"  # for a Ray it would be on its way for ever
             late = self.clock - pulse.heard > START_S
             return f"hung: its process is not up after {START_S:g} s" if late else ""
         if self.clock - pulse.heard > self.silent_s:
@@ -129,7 +132,7 @@ class WatchedExecution:
 
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
         worker = self.inner.spawn(cls, *args, name=name, seat=seat)
-        self.watch.add(worker, name)
+        self.watch.add(worker, name, seat.node)
         return worker
 
     def begun(self, worker: Worker) -> bool:

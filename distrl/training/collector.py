@@ -83,7 +83,7 @@ class Collector:
             batch := self.schedule.batch(self.progress.iteration, self.fragments)
         ) is None or self._learner_is_behind():
             self.recovery.check()
-            self.crew.follow({asked.runner for asked in self.asked.values()})
+            self.retries.follow()
             # Wait only for each shard's oldest fragment; later ones depend on it.
             oldest = {asked.key[0]: future for future, asked in reversed(self.asked.items())}
             learning = self.updates.oldest
@@ -151,6 +151,13 @@ class Retries:
         self.collector, self.crew, self.recovery = collector, collector.crew, collector.recovery
         self.config = collector.config
         self.attempts: Counter[Key] = Counter()
+
+    def follow(self) -> None:
+        """Follow the nodes. What is owed on one that is gone is asked of others, whether or not Ray says so."""
+        busy = {asked.runner for asked in self.collector.asked.values()}
+        self.crew.follow(busy)
+        for runner in [r for r in self.crew.leaving if r in busy and not self.crew.execution.begun(r)]:
+            self.after_loss(runner, WorkerLost(runner, "its node is gone"))
 
     def after_error(self, asked: Asked, error: EnvError) -> None:
         shard = asked.key[0]
