@@ -293,6 +293,9 @@ class ClusterSettings(Settings):
     address: str = Field(
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
     )
+    start: Literal["at_once", "wait"] = Field(
+        default="wait", description="at_once: begin in this process, go on with a Ray of the run's own once that is up"
+    )
     cpus_per_runner: float | None = Field(
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
     )

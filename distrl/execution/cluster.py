@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +15,35 @@ from distrl.execution.own_ray import RayConnection
 class RayExecution:
     """`distrl.execution.Execution` on Ray. `cpus` and `gpus` tell what is free on the cluster."""
 
-    def __init__(self, address: str, object_store_bytes: int) -> None:
-        """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does."""
-        self._connection = RayConnection(address, object_store_bytes)
+    def __init__(self, address: str, object_store_bytes: int, wait: bool = True) -> None:
+        """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does.
+
+        Where it does not wait, `up` must have been true before anything else is asked.
+        """
+        self._address, self._connection = address, RayConnection(address, object_store_bytes)
         self._workers: dict[str, Any] = {}
+        try:
+            while wait and not self.up(0.02):
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def up(self, wait_s: float = 0) -> bool:
+        """Whether the Ray is there, or is within so many seconds. Raises `UserError` where it cannot be had."""
+        if not self._connection.up(wait_s):
+            return False
         import ray
 
         self.ray = ray
-        resources = ray.cluster_resources() if address == "local" else ray.available_resources()
+        resources = ray.cluster_resources() if self._address == "local" else ray.available_resources()
         self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+        return True
+
+    def warm(self, modules: Sequence[Sequence[str]]) -> list[Any]:
+        """Have a process each import modules, for a worker that is spawned later: the futures of that."""
+        load = self.ray.remote(num_cpus=0, max_retries=0)(_load)
+        return [load.remote(names) for names in modules]
 
     def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Any:
         remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"watch": 1})
@@ -88,6 +110,12 @@ class RayExecution:
             self.ray.kill(handle)
         self._workers.clear()
         self._connection.close()
+
+
+def _load(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    time.sleep(1)  # so that the others find this process busy, and get their own
 
 
 def _let_ray_in_soon(worker: Any) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from distrl import signals
 from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
+from distrl.execution.moving import MovingExecution, RayBeside
 from distrl.execution.resources import Resources, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.registry import algorithm_module
@@ -94,10 +95,13 @@ def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]
 def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resources]:
     """What runs the workers, the config with the device that the learner gets there, and what each worker gets."""
     config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
-    if local:
+    at_once = config.cluster.start == "at_once" and config.cluster.address == "local"
+    if local or at_once:
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
         device = choose_device(config.learner.device, gpu_count() if matters else 0)
-        return LocalExecution(), config.on_device(device), Resources(runners=1)
+        config = config.on_device(device)
+        beside = RayBeside(config, plan.object_store_bytes, ("torch",) if torch else ())
+        return LocalExecution() if local else cast(Execution, MovingExecution(beside)), config, Resources(runners=1)
     from distrl.execution.cluster import RayExecution
 
     execution = RayExecution(config.cluster.address, plan.object_store_bytes)

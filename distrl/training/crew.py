@@ -31,9 +31,14 @@ class Crew:
 
     def start(self) -> None:
         """As many runners as there shall be, in place of all there are."""
+        self.dismiss()
+        self.runners = [self._spawn() for _ in range(self.resources.runners)]
+
+    def dismiss(self) -> None:
+        """End all runners."""
         for runner in self.runners:
             self.execution.kill(runner)
-        self.runners = [self._spawn() for _ in range(self.resources.runners)]
+        self.runners = []
 
     def runner_of(self, shard: int) -> Worker:
         """Who is asked for a shard's fragments."""
