@@ -78,3 +78,26 @@ def true_successors(following: Array, final: Array, fragments: Sequence[Fragment
         successor[:, column : column + copies][fragment.ended] = final[row : row + ends]
         column, row = column + copies, row + ends
     return successor
+
+
+def after_waiting(active: Array, reward: Array, following: Array, ended: Array) -> tuple[Array, Array, Array, Array]:
+    """What came of every step until its agent acts again, where agents wait for their turn or leave.
+
+    Rewards that come while it waits are those of its last step, and so is an end.
+
+    Args:
+        active: [T + 1, C] bool, as of a `Fragment`
+        reward, following, ended: [T, C]; `following` is something of what each step led to, as `true_successors` gives it
+    Returns:
+        reward, following and ended [T, C] of steps that last so long, and [T, C] bool: whether somebody took that step, and all
+        that came of it is known. Of the last step before the fragment's end it is not where the agent waits on.
+    """
+    reward, following, ended, known = reward.copy(), following.copy(), ended.copy(), np.zeros_like(ended)
+    waits = ~ended & ~active[1:]
+    known[-1] = ~waits[-1]
+    for t in reversed(range(len(reward) - 1)):
+        reward[t] += np.where(waits[t], reward[t + 1], 0.0)
+        following[t] = np.where(waits[t], following[t + 1], following[t])
+        ended[t] |= waits[t] & ended[t + 1]
+        known[t] = ~waits[t] | known[t + 1]
+    return reward, following, ended, known & active[:-1]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what acts needs no gymnasium
 
 Array = NDArray[Any]  # as in distrl.types, which imports this file
 MASK = "action_mask"
+OBSERVATION, AGENT = "observation", "agent"  # of an env of several agents: what one of them sees, and which one it is
 # Observations that do not travel in their own type: float64 is more than networks compute in, the rest is strange to torch.
 TRAVELS_AS = {"float64": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
@@ -89,6 +90,12 @@ class Layout:
     in_info: bool = False  # the mask comes in the info
     states: tuple[str, ...] = ()  # masks of all states of a single Discrete observation, as '0110'
     unread: tuple[str, ...] = ()  # parts that are left out, since they are texts
+    agents: tuple[str, ...] = ()  # names of those of one env copy: each has a row; () where there is but one, unnamed
+
+    @property
+    def rows(self) -> int:
+        """Rows of one env copy: its agents."""
+        return max(1, len(self.agents))
 
     @property
     def plain(self) -> bool:
@@ -149,8 +156,22 @@ class Layout:
             part.of(flat)[...] = array
         if self.mask is not None:
             allowed = mask if self.in_info else inside(value, self.mask)
-            self.mask.of(flat)[...] = _checked(allowed, lead, self.mask, over)
+            self.mask.of(flat)[...] = checked_mask(allowed, lead, self.mask, over)
         return flat
+
+    def pack_agents(self, seen: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]) -> Array:
+        """The rows [A, size] of what some agents of an env copy see, as the env has it; nothing is in those of the others."""
+        rows = np.stack([self.example()] * len(self.agents))
+        for name, value in seen.items():
+            mask = infos.get(name, {}).get(MASK)
+            rows[self.agents.index(name)] = self.pack(self.seen_by(name, value), mask, over=True)
+        return rows
+
+    def seen_by(self, agent: str, value: Any, batch: tuple[int, ...] = ()) -> dict[str, Any]:
+        """What an agent sees, as the env has it, in the form that `pack` takes."""
+        one_hot = np.zeros((*batch, len(self.agents)))
+        one_hot[..., self.agents.index(agent)] = 1
+        return split_mask(value) | {AGENT: one_hot}
 
     def join(self, arrays: Sequence[Array], mask: Array | None = None) -> Array:
         """The flat array [N, size] of arrays [N, *shape], one a part."""
@@ -227,8 +248,24 @@ def choices_of(actions: Layout) -> tuple[int, ...]:
     return tuple(n for part in actions.parts if part.kind == "discrete" for n in part.n)
 
 
+def split_mask(value: Any) -> dict[str, Any]:
+    """What an agent sees, and of a mapping (an observation, or the space of one) with a mask this by itself."""
+    try:
+        keys = list(value.keys())
+    except AttributeError:
+        keys = []
+    if MASK not in keys:
+        return {OBSERVATION: value}
+    rest = {key: value[key] for key in keys if key != MASK}
+    return {OBSERVATION: rest[OBSERVATION] if list(rest) == [OBSERVATION] else rest, MASK: value[MASK]}
+
+
 def observation_layout(
-    space: gym.Space[Any], choices: tuple[int, ...] = (), in_info: bool = False, states: Array | None = None
+    space: gym.Space[Any],
+    choices: tuple[int, ...] = (),
+    in_info: bool = False,
+    states: Array | None = None,
+    agents: tuple[str, ...] = (),
 ) -> Layout:
     """How observations travel. Raises ValueError, with a reason, for a space that cannot.
 
@@ -236,6 +273,7 @@ def observation_layout(
         choices: see `choices_of`
         in_info: the info holds a mask
         states: [states, A] bool, the masks of all states of a Discrete space
+        agents: see `Layout`
     """
     import gymnasium as gym
 
@@ -257,7 +295,7 @@ def observation_layout(
     if mask is not None:
         layout = replace(layout, parts=layout.parts[:-1], mask=layout.parts[-1])
     rows = () if states is None else tuple("".join("01"[int(x)] for x in row) for row in states)
-    return replace(layout, in_info=in_info, states=rows, unread=unread)
+    return replace(layout, in_info=in_info, states=rows, unread=unread, agents=agents)
 
 
 def _leaves(space: gym.Space[Any], path: tuple[str | int, ...]) -> Iterator[Part]:
@@ -314,7 +352,7 @@ def inside(value: Any, part: Part) -> Array:
     return np.asarray(value)
 
 
-def _checked(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Array:
+def checked_mask(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Array:
     """A mask [..., M] bool in which each group has a choice."""
     size = prod(part.shape)
     if mask is None:

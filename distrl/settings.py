@@ -116,8 +116,11 @@ class WrapperSettings(Settings):
 
 
 class EnvSettings(Settings):
-    id: str = Field(description="a gymnasium id; 'module:id' imports the module first")
-    kwargs: Arguments = Field(default={}, description="keyword arguments of gymnasium.make")
+    id: str = Field(
+        description="a gymnasium id; 'module:id' imports the module first; of several agents: mpe2/..., butterfly/..., classic/... "
+        "or sisl/... of PettingZoo, such as mpe2/simple_spread_v3, or 'module:function', which makes one"
+    )
+    kwargs: Arguments = Field(default={}, description="keyword arguments of gymnasium.make, or of what makes the env")
     max_episode_steps: int | None = Field(
         default=None, ge=1, description="time limit, in steps below the wrappers; null: the env's own"
     )
@@ -192,7 +195,9 @@ class NormalizeSettings(Settings):
 class ReplaySettings(Settings):
     """The memory that an off-policy algorithm learns from."""
 
-    capacity: int = Field(default=100_000, ge=1, description="steps kept, over all shards")
+    capacity: int = Field(
+        default=100_000, ge=1, description="steps kept, over all shards; each of several agents has its own"
+    )
     shards: int = Field(default=1, ge=1, description="replay actors that share the steps; part of the arithmetic")
     start: int = Field(default=1000, ge=1, description="env steps before the first update")
     samples_per_insert: float = Field(
@@ -230,6 +235,13 @@ class ReplaySettings(Settings):
                 raise UserError(
                     f"replay.shards is {self.shards}, which does not divide {name}={value}. Take a divisor."
                 )
+        self.check_capacity(config, 1)
+
+    def check_capacity(self, config: Config, agents: int) -> None:
+        """Raise `UserError` where the replay cannot hold enough of so many agents in each env copy."""
+        use, rollout = config.algorithm.replayed, config.rollout
+        assert use is not None
+        copies = rollout.shards * rollout.envs_per_shard * agents
         least = max(self.start, copies * (2 * rollout.steps + use.n_step + 16))
         if self.capacity < least:
             raise UserError(

@@ -57,6 +57,20 @@ class Fragment:
     # and, of a recurrent one, the `memory` that it began with, [1, N, H]
     stack: int = 0  # C: an observation is the newest C frames, and here are single frames; see distrl.fragments:
     # obs is [C - 1 + T + 1, N, ...], beginning with the older frames of the first one; final_obs [E, ...]
+    agents: int = 1  # of an env copy: N are the copies' agents, those of the first copy first
+    active: Array | None = (
+        None  # [T + 1, N] bool: who acted on obs[t]; None: all. Where nobody did, the action is nobody's
+    )
+
+    @property
+    def acted(self) -> Array:
+        """[T, N] bool: somebody took that step."""
+        return np.ones_like(self.terminated) if self.active is None else self.active[:-1]
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of env copies, of all agents together."""
+        return self.reward.size // self.agents
 
     @property
     def raw_action(self) -> Array:
@@ -76,6 +90,9 @@ class Episodes:
     returns: Array  # [E] float64, sums of the env's own rewards
     lengths: Array  # [E] int64
     infos: Arrays = field(default_factory=dict)  # [E] float64 each: what `env.report` names of the last step's info
+    agents: Arrays = field(
+        default_factory=dict
+    )  # [E] float64 each: the returns of each agent, whose sums `returns` are
 
 
 @dataclass
@@ -104,7 +121,7 @@ class Snapshot:
     """A shard between two fragments, small and portable: enough to rebuild it anywhere."""
 
     iteration: int  # the next fragment to roll
-    returns: Array  # [N] float64, of the episodes under way
+    returns: Array  # [N] float64, of the episodes under way; [N, A] of the agents of N env copies
     lengths: Array  # [N] int64
     env: Arrays  # what the shard needs to rebuild its env copies: its `arrays`, and of one that replays the `action`s
     # [sum of lengths, ...] of the episodes under way, one env copy after the other; see distrl.envs.journal
@@ -160,6 +177,7 @@ class Evaluation:
     returns: Spread
     lengths: Spread  # in steps
     scores: dict[str, Spread] = field(default_factory=dict, hash=False)  # by the names of `env.report`
+    agents: dict[str, Spread] = field(default_factory=dict, hash=False)  # returns of each, whose sums `returns` are
 
     @property
     def mean(self) -> float:
@@ -178,6 +196,7 @@ class Evaluation:
             "return_std": self.returns.std,
             "length_mean": self.lengths.mean,
             **{f"scores/{name}_mean": score.mean for name, score in self.scores.items()},
+            **{f"agents/{name}_mean": of_agent.mean for name, of_agent in self.agents.items()},
             "episodes": self.episodes,
             "env_steps": self.env_steps,
             "version": self.version,
@@ -193,6 +212,7 @@ class Evaluation:
             "greedy": self.greedy,
             "length": asdict(self.lengths),
             "scores": {name: asdict(score) for name, score in self.scores.items()},
+            "agents": {name: asdict(of_agent) for name, of_agent in self.agents.items()},
         }
 
     @classmethod
@@ -207,6 +227,7 @@ class Evaluation:
                 returns=Spread.from_json(data),
                 lengths=Spread.from_json(data["length"]),
                 scores={name: Spread.from_json(score) for name, score in data["scores"].items()},
+                agents={name: Spread.from_json(of_agent) for name, of_agent in data.get("agents", {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -307,13 +328,19 @@ class EnvInfo:
     action_mask: NDArray[np.bool_] | None = None  # [states, A]: which actions do anything, where the env says so
     frame_stack: int = 0  # > 0: observations are stacks of so many frames; see distrl.fragments
     mask_in_info: bool = False  # the info names the actions that are allowed, as `action_mask`
+    agents: Mapping[str, tuple[gym.Space[Any], gym.Space[Any]]] = field(default_factory=dict)  # of several agents, by
+    # name: what each sees and does. `observation_space` is then that of a row: an `observation` and which `agent`'s it is
+    turns: bool = False  # they act one after the other
+    has_state: bool = False  # the env tells a state of all
 
     @cached_property
     def obs_layout(self) -> Layout:
         """How observations travel. Raises `UserError` for spaces that cannot."""
         in_info = self.mask_in_info and self.action_mask is None
         try:
-            return observation_layout(self.observation_space, choices_of(self.action_layout), in_info, self.action_mask)
+            choices = choices_of(self.action_layout)
+            self._check_alike()
+            return observation_layout(self.observation_space, choices, in_info, self.action_mask, tuple(self.agents))
         except ValueError as error:
             raise UserError(
                 f"Observations of {self.id} are {self.observation_space}, which cannot be learnt from: {error}. Make arrays "
@@ -330,3 +357,15 @@ class EnvInfo:
                 f"Actions of {self.id} are {self.action_space}, which no policy here can choose: {error}. Make numbers of "
                 "them, with gymnasium.wrappers.TransformAction or a wrapper of your own."
             ) from None
+
+    def _check_alike(self) -> None:
+        """Raise `UserError` where agents see or do different things."""
+        names = list(self.agents)
+        for what, place in (("observations", 0), ("actions", 1)):
+            for name in names[1:]:
+                one, other = self.agents[names[0]][place], self.agents[name][place]
+                if one != other:
+                    raise UserError(
+                        f"{self.id} has agents whose {what} differ: those of {names[0]} are {one}, those of {name} {other}. "
+                        "One policy cannot be shared by them."
+                    )

@@ -40,6 +40,8 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
         [
             "fragments:unstacked",
             "fragments:true_successors",
+            "fragments:after_waiting",
+            "algorithms.actor_critic:advantages",
             "workers.learner:check_finite",
             "learning.losses:vtrace",
             "learning.losses:discounted_sum",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distrl.fragments import true_successors
+from distrl.fragments import after_waiting, true_successors
+from distrl.learning.losses import gae, vtrace
 from distrl.types import Array, Fragment
 
 
@@ -38,3 +39,59 @@ def test_every_step_leads_to_the_last_observation_of_its_own_episode(shards: int
         columns.append(wanted)
     assert (found[..., 0] == np.concatenate(columns, axis=1)).all()
     assert (following == kept).all()
+
+
+def random_turns(rng: np.random.Generator, steps: int = 40, columns: int = 6) -> tuple[Array, ...]:
+    """active [T + 1, C], reward, following and ended [T, C] of agents that wait now and then."""
+    active = rng.random((steps + 1, columns)) < rng.choice([0.2, 0.5, 0.9])
+    ended = rng.random((steps, columns)) < 0.15
+    return active, rng.standard_normal(ended.shape), rng.standard_normal(ended.shape), ended
+
+
+def own_steps(active: Array, reward: Array, following: Array, ended: Array) -> list[tuple[int, float, float, bool]]:
+    """Of one column, by walking on from each step until its agent acts again: when it was taken, and what came of it."""
+    found = []
+    for start in np.flatnonzero(active[:-1]).tolist():
+        total = 0.0
+        for t in range(start, len(reward)):
+            total += float(reward[t])
+            if ended[t] or active[t + 1]:
+                found.append((start, total, float(following[t]), bool(ended[t])))
+                break
+    return found
+
+
+def test_what_comes_while_an_agent_waits_is_of_its_last_step() -> None:
+    rng, waited, left_out = np.random.default_rng(0), 0, 0
+    for _ in range(20):
+        active, *rest = random_turns(rng)
+        reward, following, ended, learnt = after_waiting(active, *rest)
+        for c in range(active.shape[1]):
+            wanted = own_steps(active[:, c], *(x[:, c] for x in rest))
+            assert np.flatnonzero(learnt[:, c]).tolist() == [t for t, *_ in wanted]
+            for t, total, behind, over in wanted:
+                assert reward[t, c] == pytest.approx(total, abs=1e-12)
+                assert (following[t, c], ended[t, c]) == (behind, over)
+                waited += total != rest[0][t, c]
+            left_out += int(active[:-1, c].sum()) - len(wanted)
+    assert waited > 100 and left_out > 10
+
+
+def test_advantages_of_turns_are_those_of_the_turns_alone() -> None:
+    rng = np.random.default_rng(1)
+    active, *rest = random_turns(rng)
+    value = rng.standard_normal(rest[0].shape)
+    reward, following, ended, learnt = after_waiting(active, *rest)
+    found = vtrace(np.zeros_like(value), reward, value, following, ended, 0.9, 0.8, learnt)
+    for c in range(active.shape[1]):
+        turns = own_steps(active[:, c], *(x[:, c] for x in rest))
+        rows = [t for t, *_ in turns]
+        alone = gae(
+            np.array([total for _, total, _, _ in turns]),
+            value[rows, c],
+            np.array([behind for _, _, behind, _ in turns]),
+            np.array([over for *_, over in turns]),
+            0.9,
+            0.8,
+        )
+        np.testing.assert_allclose(found[rows, c], alone, rtol=1e-5, atol=1e-6)

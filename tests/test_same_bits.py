@@ -35,9 +35,23 @@ MEMORY = {  # what is remembered goes from fragment to fragment, and to whoever 
     "env": {"id": "CartPole-v1", "wrappers": [{"name": "select", "kwargs": {"indices": [0, 2]}}]},
     "algorithm": {**CARTPOLE["algorithm"], "hidden": [32], "shared_body": True, "memory": {"kind": "lstm", "size": 16}},
 }
+SPREAD = {  # several agents, who share a policy
+    **CARTPOLE,
+    "env": {"id": "mpe2/simple_spread_v3", "kwargs": {"N": 2, "max_cycles": 10}},
+    "rollout": {"shards": 4, "envs_per_shard": 2, "steps": 16},
+    "normalize": {"obs": True, "reward": True},
+    "stop": {"env_steps": 128 * 12},
+}
+CROWD = {**DQN, "env": {"id": "teams:Crowd", "kwargs": {"masks": True}}}  # who come and leave
+AUCTION = {
+    **CARTPOLE,
+    "env": {"id": "teams:Auction", "kwargs": {"agents": 3}, "max_episode_steps": 30},
+}  # who take turns
+CROWD["replay"] = {**DQN["replay"], "capacity": 4800}
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
     "wrapped": WRAPPED, "own network": OWN, "memory": MEMORY,
+    "spread": SPREAD, "crowd": CROWD, "auction": AUCTION,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
@@ -101,6 +115,8 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
         ("pendulum", 1),
         ("memory", 0),
         ("memory", 1),
+        ("crowd", 1),
+        ("auction", 1),
         ("taxi", 1),
         ("hashed", 0),
         ("dqn", 0),
@@ -177,6 +193,8 @@ def kill(name: str) -> None:
         ("lunarlander", {2: "Runner", 7: "Runner"}),
         ("cartpole", {1: "Learner", 8: "Learner"}),
         ("pendulum", {2: "Runner", 8: "Learner"}),
+        ("spread", {2: "Runner", 8: "Learner"}),
+        ("auction", {2: "Runner", 8: "Learner"}),
         ("memory", {2: "Runner", 8: "Learner"}),
         ("taxi", {2: "Runner", 8: "Learner"}),
         ("cartpole", {5: "Evaluator"}),

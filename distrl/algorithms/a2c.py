@@ -66,14 +66,15 @@ class A2C(ActorCritic):
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
         batch = self.batch(fragments)
-        rates = self.rates(progress, env_steps=iteration * len(batch.obs))
+        rates = self.rates(progress, env_steps=iteration * sum(f.env_steps for f in fragments))
         if s.normalize_value:
             self.scale.update(batch.target)
         per_step = (self.scale.apply(batch.target), batch.advantage)
         columns = (batch.obs, batch.action, *(self.tensor(x).flatten() for x in per_step))
         count = len(batch.obs)
         if s.minibatches > 1:
-            order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches))
+            whole = batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches)
+            order = self.tensor(whole[: count // s.minibatches * s.minibatches])
             columns = tuple(column[order] for column in columns)
         totals = torch.zeros(4, device=self.device)
         parts = (torch.split(column, count // s.minibatches) for column in columns)

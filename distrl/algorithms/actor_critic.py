@@ -15,7 +15,7 @@ from distrl.acting.policies import StochasticPolicy
 from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
 from distrl.errors import UserError
-from distrl.fragments import true_successors, unstacked
+from distrl.fragments import after_waiting, true_successors, unstacked
 from distrl.learning.losses import approximate_kl, vtrace
 from distrl.learning.scale import Scale
 from distrl.learning.schedules import Rate, Schedule, check_schedules
@@ -100,6 +100,10 @@ class ActorCriticSettings(NetworkSettings):
 
 def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that nothing here can take."""
+    if info.turns and settings.memory is not None:
+        raise UserError(
+            f"algorithm.memory is of agents that act at every step, and those of {info.id} wait for their turns. Set it to null."
+        )
     distribution = action_distribution(
         info, settings.action_probs, settings.log_std_init, settings.state_dependent_std, settings.squash
     )
@@ -121,12 +125,12 @@ class ActorCriticBatch:
     action: Tensor  # [B, ...] raw
     acted: Tensor  # [B] log pi(a|s) of the policy that acted
     began: Tensor  # [B] of the policy that the update begins with
-    value: Array  # [T, S N] by the critic that the update begins with
-    advantage: Array  # [T, S N]
+    value: Array  # [T, S N] by the critic that the update begins with; [B] where not all agents acted all the time
+    advantage: Array  # likewise
 
     @property
     def target(self) -> Array:
-        """Of the value, [T, S N]."""
+        """Of the value."""
         return self.advantage + self.value
 
     @property
@@ -135,8 +139,28 @@ class ActorCriticBatch:
         return approximate_kl(self.began - self.acted).item()
 
     def order(self, rng: np.random.Generator, size: int) -> Array:
-        """The B steps in a random order, to be cut into minibatches of `size`."""
-        return rng.permutation(len(self.obs))
+        """The B steps in a random order, to be cut into whole minibatches of `size`; a rest is left out."""
+        return rng.permutation(len(self.obs))[: len(self.obs) // size * size or None]
+
+
+def advantages(
+    fragments: list[Fragment], value: Array, final: Array, age: Array, gamma: float, gae_lambda: float
+) -> tuple[Array, Array | None]:
+    """Of the steps of an iteration, [T, S N]; and [T, S N] bool: which are steps, where agents do not all act all the time.
+
+    Args:
+        value, final: V [T + 1, S N] of all observations, and [E] of the last ones of episodes, fragment by fragment
+        age: [T S N] log of how much likelier each action is by now
+    """
+    terminated, ended, reward = (
+        np.concatenate([getattr(f, name) for f in fragments], axis=1) for name in ("terminated", "ended", "reward")
+    )
+    next_value = true_successors(value[1:], final, fragments)
+    next_value[terminated] = 0.0
+    learnt, active = None, [f.active for f in fragments if f.active is not None]
+    if active:
+        reward, next_value, ended, learnt = after_waiting(np.concatenate(active, axis=1), reward, next_value, ended)
+    return vtrace(age.reshape(ended.shape), reward, value[:-1], next_value, ended, gamma, gae_lambda, learnt), learnt
 
 
 class ActorCritic:
@@ -203,16 +227,13 @@ class ActorCritic:
         acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
         began = self.log_prob(obs, action)
         value = self.values(seen)
-        terminated, ended, reward = (
-            np.concatenate([getattr(f, name) for f in fragments], axis=1) for name in ("terminated", "ended", "reward")
-        )
         final = self.values(np.concatenate([f.final_obs for f in fragments]))
-        next_value = true_successors(value[1:], final, fragments)
-        next_value[terminated] = 0.0
-        age = (began - acted).cpu().numpy().reshape(ended.shape) if self.shared.vtrace else np.zeros(ended.shape)
-        s = self.shared
-        advantage = vtrace(age, reward, value[:-1], next_value, ended, s.gamma, s.gae_lambda)
-        return ActorCriticBatch(obs, action, acted, began, value[:-1], advantage)
+        age = (began - acted).cpu().numpy() if self.shared.vtrace else np.zeros(len(obs))
+        advantage, learnt = advantages(fragments, value, final, age, self.shared.gamma, self.shared.gae_lambda)
+        if learnt is None or learnt.all():
+            return ActorCriticBatch(obs, action, acted, began, value[:-1], advantage)
+        obs, action, acted, began = (x[self.tensor(learnt).flatten()] for x in (obs, action, acted, began))
+        return ActorCriticBatch(obs, action, acted, began, value[:-1][learnt], advantage[learnt])
 
     def rates(self, progress: float, env_steps: int) -> dict[str, float]:
         """Learning rates of now, by what they are of."""

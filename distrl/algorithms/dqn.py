@@ -102,6 +102,11 @@ class Settings(NetworkSettings):
 
 def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that DQN cannot take."""
+    if info.turns:
+        raise UserError(
+            f"DQN here learns from steps that follow upon each other, and agents of {info.id} wait for their turns. Set "
+            "algorithm.name=ppo or a2c."
+        )
     probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo or a2c, which take actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.action_probs")
     spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.of_network)

@@ -83,7 +83,7 @@ class PPO(ActorCritic):
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
         batch = self.batch(fragments)
-        env_steps = iteration * len(batch.obs)
+        env_steps = iteration * sum(f.env_steps for f in fragments)
         clip = s.clip(progress, env_steps)
         rates = {name: rate * self.control.factor for name, rate in self.rates(progress, env_steps).items()}
         old_value = self.scale.apply(batch.value)  # what the critic gives out, which its change is measured from

@@ -106,6 +106,8 @@ class Settings(AlgorithmSettings):
 def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     """The acting policy for an env's spaces. Raises `UserError` for what no table can hold."""
     action = info.action_space
+    if info.agents:
+        raise UserError(f"A table is of one agent here, and {info.id} has {len(info.agents)}. Set algorithm.name=ppo.")
     if not isinstance(action, gym.spaces.Discrete):
         raise UserError(
             f"A table has a column for every action, and those of {info.id} are {action}. Set algorithm.name=ppo or a2c, which "

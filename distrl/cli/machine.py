@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def env(
-    id: Annotated[str, typer.Argument(help="a gymnasium id, such as CartPole-v1")],
+    id: Annotated[str, typer.Argument(help="such as CartPole-v1, or mpe2/simple_spread_v3 of PettingZoo")],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="keyword arguments of the env")
     ] = None,
@@ -118,14 +118,26 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
     def row(name: str, value: object, style: str = "") -> None:
         table.add_row(name, Text(str(value), style))
 
-    row("observations", short(info.observation_space))
-    row("actions", short(info.action_space))
+    if info.agents:
+        names = list(info.agents)
+        row("agents", f"{len(names)}, {'one after the other' if info.turns else 'at once'}: {', '.join(names)}")
+        for number, what in enumerate(("observations", "actions")):
+            spaces = {name: short(of_agent[number]) for name, of_agent in info.agents.items()}
+            for text in dict.fromkeys(spaces.values()):
+                whose = [name for name, other in spaces.items() if other == text]
+                row(what, text if len(whose) == len(names) else f"{', '.join(whose)}: {text}")
+        row("state of all", "yes, for a central critic" if info.has_state else "none")
+    else:
+        row("observations", short(info.observation_space))
+        row("actions", short(info.action_space))
     row("time limit", "none" if info.max_episode_steps is None else f"{info.max_episode_steps:,} steps")
     row("reward threshold", "none" if info.reward_threshold is None else f"{info.reward_threshold:g}")
     row("render modes", ", ".join(info.render_modes) or "none")
     form = "its transition table" if e.table else "its own (native)" if e.native else "copies stepped one by one"
     row("vector form", form)
-    row("info keys", ", ".join(e.info_keys) or "none")
+    steps = "joint steps" if info.agents else "env steps"
+    if not info.agents:
+        row("info keys", ", ".join(e.info_keys) or "none")
     low, high = e.reward_range
     row("rewards", f"{low:.3g} to {high:.3g} a step" if low < high else f"always {low:.3g}")
     if e.returns:
@@ -133,10 +145,12 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
         played = f"return {np.mean(e.returns):.4g}, length {np.mean(e.lengths):,.0f} steps ({count})"
     else:
         played = "no episode ended"
-    row("random play", played)
-    row("speed, one copy", f"{e.single_steps_per_s:,.0f} env steps/s")
+    row("random play", f"{played}, all agents together" if info.agents and e.returns else played)
+    for name, returns in e.agents.items():
+        row(f"of {name}", f"return {np.mean(returns):.4g}")
+    row("speed, one copy", f"{e.single_steps_per_s:,.0f} {steps}/s")
     if e.shard_steps_per_s is not None:
-        row(f"speed, shard of {SHARD_COPIES}", f"{e.shard_steps_per_s:,.0f} env steps/s in one process")
+        row(f"speed, shard of {SHARD_COPIES}", f"{e.shard_steps_per_s:,.0f} {steps}/s in one process")
     for name, misfit in e.algorithms.items():
         row(name, "fits" if misfit is None else f"does not fit: {misfit}", "green" if misfit is None else "yellow")
     console.print(table, soft_wrap=False)
@@ -151,6 +165,7 @@ def render_benchmark(benchmark: Benchmark) -> None:
     from rich.table import Table
 
     from distrl.tools.benchmark import BATCH
+    from distrl.training.progress import PHASES
 
     result, config = benchmark.result, benchmark.config
     before, after = benchmark.simulation
@@ -164,13 +179,7 @@ def render_benchmark(benchmark: Benchmark) -> None:
     table.add_row("ratio", f"{benchmark.ratio:.0%}")
     table.add_row("start-up", f"{result['startup_s']:.1f} s from the start of Python to the first training step")
     seconds = result["seconds"]
-    for phase, about in {
-        "act": "runners choosing actions",
-        "step": "runners stepping envs",
-        "snapshot": "runners recording shard states",
-        "ship": "reports on their way (and waiting) to the driver",
-        "learn": "the learner learning",
-    }.items():
+    for phase, about in PHASES.items():
         table.add_row(phase, f"{seconds.get(phase, 0.0):.2f} s, {about}")
     table.add_row("wait", f"{benchmark.waiting:.0%} of the time since its first update, the learner waiting")
     table.add_row("driver", f"{1e3 * benchmark.driver_s / config.rollout.shards:.2f} ms of its own a fragment")

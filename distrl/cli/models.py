@@ -1,4 +1,4 @@
-"""Commands for trained models: evaluate, record, play, plot, export."""
+"""Commands for trained models: evaluate, record, play, plot, report, export."""
 
 from __future__ import annotations
 
@@ -117,6 +117,19 @@ def plot(
     for run in dict.fromkeys(runs):
         if (picture := plot_map(run, run / "plots" / "policy.png", check=True)) is not None:
             out.print(f"values and best actions: {picture}")
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="run directories; runs that differ only in the seed are one configuration")
+    ],
+    output: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html"),
+) -> None:
+    """Write one HTML page on one or several runs: scores, curves, times, how to repeat it, a video. It needs no network."""
+    from distrl.reports.page import write_page
+
+    out.print(f"report: {write_page(runs, output)}")
 
 
 @app.command()

@@ -154,7 +154,7 @@ def summarize(result: Result) -> None:
     )
     for name, text in [*_scores(result.evaluation), *_places(run_dir)]:
         out.print(Text.assemble(f" {name:<7} ", text))  # in no table: what is to be copied must stay on one line
-    out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl plot {run_dir}")
+    out.print(f"Next:  distrl play {run_dir}    distrl evaluate {run_dir}    distrl report {run_dir}")
 
 
 def _scores(evaluation: Evaluation | None) -> Iterator[tuple[str, Text]]:

@@ -16,19 +16,20 @@ from distrl.types import Array, Snapshot, Step
 
 
 class Underway:
-    """Returns [N] float64 and lengths [N] int64 of the episodes under way."""
+    """Returns [N] float64 ([N, A] of env copies with A agents each) and lengths [N] int64 of the episodes under way."""
 
-    def __init__(self, copies: int) -> None:
-        self.returns: Array = np.zeros(copies)
+    def __init__(self, copies: int, agents: int = 0) -> None:
+        """`agents`: of each env copy; 0: none that have names."""
+        self.returns: Array = np.zeros((copies, agents) if agents else copies)
         self.lengths: Array = np.zeros(copies, np.int64)
 
     def count(self, step: Step) -> tuple[Array, Array]:
-        """Count a step. Returns the returns and lengths [E] of the episodes that it ended."""
-        self.returns += step.reward
+        """Count a step. Returns the returns [E] or [E, A] and the lengths [E] of the episodes that it ended for all agents."""
+        self.returns += step.reward.reshape(self.returns.shape)
         self.lengths += 1
         if not len(step.final_obs):
             return self.returns[:0], self.lengths[:0]
-        ended = step.terminated | step.truncated
+        ended = (step.terminated | step.truncated).reshape(len(self.lengths), -1).all(axis=1)
         over = self.returns[ended], self.lengths[ended]
         self.returns[ended], self.lengths[ended] = 0.0, 0
         return over

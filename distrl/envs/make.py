@@ -1,4 +1,4 @@
-"""Making gymnasium environments by id, with errors that say what to do."""
+"""Making environments by id, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from distrl.envs import flappy, plugins
+from distrl.envs.multi import describe_team, is_team, make_team
 from distrl.envs.wrappers import MADE_WITH, ForgetAction, keeps_return, longest_episode, wrap
 from distrl.errors import UserError, did_you_mean, shown, users_code
 from distrl.layouts import MASK, action_layout, choices_of
@@ -54,6 +55,8 @@ def find_spec(env_id: str) -> EnvSpec:
 
 def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """One copy of the environment. Raises `UserError` where the settings are wrong or a package is missing."""
+    if is_team(settings.id):
+        return make_team(settings, render_mode)
     spec = replace(find_spec(settings.id), order_enforce=False)  # a wrapper that costs time at every step
     kwargs: dict[str, Any] = {}
     for around in settings.wrappers:
@@ -88,6 +91,8 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
 
 def describe_env(settings: EnvSettings) -> EnvInfo:
     """Make the environment once and read its spaces, limits and threshold."""
+    if is_team(settings.id):
+        return describe_team(settings)
     env = make_env(settings)
     with closed_after(env, settings.id), users_code(f"{settings.id!r} is no environment of gymnasium"):
         for name in ("observation_space", "action_space"):

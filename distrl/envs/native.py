@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.envs.make import find_spec
+from distrl.envs.multi import is_team
 from distrl.errors import EnvError, users_traceback
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
@@ -26,6 +27,8 @@ class NativeShard:
     @staticmethod
     def fits(settings: EnvSettings, copies: int) -> bool:
         """Whether there is a vector form, and it keeps its whole state in arrays whose last axis is the env copy."""
+        if is_team(settings.id):
+            return False
         spec = find_spec(settings.id)
         if settings.report or settings.wrappers:  # vector forms tell nothing in their infos, and nothing is around them
             return False
@@ -41,6 +44,7 @@ class NativeShard:
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
         self.frame_stack, self.replays = 0, False
+        self.active: Array | None = None
         self.env, self.donor = _make_native(settings, copies), _make_native(settings, copies)
         self.resets = 1  # how often the donor was asked: the number of the next seed
         self.obs = self._reset(self.env, 0)

@@ -15,7 +15,7 @@ from distrl.errors import UserError
 # Ids that begin so are registered by importing this module, which these arguments of pip install.
 PLUGINS = {
     "ALE/": ("ale_py", "ale-py"),
-    "MiniGrid-": ("minigrid", "--no-deps minigrid"),  # it asks for pygame-ce, which would take the place of pygame
+    "MiniGrid-": ("minigrid", "--no-deps minigrid"),  # all that it asks for is there
     "BabyAI-": ("minigrid", "--no-deps minigrid"),
     "MinAtar/": ("minatar.gym", "MinAtar"),
 }

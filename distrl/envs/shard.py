@@ -7,6 +7,8 @@ observation of the old one is in `final_obs`. No step is ever a reset.
 function of run seed, env copy and episode number; so that seed and the actions since (the journal, see
 `distrl.envs.journal`) are the whole state of a deterministic environment, and rebuilding is replaying.
 
+`TeamShard` does so with environments of several agents, each of which has a column of its own.
+
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
 `distrl.envs.table.TableShard` does the same for environments whose transition table is known.
 """
@@ -18,8 +20,10 @@ from typing import Protocol
 
 from distrl.envs import table
 from distrl.envs.heartbeat import Heartbeat
+from distrl.envs.multi import is_team
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
+from distrl.envs.team import TeamShard
 from distrl.errors import UserError
 from distrl.layouts import Layout
 from distrl.settings import EnvSettings
@@ -28,13 +32,17 @@ from distrl.types import Step as Step
 
 
 class Shard(Protocol):
-    """N env copies; `obs` is what the policy acts on next."""
+    """N env copies; `obs` is what the policy acts on next. Of several agents each has a column: then N are all of these."""
 
     obs: Array
     frame_stack: int  # > 0: observations are stacks of so many frames; see distrl.fragments
     replays: (
         bool  # rebuilding it replays the actions of its episodes under way; otherwise `arrays` is all that it takes
     )
+
+    @property
+    def active(self) -> Array | None:
+        """[N] bool: in which columns somebody acts next; None: in all. Not all do where agents leave, or wait."""
 
     def step(self, action: Array) -> Step: ...
 
@@ -65,6 +73,8 @@ def make_shard(
         layout: how the policy wants its observations; None: as the env's spaces say
         heart: told of every env copy that is made or stepped by itself
     """
+    if is_team(settings.id):
+        return TeamShard(settings, seed, shard, copies, layout, heart)
     if layout is not None and layout.in_info:  # which only envs stepped one by one have
         return SingleShard(settings, seed, shard, copies, layout, heart)
     if settings.vectorize == "table" or (settings.vectorize == "auto" and not settings.report and table.fits(settings)):

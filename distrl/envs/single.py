@@ -29,6 +29,7 @@ from distrl.types import Step as Step
 
 class SingleShard:
     replays = True
+    active: Array | None = None
 
     def __init__(
         self,
@@ -106,12 +107,14 @@ class SingleShard:
             if time.perf_counter() - started > timeout_s:
                 raise self._too_long(timeout_s, total)
 
-        returns = np.zeros(self.copies)
+        returns = np.zeros(snapshot.returns.shape)
         for copy, actions in enumerate(np.split(snapshot.env["action"], np.cumsum(snapshot.lengths)[:-1])):
             self.heart.beat(copy, f"replaying its {len(actions):,} steps")
             returns[copy] = self._guard(copy, self._replay, copy, actions, check_time)
         same_returns = returns.view(np.int64) == snapshot.returns.view(np.int64)  # in every bit, also of a NaN
-        exact: Array = same_returns & (self._digests() == snapshot.env["obs_digest"])
+        exact: Array = same_returns.reshape(self.copies, -1).all(axis=1) & (
+            self._digests() == snapshot.env["obs_digest"]
+        )
         for copy in np.flatnonzero(~exact).tolist():
             self.episode[copy] += 1
             self.heart.beat(copy, "a fresh episode")
@@ -148,7 +151,7 @@ class SingleShard:
             copy = int(np.flatnonzero(wrong.reshape(self.copies, -1).any(axis=1))[0])
             raise self._error(copy, ValueError(f"the observation holds NaN: {shown(self.obs[copy])}"))
 
-    def _replay(self, copy: int, actions: Array, check_time: Callable[[], None]) -> float:
+    def _replay(self, copy: int, actions: Array, check_time: Callable[[], None]) -> Any:
         """Bring an env copy to where its episode was by the actions since it began; returns its return so far."""
         self._start_episode(copy)
         total = 0.0
@@ -171,7 +174,9 @@ class SingleShard:
         return derive(self.seed, "episode", self.shard * self.copies + copy, int(self.episode[copy]))
 
     def _digests(self) -> Array:
-        return np.array([zlib.crc32(np.ascontiguousarray(obs).tobytes()) for obs in self.obs], np.uint32)
+        return np.array(
+            [zlib.crc32(np.ascontiguousarray(obs).tobytes()) for obs in self.obs.reshape(self.copies, -1)], np.uint32
+        )
 
     def _guard(self, copy: int, call: Callable[..., Any], *args: Any) -> Any:
         try:

@@ -57,6 +57,7 @@ class TableShard:
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int) -> None:
         self.table, self.seed, self.shard, self.copies = read_table(settings), seed, shard, copies
         self.frame_stack, self.replays = 0, False
+        self.active: Array | None = None
         t = self.table
         self.actions, self.outcomes = t.probability.shape[1:]
         cumulative = np.cumsum(t.probability, axis=2).reshape(-1, self.outcomes)

@@ -55,7 +55,14 @@ def discounted_sum(delta: Array, decay: Array) -> Array:
 
 
 def vtrace(
-    log_rho: Array, reward: Array, value: Array, next_value: Array, ended: Array, gamma: float, gae_lambda: float
+    log_rho: Array,
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    ended: Array,
+    gamma: float,
+    gae_lambda: float,
+    learnt: Array | None = None,
 ) -> Array:
     """Advantages of steps that another policy made, by V-trace (Espeholt et al. 2018, arXiv:1802.01561, equation 1).
 
@@ -67,12 +74,16 @@ def vtrace(
     Args:
         log_rho: [T, ...] log of the ratio of the policy that learns to the one that acted
         reward, value, next_value, ended: as of `gae`
+        learnt: [T, ...] bool: the others are no steps, and what is behind one of them follows upon what is before it
     Returns:
         advantages [T, ...] float32
     """
     _check_alike(log_rho, reward, value, next_value, ended)
     rho = np.exp(np.minimum(log_rho, 0.0))
-    return discounted_sum(rho * (reward + gamma * next_value - value), gamma * gae_lambda * rho * ~ended)
+    delta, decay = rho * (reward + gamma * next_value - value), gamma * gae_lambda * rho * ~ended
+    if learnt is not None:
+        delta, decay = np.where(learnt, delta, 0.0), np.where(learnt, decay, 1.0)
+    return discounted_sum(delta, decay)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> Tensor:

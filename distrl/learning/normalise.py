@@ -121,7 +121,7 @@ class Normalised:
         self.rewards: ScaledRewards | None = None
         if config.normalize.reward:
             assert gamma is not None  # see NormalizeSettings.check
-            self.rewards = ScaledRewards(gamma, rollout.shards, rollout.envs_per_shard)
+            self.rewards = ScaledRewards(gamma, rollout.shards, rollout.envs_per_shard * policy.obs_layout.rows)
 
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         given = fragments

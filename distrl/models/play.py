@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 
 from distrl.acting.episodes import Acting
 from distrl.envs.make import describe_env, make_env
+from distrl.envs.multi import Team
 from distrl.errors import EnvError, UserError, users_traceback
 from distrl.layouts import MASK
 from distrl.seeding import derive, stream
@@ -29,10 +30,11 @@ class Moment:
 
     episode: int  # from 0 on
     step: int  # 0: the reset
-    action: Any  # as the env took it; None of the reset
+    action: Any  # as the env took it, of several agents by the names of those who acted; None of the reset
     reward: float
     terminated: bool
     truncated: bool
+    rewards: Mapping[str, float] = field(default_factory=dict)  # of each of several agents, whose sum `reward` is
 
     @property
     def ended(self) -> bool:
@@ -43,15 +45,21 @@ Tell = Callable[[Moment], object]
 
 
 def by_policy(policy: Policy, seed: int, greedy: bool = True) -> Actor:
-    """Acts by a policy: the best actions, or sampled ones that `seed` and the episode's number fix."""
+    """Acts by a policy: the best actions, or sampled ones that `seed` and the episode's number fix.
+
+    Of several agents it is given what `distrl.envs.multi.Team` tells of them by name, and gives a list with an action of each.
+    """
+    team = bool(policy.obs_layout.agents)
 
     def begin(episode: int) -> Callable[[Any, Mapping[str, Any]], Any]:
-        rng, acting = stream(seed, "play action", episode), Acting(policy, 1)
+        rng, acting = stream(seed, "play action", episode), Acting(policy, policy.obs_layout.rows)
 
         def act(obs: Any, info: Mapping[str, Any]) -> Any:
-            batch = policy.obs_layout.pack(obs, info.get(MASK))[None]
-            action = acting.greedy(batch) if greedy else acting.act(batch, policy.draw(rng, 1, 1)[0])[0]
-            return policy.action_layout.unpack(action[0])
+            layout = policy.obs_layout
+            batch = layout.pack_agents(obs, info["infos"]) if team else layout.pack(obs, info.get(MASK))[None]
+            action = acting.greedy(batch) if greedy else acting.act(batch, policy.draw(rng, 1, len(batch))[0])[0]
+            actions = [policy.action_layout.unpack(one) for one in action]
+            return actions if team else actions[0]
 
         return act
 
@@ -119,9 +127,13 @@ def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: in
         yield moment
         while not moment.ended:
             action = act(obs, info)
+            told = action
+            if isinstance(game, Team):
+                told = {name: action[game.place[name]] for name in info["acts"]}
             with _stepped(game, episode_seed, moment.step + 1):
                 obs, reward, terminated, truncated, info = game.step(action)
-                moment = Moment(episode, moment.step + 1, action, float(reward), bool(terminated), bool(truncated))
+                ends, rewards = (bool(terminated), bool(truncated)), info["rewards"] if isinstance(game, Team) else {}
+                moment = Moment(episode, moment.step + 1, told, float(reward), *ends, rewards)
             yield moment
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrl.acting.episodes import Acting
-from distrl.layouts import Layout
+from distrl.errors import UserError, shown
+from distrl.layouts import OBSERVATION, Layout, inside, split_mask
 from distrl.models.store import env_of, find_model, read_model
 from distrl.models.trust import check_modules
 from distrl.seeding import stream
@@ -43,7 +44,7 @@ class Player:
         """New episodes begin. It is needed by a policy that remembers, and changes nothing for any other."""
         self._acting: Acting | None = None
 
-    def act(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
+    def act(self, obs: Any, greedy: bool = True, action_mask: Any = None, agent: str | None = None) -> Any:
         """The action for one observation as the env gives it, or the actions of a batch [N, ...] of them.
 
         A batch of Dict observations is a Dict of batches, and so are actions. Where the policy has a network of one's own,
@@ -51,15 +52,16 @@ class Player:
 
         Args:
             action_mask: of the info, where the env gives it there
+            agent: whose observation it is, of several agents; may be an `observation` with its `action_mask`
         Raises:
             ValueError: the observation has another shape or a NaN, a mask is missing, or a policy that remembers is shown more
                 or fewer episodes than before
-            UserError: acting imports a module that neither lies in this project nor is among `modules`
+            UserError: there is no such agent, or acting imports a module that neither lies in this project nor is among `modules`
         """
         if not self._checked:
             check_modules(self.path, None, self.policy, self.modules)
             self._checked = True
-        flat = self.policy.obs_layout.pack(obs, action_mask)
+        flat = self.policy.obs_layout.pack(self._seen_by(agent, obs), action_mask)
         _refuse_nan(flat, self.policy.obs_layout)
         batch = flat.reshape(-1, *self.policy.obs_layout.shape)
         if self._acting is None or self._acting.memory is None:
@@ -75,6 +77,18 @@ class Player:
             action, _ = self._acting.act(batch, self.policy.draw(self._rng, 1, len(batch))[0])
         single = flat.shape == self.policy.obs_layout.shape
         return self.policy.action_layout.unpack(action[0] if single else action)
+
+    def _seen_by(self, agent: str | None, obs: Any) -> Any:
+        agents, layout = self.policy.obs_layout.agents, self.policy.obs_layout
+        if agent not in (agents or (None,)):
+            raise UserError(
+                f"agent is {shown(agent)}; it must be {'one of ' + ', '.join(agents) if agents else 'left out, as this env has one alone'}."
+            )
+        if agent is None:
+            return obs
+        part = next(part for part in layout.parts if part.path[0] == OBSERVATION)
+        first = inside(split_mask(obs), part)
+        return layout.seen_by(agent, obs, first.shape[: first.ndim - len(part.shape)])
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """One copy of the env that the policy was trained on, within its wrappers; its observations are what `act` takes.

@@ -26,7 +26,7 @@ from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.envs.make import closed_after, make_env
 from distrl.errors import UserError
-from distrl.layouts import MASK, inside
+from distrl.layouts import MASK, Layout, inside
 from distrl.models.play import Actor, by_policy, play_episodes
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, EnvInfo, Policy
@@ -70,12 +70,13 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
             act = actor(episode)
 
             def keep(obs: Any, said: Mapping[str, Any]) -> Any:
-                row = [inside(obs, part) for part in layout.parts]
-                if layout.mask is not None:
-                    mask = said[MASK] if layout.in_info else inside(obs, layout.mask)
-                    row.append(np.asarray(mask).reshape(layout.mask.shape))
-                rows.append(row)
-                flat.append(layout.pack(obs, said.get(MASK)))
+                for seen, told in _seen(layout, obs, said):
+                    row = [inside(seen, part) for part in layout.parts]
+                    if layout.mask is not None:
+                        mask = told[MASK] if layout.in_info else inside(seen, layout.mask)
+                        row.append(np.asarray(mask).reshape(layout.mask.shape))
+                    rows.append(row)
+                    flat.append(layout.pack(seen, told.get(MASK)))
                 return act(obs, said)
 
             return keep
@@ -87,10 +88,18 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
         for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
             seed = int(greedy)
             for _ in play_episodes(watched(by_policy(policy, seed, greedy)), game, seed, OBSERVATIONS):
-                if len(rows) == count:
+                if len(rows) >= count:
                     break
+            del rows[count:], flat[count:]
     columns = [np.stack(column).astype(dtype) for column, dtype in zip(zip(*rows, strict=True), dtypes, strict=True)]
     return Trial(dict(zip(input_names(policy), columns, strict=True)), np.stack(flat))
+
+
+def _seen(layout: Layout, obs: Any, said: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
+    """What is acted on, in the form that `pack` takes, and the info of each: of several agents of those who are to act."""
+    if not layout.agents:
+        return [(obs, said)]
+    return [(layout.seen_by(name, obs[name]), said["infos"].get(name, {})) for name in said["acts"]]
 
 
 def compare(policy: Policy, trial: Trial, run: Callable[[Arrays], Sequence[Array]], what: str) -> list[str]:

@@ -22,7 +22,14 @@ from distrl.settings import EnvSettings
 from distrl.types import Policy
 
 OPTION = "--env-module"
-KNOWN = {"distrl", "gymnasium", "flappy_bird_gymnasium", *(module.partition(".")[0] for module, _ in PLUGINS.values())}
+KNOWN = {
+    "distrl",
+    "gymnasium",
+    "pettingzoo",
+    "mpe2",
+    "flappy_bird_gymnasium",
+    *(module.partition(".")[0] for module, _ in PLUGINS.values()),
+}
 
 
 def check_modules(path: Path, env: EnvSettings | None, policy: Policy | None, named: Sequence[str] = ()) -> None:

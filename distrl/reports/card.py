@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import UserError
-from distrl.reports.runs import NOT_LEARNT, read_config, read_file
+from distrl.reports.runs import NOT_LEARNT, read_config, read_result
 from distrl.types import Evaluation
 from distrl.yaml_format import write_yaml
 
 
 def model_card(run_dir: Path) -> str:
     """Markdown about the best model of a run. Raises `UserError` where the run's files cannot be read."""
-    config, result = read_config(run_dir), _read_result(run_dir)
+    config, result = read_config(run_dir), read_result(run_dir)
     data = result.get("evaluation")
     evaluation = None if data is None else Evaluation.from_json(data)
     lines = [f"# {config['algorithm']['name']} on {config['env']['id']}", ""]
@@ -27,14 +25,6 @@ def model_card(run_dir: Path) -> str:
     lines += ["", "## Use", "", *_use(run_dir / "best", remembers), ""]
     lines += ["## Hyperparameters", "", *_hyperparameters(config)]
     return "\n".join(lines) + "\n"
-
-
-def _read_result(run_dir: Path) -> dict[str, Any]:
-    file = run_dir / "result.json"
-    try:
-        return dict(json.loads(read_file(file)))
-    except (ValueError, TypeError):
-        raise UserError(f"{file} is not the result of a run.") from None
 
 
 def _score(evaluation: Evaluation) -> list[str]:

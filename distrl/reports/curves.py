@@ -28,93 +28,159 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "-.", ":")  # for more curves than colours; dashes are the threshold's
 GREY = "#666666"
+EDGE = "#333333"  # of marks
+# In a PDF or SVG letters are outlines that every program shows alike, or fonts that journals take.
+FONTS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path"}
 # The order of panels in losses.png. Metrics that are not named here come after these, if their value ever changes.
 PANELS = (
     *("policy_loss", "value_loss", "loss", "entropy", "approx_kl", "staleness_kl", "clip_fraction"),
     *("explained_variance", "td_error", "q_mean", "epsilon", "grad_norm", "learning_rate"),
 )
+AGENTS, MOST_NAMED = "train/agents/", 10  # metrics of several agents; of more of them the names would hide the picture
 NO_PANELS = ("return_mean", "length_mean", "episodes")  # not losses
 
 
 def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: float | None = None) -> Path:
-    """Learning curves of runs: return of training episodes over env steps.
-
-    Runs that differ only in the seed become one curve, their mean over the steps that all of them reached, in a band
-    from the smallest to the largest; each run is a thin line in it. Any other run becomes a curve of its own.
+    """Learning curves of runs, as `learning_curves` draws them.
 
     Args:
-        out: an image, such as curves.png or curves.pdf.
+        out: an image, such as curves.png; .pdf and .svg are drawn in lines, for papers.
         smooth: iterations of a centred moving average; 1: none (each value is already a mean of 100 episodes).
         threshold: the return to draw as a dashed line; None: the env's reward threshold, where all runs share it.
     """
     if not run_dirs:
         raise UserError("There are no runs to plot: name one or more run directories.")
     runs = [read_run(path) for path in dict.fromkeys(Path(path).resolve() for path in run_dirs)]
-    groups = {
-        label: some for label, members in group_runs(runs).items() if (some := [run for run in members if _curve(run)])
-    }
-    if not groups:
+    if not any(_drawn(run) for run in runs):
         raise UserError(f"No episode has ended yet in {', '.join(map(str, run_dirs))}: there is nothing to plot.")
-    figure, axes = _figure()
-    for i, (label, members) in enumerate(groups.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
-        if len(members) > 1:
-            label += f" ({len(members)} seeds)"
-        _draw_group(axes, members, smooth, textwrap.fill(label, 80), style)
-    if threshold is not None or _vouched_for(run_dirs, runs):  # nothing foreign is imported for a line
-        _draw_threshold(axes, runs, threshold)
-    axes.set_ylabel("return, mean of the last 100 episodes")
-    if any(len(members) > 1 for members in groups.values()):
-        axes.set_title(
-            "thick: mean over seeds, as far as all go; band: smallest to largest", loc="left", fontsize=9, color=GREY
-        )
-    _finish(figure, axes)
-    return save_figure(figure, out)
+    if threshold is None:
+        threshold = reward_threshold(runs)
+    return save_figure(learning_curves(runs, threshold, smooth), out)
 
 
-def plot_training(run_dir: Path, out_dir: Path, threshold: float | None = None) -> list[Path]:
-    """Draw learning_curve.png and losses.png of one run; a picture that would be empty is left out.
+def plot_training(run_dir: Path, out_dir: Path) -> list[Path]:
+    """Draw learning_curve.png and losses.png of one run; a picture that would be empty is left out."""
+    run = read_run(Path(run_dir))
+    figures = {"learning_curve.png": learning_curves([run], _threshold([run])) if _drawn(run) else None}
+    figures["losses.png"] = losses(run)
+    return [save_figure(figure, Path(out_dir) / name) for name, figure in figures.items() if figure is not None]
+
+
+def learning_curves(
+    runs: Sequence[Run], threshold: float | None, smooth: int = 1, size: tuple[float, float] = (7.5, 4.2)
+) -> Figure:
+    """Return over env steps.
+
+    Runs that differ only in the seed become one curve, their mean over the steps that all of them reached, in a band
+    from the smallest to the largest; each run is a thin line in it. Any other run becomes a curve of its own. One curve
+    alone has its evaluations beside it, and a star where the best model was taken.
 
     Args:
-        threshold: as in `plot_runs`.
+        size: inches, wide and high; the legend makes it higher
     """
-    run = read_run(Path(run_dir))
-    written = []
-    evaluation_x = "evaluation/env_steps" if any("evaluation/env_steps" in row for row in run.rows) else "env_steps"
-    at, evaluated = run.curve("evaluation/return_mean", evaluation_x)
-    if _curve(run) or len(at):
-        figure, axes = _figure()
-        steps, returns = run.curve("train/return_mean")
-        axes.plot(steps, returns, color=COLOURS[0], linewidth=1.8, label="training, mean of the last 100 episodes")
-        if len(at):
-            spread = dict(zip(*(a.tolist() for a in run.curve("evaluation/return_std", evaluation_x)), strict=True))
-            axes.errorbar(
-                at,
-                evaluated,
-                yerr=[spread.get(step, 0.0) for step in at.tolist()],
-                fmt="o",
-                markersize=4.5,
-                linewidth=1,
-                color=COLOURS[1],
-                label="evaluation, mean and standard deviation over episodes",
-            )
-        _draw_threshold(axes, [run], threshold)
-        axes.set_ylabel("return")
-        axes.set_title(f"{run.name}, seed {run.config.get('seed')}")
-        _finish(figure, axes)
-        written.append(save_figure(figure, Path(out_dir) / "learning_curve.png"))
-    names = {key.removeprefix("train/") for row in run.rows for key in row if key.startswith("train/")}
+    groups = {
+        label: some for label, members in group_runs(runs).items() if (some := [run for run in members if _drawn(run)])
+    }
+    figure, axes = _figure(size)
+    for i, (label, members) in enumerate(groups.items()):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i // len(COLOURS) % len(LINES)]}
+        if len(groups) == 1:
+            axes.set_title(f"{label}, {_seeds(members)}", loc="left", fontsize=10)
+            what = "mean of the last 100 episodes"
+            label = f"training, {what}" if len(members) == 1 else f"training, {what}, mean over seeds"
+        elif len(members) > 1:
+            label += f" ({len(members)} seeds)"
+        _draw_group(axes, members, smooth, textwrap.fill(label, int(11 * size[0])), style)
+    if len(groups) == 1:
+        if len(members) == 1:
+            _draw_agents(axes, members[0])
+        _draw_evaluations(axes, members)
+        _draw_best(axes, members)
+    if any(len(members) > 1 for members in groups.values()):
+        axes.fill_between([], [], color=GREY, alpha=0.15, linewidth=0, label="band: smallest to largest of the seeds")
+    if threshold is not None:
+        label = f"reward threshold {threshold:g}"
+        axes.axhline(threshold, color=GREY, linestyle="--", linewidth=1.2, label=label, zorder=1)
+    axes.set_ylabel("return")
+    _finish(figure, axes, size)
+    return figure
+
+
+def _drawn(run: Run) -> bool:
+    """Whether there is anything to draw."""
+    return len(run.curve("train/return_mean")[0]) > 0 or len(run.evaluations()[0]) > 0
+
+
+def _seeds(members: Sequence[Run]) -> str:
+    seeds = [str(run.config.get("seed")) for run in members]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def _draw_evaluations(axes: Axes, members: Sequence[Run]) -> None:
+    """Of one run their spread over episodes; of several, over the seeds, where all were evaluated after as many steps."""
+    if len(members) == 1:
+        steps, means, spread = members[0].evaluations()
+    else:
+        curves = [run.evaluations() for run in members]
+        shared = sorted(set.intersection(*(set(x.tolist()) for x, _, _ in curves)))
+        steps = np.array(shared)
+        found = np.array([[y[x.tolist().index(step)] for step in shared] for x, y, _ in curves])
+        means, spread = found.mean(axis=0), found.std(axis=0)
+    if len(steps):
+        over = "episodes" if len(members) == 1 else "seeds"
+        label = f"evaluation, mean and standard deviation over {over}"
+        style: dict[str, Any] = {"markersize": 4.5, "linewidth": 1, "capsize": 2.5, "color": COLOURS[1], "zorder": 3}
+        axes.plot(steps, means, color=COLOURS[1], linewidth=0.8, alpha=0.6)
+        axes.errorbar(steps, means, yerr=spread, fmt="o", label=label, **style)
+
+
+def _draw_best(axes: Axes, members: Sequence[Run]) -> None:
+    best = [run.best for run in members if run.best is not None]
+    if not best:
+        return
+    when = f" of {len(best)} seeds" if len(members) > 1 else f", after {best[0].env_steps:,} env steps"
+    axes.plot(
+        [found.env_steps for found in best],
+        [found.mean for found in best],
+        linestyle="none",
+        marker="*",
+        markersize=12,
+        color=COLOURS[4],
+        markeredgecolor=EDGE,
+        markeredgewidth=0.7,
+        zorder=4,
+        label=f"best model{'s' * (len(members) > 1)}{when}",
+    )
+
+
+def losses(run: Run) -> Figure | None:
+    """One small panel for every metric of the learner; None where there is none."""
+    names = {key.removeprefix("train/") for key in _keys(run, "train/") - _keys(run, AGENTS)}
     curves = {name: run.curve(f"train/{name}") for name in names - set(NO_PANELS)}
     curves = {
         name: curve for name, curve in curves.items() if len(curve[0]) and (name in PANELS or np.ptp(curve[1]) > 0)
     }
-    if curves:
-        written.append(save_figure(_losses(run, curves), Path(out_dir) / "losses.png"))
-    return written
+    return _losses(run, curves) if curves else None
+
+
+def _keys(run: Run, prefix: str) -> set[str]:
+    return {key for row in run.rows for key in row if key.startswith(prefix)}
+
+
+def _draw_agents(axes: Axes, run: Run) -> None:
+    """A thin line for the return of each of several agents, whose sum the learning curve is."""
+    keys = sorted(_keys(run, AGENTS))
+    for i, key in enumerate(keys):
+        style: dict[str, Any] = {
+            "color": COLOURS[(i + 2) % len(COLOURS)],
+            "linestyle": LINES[1 + i // len(COLOURS) % (len(LINES) - 1)],
+        }
+        name = key.removeprefix(AGENTS).removesuffix("_mean")
+        steps, returns = run.curve(key)
+        axes.plot(steps, returns, linewidth=1, label=name if len(keys) <= MOST_NAMED else None, **style)
 
 
 def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
-    """One small panel for every metric."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
@@ -141,16 +207,11 @@ def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
     return figure
 
 
-def _curve(run: Run) -> bool:
-    """Whether the run has a learning curve."""
-    return len(run.curve("train/return_mean")[0]) > 0
-
-
-def _figure() -> tuple[Figure, Axes]:
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     """`Figure` without pyplot: no global state, no window, drawn by Agg."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 5), dpi=150, layout="constrained")
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     return figure, figure.subplots()
 
 
@@ -186,31 +247,27 @@ def _smooth(values: Array, window: int) -> Array:
     return mean
 
 
-def _vouched_for(run_dirs: Sequence[Path], runs: Sequence[Run]) -> bool:
+def reward_threshold(runs: Sequence[Run]) -> float | None:
+    """That of the env, where all runs share it, nobody wraps it, and nothing foreign must be imported for it."""
     try:
-        for run_dir, run in zip(run_dirs, runs, strict=True):
-            check_modules(Path(run_dir), EnvSettings(id=run.config["env"]["id"]), None)
+        for run in runs:
+            check_modules(run.path, EnvSettings(id=run.config["env"]["id"]), None)
     except UserError:
-        return False
-    return True
+        return None
+    return _threshold(runs)
 
 
-def _draw_threshold(axes: Axes, runs: Sequence[Run], threshold: float | None) -> None:
-    if threshold is None:
-        ids = {run.config["env"]["id"] for run in runs}
-        if any(run.config["env"].get("wrappers") for run in runs):  # they may change rewards
-            return
-        try:
-            threshold = find_spec(ids.pop()).reward_threshold if len(ids) == 1 else None
-        except UserError:  # the env is not installed here; the plot does not need it
-            return
-    if threshold is not None:
-        axes.axhline(
-            threshold, color=GREY, linestyle="--", linewidth=1.2, label=f"reward threshold {threshold:g}", zorder=1
-        )
+def _threshold(runs: Sequence[Run]) -> float | None:
+    ids = {run.config["env"]["id"] for run in runs}
+    if len(ids) > 1 or any(run.config["env"].get("wrappers") for run in runs):  # these may change rewards
+        return None
+    try:
+        return find_spec(ids.pop()).reward_threshold
+    except UserError:  # the env is not installed here; the picture does not need it
+        return None
 
 
-def _finish(figure: Figure, axes: Axes) -> None:
+def _finish(figure: Figure, axes: Axes, size: tuple[float, float]) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.set_xlabel("env steps")
@@ -218,10 +275,10 @@ def _finish(figure: Figure, axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _plain(axes)
     named = list(zip(*axes.get_legend_handles_labels(), strict=True))
-    named.sort(key=lambda pair: pair[1].startswith("reward threshold"))  # last
-    figure.set_figheight(
-        4.2 + 0.2 * sum(label.count("\n") + 1 for _, label in named)
-    )  # so that the axes keep one height
+    last = ("training", "evaluation", "best", "band", "reward threshold")  # in this order, behind names of runs
+    named.sort(key=lambda pair: next((i for i, name in enumerate(last) if pair[1].startswith(name)), -1))
+    rows = sum(label.count("\n") + 1 for _, label in named)
+    figure.set_figheight(size[1] + 0.2 * rows)  # so that the axes keep one height
     figure.legend(*zip(*named, strict=True), loc="outside lower center", frameon=False, fontsize=9)
 
 
@@ -235,6 +292,8 @@ def save_figure(figure: Figure, out: Path) -> Path:
     kinds = figure.canvas.get_supported_filetypes()
     if out.suffix[1:] not in kinds:
         raise UserError(f"{str(out)!r} must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
-    with draft(out) as path:
+    import matplotlib
+
+    with draft(out) as path, matplotlib.rc_context(FONTS):
         figure.savefig(path)
     return out

@@ -14,7 +14,7 @@ import numpy as np
 from distrl.errors import UserError
 from distrl.settings import dotted
 from distrl.tracking.metrics import read_metrics
-from distrl.types import Array
+from distrl.types import Array, Evaluation
 from distrl.yaml_format import read_yaml
 
 NOT_LEARNT = ("seed", "run_dir", "cluster", "track")  # parts of a config in which the runs of a group may differ
@@ -27,6 +27,7 @@ class Run:
     path: Path
     config: dict[str, Any]
     rows: list[dict[str, Any]]  # of metrics.jsonl
+    best: Evaluation | None = None  # the one that chose the best model
 
     @property
     def name(self) -> str:
@@ -38,14 +39,42 @@ class Run:
         steps = np.array(sorted(points), np.float64)
         return steps, np.array([points[step] for step in steps.tolist()], np.float64)
 
+    def evaluations(self) -> tuple[Array, Array, Array]:
+        """Env steps [n] behind the weights that were evaluated in training, and mean and deviation [n] of the return."""
+        x = "evaluation/env_steps"
+        if not any(x in row for row in self.rows):
+            x = "env_steps"
+        steps, means = self.curve("evaluation/return_mean", x)
+        spread = dict(zip(*(a.tolist() for a in self.curve("evaluation/return_std", x)), strict=True))
+        return steps, means, np.array([spread.get(step, 0.0) for step in steps.tolist()])
+
 
 def read_run(path: Path) -> Run:
     """Read the config and metrics of a run directory. Raises `UserError` where it holds none."""
     config = read_config(path)
     try:
-        return Run(path, config, read_metrics(path / "metrics.jsonl"))
+        return Run(path, config, read_metrics(path / "metrics.jsonl"), _read_best(path))
     except OSError as error:
         raise UserError(f"{path} has no metrics to plot: metrics.jsonl cannot be read ({error.strerror}).") from None
+
+
+def _read_best(path: Path) -> Evaluation | None:
+    file = path / "best" / "policy.json"
+    chosen = read_json(file).get("selected_by") if file.exists() else None
+    return None if chosen is None else Evaluation.from_json(chosen)
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """What result.json says. Raises `UserError` where there is none."""
+    return read_json(run_dir / "result.json")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The mapping in a file of a run. Raises `UserError` where it is none."""
+    try:
+        return dict(json.loads(read_file(file)))
+    except (ValueError, TypeError):
+        raise UserError(f"{file} is not what a run wrote: no JSON mapping.") from None
 
 
 def read_file(file: Path) -> str:

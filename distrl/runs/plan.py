@@ -109,6 +109,8 @@ def _check_env(config: Config, info: EnvInfo) -> None:
         raise UserError(
             f"env.vectorize is 'native', but {info.id} has no vector form that can be used. Set it to 'auto'."
         )
+    if config.replay is not None:
+        config.replay.check_capacity(config, max(1, len(info.agents)))
     if config.stop.return_mean == "auto" and info.reward_threshold is None:
         raise UserError(f"stop.return_mean is 'auto', but {info.id} has no reward threshold. Give a number instead.")
 
@@ -141,7 +143,7 @@ def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
     device = config.learner.device
     if before not in ("auto", device):
         yield f"this run learnt on {before} until here; on {device} it goes on to other bits than it would there."
-    if info.max_episode_steps is None:
+    if info.max_episode_steps is None and not info.turns:
         yield f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
     if unread := info.obs_layout.unread:
         yield f"observations of {info.id} have a text, {', '.join(unread)}, which no network here reads; it is left out."
@@ -158,10 +160,11 @@ def _check_sizes(config: Config, info: EnvInfo) -> None:
         return
     rollout, obs = config.rollout, info.obs_layout.nbytes
     wanted, replay = _object_store_bytes(config, info), _replay_bytes(config, info)
+    of_agents = f" of {len(info.agents)} agents" if info.agents else ""
     check_fits(
         wanted + replay,
         f"rollout.shards={rollout.shards:,} x rollout.envs_per_shard={rollout.envs_per_shard:,} x rollout.steps={rollout.steps:,} "
-        f"are {rollout.env_steps:,} env steps an iteration with observations of {obs:,} bytes. With what is on its way, and "
+        f"are {rollout.env_steps:,} env steps{of_agents} an iteration with observations of {obs:,} bytes. With what is on its way, and "
         f"{replay / 2**30:.1f} GiB of a replay, that takes",
         "Set one of them lower.",
     )
@@ -169,7 +172,7 @@ def _check_sizes(config: Config, info: EnvInfo) -> None:
 
 def _object_store_bytes(config: Config, info: EnvInfo) -> int:
     """What Ray's object store must hold at once, at most: fragments on their way, and batches of a replay."""
-    obs, env_steps = info.obs_layout.nbytes, config.rollout.env_steps
+    obs, env_steps = info.obs_layout.nbytes, config.rollout.env_steps * info.obs_layout.rows
     fragments = (3 + config.schedule.ahead) * env_steps * (obs + 64)
     drawn = 0.0 if config.replay is None else 3 * config.replay.samples_per_insert * env_steps
     return 256 * 2**20 + fragments + int(drawn * (2 * obs + 32))

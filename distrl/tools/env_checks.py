@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +12,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from distrl.envs.multi import make_team
 from distrl.layouts import MASK
+from distrl.settings import EnvSettings
 from distrl.types import Array, EnvInfo
 
 LARGE = 100.0  # observations and rewards beyond it are called badly scaled
 
 
+API_CYCLES = 30  # steps for which PettingZoo's test of an env is run
 SPREAD = 1e4  # and observations where one component is so many times another
 
 
@@ -33,6 +39,17 @@ class Played:
     high: Array | None = None
     outside: str | None = None  # the first observation that is not in the space, and why
     info_keys: set[str] = field(default_factory=set)
+    agents: dict[str, list[float]] = field(default_factory=dict)  # returns of each of several
+
+    def look(self, obs: Any, info: EnvInfo) -> None:
+        """See an observation, or those of several agents."""
+        if not info.agents:
+            self.see(obs, info.observation_space)
+            return
+        for name, seen in obs.items():
+            space = info.agents[name][0]
+            if self.outside is None and not space.contains(seen):
+                self.outside = f"{_why_outside(seen, space)} (of {name})"
 
     def see(self, obs: Any, space: gym.Space[Any]) -> None:
         if self.outside is None and not space.contains(obs):
@@ -56,7 +73,7 @@ def space_warnings(info: EnvInfo) -> Iterator[str]:
 
 def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
     obs = info.observation_space
-    if info.max_episode_steps is None and not played.truncated:
+    if info.max_episode_steps is None and not played.truncated and not info.turns:
         yield "no time limit: an episode may never end. Set env.max_episode_steps."
     if not played.returns:
         yield f"no episode ended within {played.steps:,} random steps."
@@ -86,6 +103,29 @@ def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
             f"info holds an {MASK} after a step, but not after a reset, so it is not used: policies also try the actions that "
             "it forbids. Give one with every info, that of reset(), too."
         )
+
+
+def api_warnings(settings: EnvSettings, info: EnvInfo) -> Iterator[str]:
+    """What PettingZoo's own test of an env of several agents finds, in the words that it has for that."""
+    if not info.agents:
+        return
+    from pettingzoo import test
+
+    game = make_team(settings).game
+    said = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as found, contextlib.redirect_stdout(said):
+            warnings.simplefilter("always")
+            if info.turns:
+                test.api_test(game, num_cycles=API_CYCLES)
+            else:
+                test.parallel_api_test(game, num_cycles=API_CYCLES)
+    except Exception as error:
+        yield f"PettingZoo's API test fails: {type(error).__name__}: {error}".rstrip(": ")
+    finally:
+        game.close()
+    for text in dict.fromkeys(str(warning.message) for warning in found if warning.category is UserWarning):
+        yield f"PettingZoo's API test: {text}"
 
 
 def _why_outside(obs: Any, space: gym.Space[Any]) -> str:

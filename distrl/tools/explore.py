@@ -25,7 +25,7 @@ from distrl.errors import EnvError, UserError, users_traceback
 from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
-from distrl.tools.env_checks import Played, play_warnings, space_warnings
+from distrl.tools.env_checks import Played, api_warnings, play_warnings, space_warnings
 from distrl.tools.random_actions import RandomActions
 from distrl.types import Array, EnvInfo, Snapshot
 
@@ -43,6 +43,7 @@ class Exploration:
     native: bool  # has a vector form of its own that distrl uses
     table: bool  # is run from its transition table
     returns: tuple[float, ...]  # of episodes played with random actions
+    agents: dict[str, tuple[float, ...]]  # of several agents: the returns of each, whose sums `returns` are
     lengths: tuple[int, ...]  # steps of the same
     reward_range: tuple[float, float]  # smallest and largest reward seen
     info_keys: tuple[str, ...]  # of the info of reset and step
@@ -65,7 +66,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
     info = describe_env(settings)
     travels = _travels(info)
     played = _play(settings, seed, info, seconds)
-    warnings = [*space_warnings(info), *play_warnings(info, played)]
+    warnings = [*space_warnings(info), *play_warnings(info, played), *api_warnings(settings, info)]
     difference = _first_difference(settings, seed, info, seconds)
     if difference is not None:
         warnings.append(
@@ -89,6 +90,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
         native=NativeShard.fits(settings, SHARD_COPIES),
         table=table.fits(settings),
         returns=tuple(played.returns),
+        agents={name: tuple(returns) for name, returns in played.agents.items()},
         lengths=tuple(played.lengths),
         reward_range=(played.reward_low, played.reward_high),
         info_keys=tuple(sorted(map(str, played.info_keys))),
@@ -113,23 +115,27 @@ def _play(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> Pl
             return_, length, ended = 0.0, 0, False
             start = derive(seed, "explore", episode)
             obs, extra = _guarded(settings, start, 0, env.reset, seed=start)
-            more = extra
-            played.see(obs, info.observation_space)
+            more, by_agent = extra, dict.fromkeys(info.agents, 0.0)
+            played.look(obs, info)
             while not ended:
                 action = actions.single(obs, more)
                 obs, reward, terminated, truncated, more = _guarded(settings, start, length, env.step, action)
-                played.see(obs, info.observation_space)
+                played.look(obs, info)
                 played.steps += 1
                 played.truncated |= bool(truncated)
                 played.reward_low, played.reward_high = min(played.reward_low, reward), max(played.reward_high, reward)
                 played.finite &= bool(np.isfinite(reward))
                 played.info_keys |= extra.keys() | more.keys()
                 return_, length, ended = return_ + float(reward), length + 1, terminated or truncated
+                for name in by_agent:
+                    by_agent[name] += more["rewards"][name]
                 if enough():
                     break
             if ended:
                 played.returns.append(return_)
                 played.lengths.append(length)
+                for name, total in by_agent.items():
+                    played.agents.setdefault(name, []).append(total)
             if enough():
                 break
     finally:
@@ -165,7 +171,7 @@ def _first_difference(settings: EnvSettings, seed: int, info: EnvInfo, seconds: 
 def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> bool:
     """Whether a used shard takes up the snapshot of another exactly, and then goes on like it."""
     copies, taken = 2, list[Array]()
-    journal, underway = Journal(None), Underway(copies)
+    journal, underway = Journal(None), Underway(copies, len(info.agents))
     deadline = time.perf_counter() + seconds
     one, two = (make_shard(settings, seed, 0, copies, info.obs_layout) for _ in range(2))
     try:
@@ -175,7 +181,8 @@ def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -
             underway.count(one.step(taken[-1]))
             two.step(actions.batch(two.obs))  # other actions: what the past leaves behind must not show
         after = Snapshot(1, underway.returns, underway.lengths, one.arrays())
-        journal.add(after, np.stack(taken) if one.replays else None)
+        by_copy = (len(taken), *underway.returns.shape, *taken[0].shape[1:])
+        journal.add(after, np.stack(taken).reshape(by_copy) if one.replays else None)
         snapshot = journal.before(1)
         assert snapshot is not None
         if not two.restore(snapshot).all():

@@ -10,7 +10,7 @@ import numpy as np
 
 from distrl.acting.spaces import action_distribution
 from distrl.errors import UserError
-from distrl.layouts import MASK
+from distrl.layouts import MASK, split_mask
 from distrl.seeding import derive, stream
 from distrl.types import Array, EnvInfo
 
@@ -18,7 +18,10 @@ DRAWN = 64  # batches that are drawn beforehand, and done over and over
 
 
 class RandomActions:
-    """For `copies` env copies: samples of the space, or, where a mask forbids some, of what it allows."""
+    """For `copies` env copies: samples of the space, or, where a mask forbids some, of what it allows.
+
+    Of several agents, each of the copies does what all of its agents do.
+    """
 
     def __init__(self, info: EnvInfo, seed: int, copies: int = 1) -> None:
         self.info = info
@@ -28,6 +31,9 @@ class RandomActions:
             self.masked = False
         self.distribution = action_distribution(info) if self.masked else None
         self.rng = stream(seed, "random actions")
+        copies *= max(1, len(info.agents))
+        for name, (_, space) in info.agents.items():
+            space.seed(derive(seed, "random actions", *name.encode()))
         info.action_space.seed(derive(seed, "random actions"))
         samples = [info.action_space.sample() for _ in range(DRAWN * copies)]
         self._single = itertools.cycle(samples)
@@ -36,10 +42,19 @@ class RandomActions:
         self._batches = itertools.cycle(batches)
 
     def single(self, obs: Any, extra: Mapping[str, Any]) -> Any:
-        """An action of the env's own space, for an observation of its own and the info beside it."""
+        """An action of the env's own space, for an observation of its own and the info beside it; of several agents a list."""
+        if self.info.agents:
+            return [self._of_agent(name, obs.get(name), extra["infos"].get(name, {})) for name in self.info.agents]
         if not self.masked:
             return next(self._single)
         return self.info.action_layout.unpack(self._allowed(self.info.obs_layout.pack(obs, extra.get(MASK))[None])[0])
+
+    def _of_agent(self, name: str, seen: Any, info: Mapping[str, Any]) -> Any:
+        space = self.info.agents[name][1]
+        mask = info.get(MASK, split_mask(seen).get(MASK))
+        if mask is None or not np.any(mask):
+            return space.sample()
+        return space.sample(mask=np.asarray(mask, np.int8))
 
     def batch(self, obs: Array) -> Array:
         """Actions [N, ...] for flat observations [N, ...]."""

@@ -49,7 +49,8 @@ class _Told:
             self.say(f"episode {moment.episode + 1}")
             return
         self.total += moment.reward
-        self.say(f"step {moment.step:>5}  action {_text(moment.action)}  reward {moment.reward:g}")
+        of_each = "".join(f"  {name} {reward:g}" for name, reward in moment.rewards.items())
+        self.say(f"step {moment.step:>5}  action {_text(moment.action)}  reward {moment.reward:g}{of_each}")
         if moment.ended:
             how = "terminated" if moment.terminated else "truncated"
             self.say(f"{how} after {moment.step:,} steps, return {self.total:g}")

@@ -53,8 +53,10 @@ class ReplayFeed:
     finds its next batch ready.
     """
 
-    def __init__(self, config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays]) -> None:
-        """`state`: of the checkpoint to go on from; empty: the beginning."""
+    def __init__(
+        self, config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays], agents: int
+    ) -> None:
+        """`state`: of the checkpoint to go on from; empty: the beginning. `agents`: of an env copy."""
         assert config.replay is not None
         self.config, self.execution, self.learner = config, execution, learner
         self.replays: list[Worker] = []
@@ -65,7 +67,7 @@ class ReplayFeed:
             waiting = [arrays.pop(f"waiting.{name}") for name in ("key", "td_error") if f"waiting.{name}" in arrays]
             self.priorities.append(execution.put(Priorities(*waiting)) if waiting else None)
             self.updated.append(None)
-            self.replays.append(execution.spawn(Replay, config, number, arrays or None, name="replay"))
+            self.replays.append(execution.spawn(Replay, config, number, arrays or None, agents, name="replay"))
         self.workers = [learner, *self.replays]
 
     def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
@@ -94,7 +96,8 @@ class ReplayFeed:
         return states
 
 
-def make_feed(config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays]) -> Feed:
+def make_feed(config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays], agents: int = 1) -> Feed:
+    """`agents`: of an env copy"""
     if config.replay is None:
         return OnPolicyFeed(execution, learner)
-    return ReplayFeed(config, execution, learner, state)
+    return ReplayFeed(config, execution, learner, state, agents)

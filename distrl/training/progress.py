@@ -13,6 +13,13 @@ from distrl.training.recovery import Observer, Recovery
 from distrl.types import Evaluation, Report
 
 RECENT = 100  # training episodes in return_mean
+PHASES = {  # what the seconds of a run are of, by their names in result.json; they pass side by side
+    "act": "runners choosing actions",
+    "step": "runners stepping envs",
+    "snapshot": "runners recording shard states",
+    "ship": "reports on their way (and waiting) to the driver",
+    "learn": "the learner learning",
+}
 UNFAITHFUL = (
     "{} does not rebuild from its episode seed and actions: its observations or rewards depend on something else (a random "
     "generator of its own, a clock, statistics that a wrapper keeps over episodes). Fresh episodes were started, and this run "
@@ -40,6 +47,7 @@ class Progress:
     recent_returns: list[float] = field(default_factory=list)
     recent_lengths: list[int] = field(default_factory=list)
     recent_infos: dict[str, list[float]] = field(default_factory=dict)  # by the names of `env.report`
+    recent_agents: dict[str, list[float]] = field(default_factory=dict)  # returns of each of several agents, by name
     streak: int = 0  # training episodes in a row above `track.streak`
     steps_to_streak: int | None = None
     evaluations: int = 0
@@ -67,8 +75,9 @@ class Progress:
         self.episodes += len(episodes.returns)
         self.recent_returns = [*self.recent_returns, *episodes.returns.tolist()][-RECENT:]
         self.recent_lengths = [*self.recent_lengths, *episodes.lengths.tolist()][-RECENT:]
-        for name, values in episodes.infos.items():
-            self.recent_infos[name] = [*self.recent_infos.get(name, []), *values.tolist()][-RECENT:]
+        for recent, new in ((self.recent_infos, episodes.infos), (self.recent_agents, episodes.agents)):
+            for name, values in new.items():
+                recent[name] = [*recent.get(name, []), *values.tolist()][-RECENT:]
 
     def count_streak(self, returns: list[float], wanted: StreakSettings) -> bool:
         """Count episodes in a row above the mark; True when there are enough for the first time."""
@@ -94,8 +103,11 @@ class Progress:
         best = None if data["best"] is None else Evaluation.from_json(data["best"])
         pending = [Pending(**p) for p in data["pending"]]
         returns = [float(value) for value in data["recent_returns"]]  # one that is not finite is a text in JSON
-        infos = {name: [float(value) for value in values] for name, values in data["recent_infos"].items()}
-        return cls(**{**data, "best": best, "pending": pending, "recent_returns": returns, "recent_infos": infos})
+        by_name = {
+            key: {name: [float(value) for value in values] for name, values in data.get(key, {}).items()}
+            for key in ("recent_infos", "recent_agents")
+        }
+        return cls(**{**data, "best": best, "pending": pending, "recent_returns": returns, **by_name})
 
 
 class Ledger:
@@ -148,6 +160,7 @@ class Ledger:
             row["train/return_mean"] = mean
             row["train/length_mean"] = float(np.mean(progress.recent_lengths))
             row |= {f"train/scores/{name}_mean": float(np.mean(v)) for name, v in progress.recent_infos.items()}
+            row |= {f"train/agents/{name}_mean": float(np.mean(v)) for name, v in progress.recent_agents.items()}
         for phase in reports[0].seconds:
             row[f"time/{phase}_s"] = sum(report.seconds[phase] for report in reports)
         return row | self._rates()

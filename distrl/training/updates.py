@@ -30,7 +30,7 @@ class Updates:
         size = len(next(iter(state.weights.values())))
         self.versions = Versions(are_sparse(self.config, size), self.execution.get)
         self.learner = self.crew.learner(state.learner)
-        self.feed = make_feed(self.config, self.execution, self.learner, state.replay)
+        self.feed = make_feed(self.config, self.execution, self.learner, state.replay, self.crew.policy.obs_layout.rows)
         # Runners need not wait for the learner to start: it begins with the same weights.
         for version, vector in state.weights.items():
             self.versions.keep_whole(version, self.execution.put(Weights(version, vector)))

@@ -8,10 +8,11 @@ import numpy as np
 
 from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
+from distrl.envs.journal import Underway
 from distrl.envs.shard import make_shard
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
-from distrl.types import Evaluation, Policy, Spread, Weights
+from distrl.types import Array, Evaluation, Policy, Spread, Weights
 from distrl.workers.versions import Message, whole
 
 COPIES = 32  # at most so many env copies play side by side
@@ -44,37 +45,38 @@ class Evaluator:
         self.policy.load(whole(message, keyframe).vector)
         wanted = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
         played = np.zeros(copies, np.int64)
-        current, lengths = np.zeros(copies), np.zeros(copies, np.int64)
-        done: list[tuple[int, int, float, int, dict[str, float]]] = []  # (round, env copy, return, length, infos)
-        rng, acting = stream(seed, "action"), Acting(self.policy, copies)
+        agents, rows = self.policy.obs_layout.agents, self.policy.obs_layout.rows
+        underway = Underway(copies, len(agents))
+        done: list[tuple[int, int, Array, int, dict[str, float]]] = []  # (round, env copy, returns, length, infos)
+        rng, acting = stream(seed, "action"), Acting(self.policy, copies * rows)
         try:
             while (played < wanted).any():
                 obs = shard.obs.astype(self.policy.obs_layout.dtype, copy=False)
                 if greedy:
                     action = acting.greedy(obs)
                 else:
-                    action, _ = acting.act(obs, self.policy.draw(rng, 1, copies)[0])
+                    action, _ = acting.act(obs, self.policy.draw(rng, 1, copies * rows)[0])
                 step = shard.step(action)
-                current += step.reward
-                lengths += 1
                 infos = iter(step.infos)
                 ended = step.terminated | step.truncated
                 acting.forget(ended)
-                for copy in np.flatnonzero(ended).tolist():
+                over = np.flatnonzero(ended.reshape(copies, rows).all(axis=1)).tolist()
+                for copy, returns, length in zip(over, *underway.count(step), strict=True):
                     info = next(infos, {})
                     if played[copy] < wanted[copy]:
-                        done.append((int(played[copy]), copy, float(current[copy]), int(lengths[copy]), info))
+                        done.append((int(played[copy]), copy, returns, int(length), info))
                     played[copy] += 1
-                    current[copy], lengths[copy] = 0.0, 0
         finally:
             shard.close()
         done.sort(key=lambda d: d[:2])
+        by_agent = np.array([d[2] for d in done]).reshape(len(done), rows)
         return Evaluation(
             message.version,
             env_steps,
             greedy,
             len(done),
-            Spread.of([d[2] for d in done]),
+            Spread.of(by_agent.sum(axis=1).tolist()),
             Spread.of([d[3] for d in done]),
             {name: Spread.of([d[4][name] for d in done]) for name in self.env.report},
+            {name: Spread.of(returns.tolist()) for name, returns in zip(agents, by_agent.T, strict=False)},
         )

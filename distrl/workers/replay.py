@@ -29,22 +29,22 @@ ROW_BYTES = 4 + 1 + 1 + 8 + 16  # beside observation and action: reward, end, ag
 
 
 class Replay:
-    def __init__(self, config: Config, number: int, state: Arrays | None) -> None:
+    def __init__(self, config: Config, number: int, state: Arrays | None, agents: int = 1) -> None:
         """
         Args:
             number: of this one among the `replay.shards`; it holds the env shards number, number + replay.shards, ...
             state: of the checkpoint to go on from; None: empty
+            agents: of an env copy, each of which has a ring of its own
         """
         assert config.replay is not None and config.algorithm.replayed is not None
         self.settings: ReplaySettings = config.replay
         self.learning = config.algorithm.replayed
         first = self.settings.prioritized and self.settings.first_priority == "acting"
         self.acting_values = self.learning.values if first else None  # of which first priorities are made
-        self.config, self.number = config, number
-        self.copies = config.rollout.envs_per_shard
-        self.shards = config.rollout.shards // self.settings.shards
+        self.config, self.number, rollout = config, number, config.rollout
+        self.copies, self.shards = rollout.envs_per_shard * agents, rollout.shards // self.settings.shards
         self.columns = self.shards * self.copies
-        self.rows = self.settings.capacity // (config.rollout.shards * self.copies)
+        self.rows = self.settings.capacity // (rollout.shards * self.copies)
         self.inserted = 0  # steps, ever
         self.settled = 0  # of them, those whose updates were drawn
         self.count = 0  # steps that can be drawn
@@ -76,7 +76,7 @@ class Replay:
         steps, lead = len(fragment.reward), max(0, self.stack - 1)
         self._continue(fragment, columns, fragment.iteration == self.next[shard])
         self.next[shard] = fragment.iteration + 1
-        self.inserted += fragment.reward.size
+        self.inserted += fragment.reward.size  # of whoever was there, so that all replays draw as often
 
         truncated, ended = fragment.truncated, fragment.ended
         age = np.zeros((steps + 1, self.copies), np.uint8)
@@ -90,7 +90,7 @@ class Replay:
         arrays["obs"][slot] = fragment.obs[lead : lead + steps]
         arrays["action"][slot] = fragment.action
         arrays["reward"][slot] = fragment.reward
-        arrays["end"][slot] = WENT_ON + fragment.terminated + 2 * truncated
+        arrays["end"][slot] = np.where(fragment.acted, WENT_ON + fragment.terminated + 2 * truncated, NOBODY_ACTED)
         arrays["age"][slot] = age[:-1]
         head = self._slot(columns, self.head[columns])
         arrays["obs"][head], arrays["end"][head], arrays["age"][head] = fragment.obs[-1], NOBODY_ACTED, age[-1]

@@ -107,19 +107,21 @@ class Runner:
             live.shard.close()
         n = self.settings.envs_per_shard
         made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout, self.heart)
-        rebuilt, underway, acting = np.ones(n, bool), Underway(n), Acting(self.policy, n)
+        layout = self.policy.obs_layout
+        rebuilt, underway = np.ones(n, bool), Underway(n, len(layout.agents))
+        acting = Acting(self.policy, n * layout.rows)
         if before is not None:
             rebuilt = made.restore(before, self.rebuild_timeout_s)
-            underway.returns, underway.lengths = before.returns * rebuilt, before.lengths * rebuilt
+            underway.returns, underway.lengths = (before.returns.T * rebuilt).T, before.lengths * rebuilt
             acting.memory = before.memory
-            acting.forget(~rebuilt)
+            acting.forget(np.repeat(~rebuilt, layout.rows))
         self.shards[shard] = Live(made, iteration, underway, acting)
         return self.shards[shard], bool(rebuilt.all())
 
     def _roll(self, live: Live, version: int) -> tuple[Report, Fragment]:
         envs, underway, acting = live.shard, live.underway, live.acting
         began = acting.arrays()
-        shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, self.settings.envs_per_shard
+        shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, len(envs.obs)  # columns
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
         stack = envs.frame_stack
         obs_dtype = self.policy.obs_layout.dtype
@@ -129,6 +131,7 @@ class Runner:
         newest = obs[len(first) :]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
+        active = None if envs.active is None else np.empty((t_max + 1, n), bool)
         actions, extras = [], []
         final_obs: list[Array] = []
         infos: list[dict[str, float]] = []
@@ -137,6 +140,8 @@ class Runner:
         started, start = time.time(), time.perf_counter()
         for t in range(t_max):
             self.step = t
+            if active is not None:
+                active[t] = envs.active
             before_act = time.perf_counter()
             action, extra = acting.act(seen, noise[t])
             act_s += time.perf_counter() - before_act
@@ -157,6 +162,8 @@ class Runner:
                 final_obs.append(last[:, -1] if stack else last)
                 acting.forget(result.terminated | result.truncated)
                 infos += result.infos
+        if active is not None:
+            active[-1] = envs.active
         rolling = time.perf_counter() - start
         fragment = Fragment(
             shard=shard,
@@ -170,17 +177,22 @@ class Runner:
             final_obs=np.concatenate([np.zeros((0, *obs.shape[2:]), obs.dtype), *final_obs]),
             extras={key: np.stack([extra[key] for extra in extras]) for key in extras[0]} | began,
             stack=stack,
+            agents=self.policy.obs_layout.rows,
+            active=active,
         )
         live.iteration = iteration + 1
         after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays(), acting.memory)
-        taken = compact(fragment.action) if envs.replays else None
+        by_copy = (t_max, self.settings.envs_per_shard, *underway.returns.shape[1:], *fragment.action.shape[2:])
+        taken = compact(fragment.action.reshape(by_copy)) if envs.replays else None
         seconds = {"act": act_s, "step": rolling - act_s, "snapshot": time.perf_counter() - start - rolling}
         return Report(shard, iteration, self._episodes(ended, infos), after, taken, started, seconds), fragment
 
     def _episodes(self, ended: list[tuple[Array, Array]], infos: list[dict[str, float]]) -> Episodes:
         """Of the returns and lengths that each step's ended episodes had, and of all their last infos."""
+        returns, agents = np.concatenate([returns for returns, _ in ended]), self.policy.obs_layout.agents
         return Episodes(
-            returns=np.concatenate([returns for returns, _ in ended]),
+            returns=returns.sum(axis=1) if agents else returns,
             lengths=np.concatenate([lengths for _, lengths in ended]),
             infos={name: np.array([info[name] for info in infos]) for name in self.env.report},
+            agents=dict(zip(agents, returns.T, strict=True)) if agents else {},
         )

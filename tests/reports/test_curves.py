@@ -111,7 +111,7 @@ def test_plot_shows_means_bands_and_threshold(tmp_path: Path, figures: list[Figu
         "ppo CartPole-v1 lr=0.01": ([100, 200], [5, 6]),
         "reward threshold 475": ([0, 1], [475, 475]),
     }
-    (filled,) = figures[0].axes[0].collections
+    filled, _ = figures[0].axes[0].collections  # the other is in the legend alone
     assert list(filled.get_paths()[0].get_extents().extents) == [100, 10, 200, 40]
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend[-1] == "reward threshold 475"
@@ -121,7 +121,7 @@ def test_plot_takes_a_threshold_and_smooths(tmp_path: Path, figures: list[Figure
     run = write_run(tmp_path / "a", [0.0, 3.0, 6.0, 0.0], id="NotInstalled-v7")
     plot_runs([run, run], tmp_path / "curves.pdf", smooth=3, threshold=5)
     assert curves(figures[0]) == {
-        "ppo NotInstalled-v7": ([100, 200, 300, 400], [1.5, 3, 3, 3]),
+        "training, mean of the last 100 episodes": ([100, 200, 300, 400], [1.5, 3, 3, 3]),
         "reward threshold 5": ([0, 1], [5, 5]),
     }
 
@@ -175,6 +175,60 @@ def test_training_gives_a_curve_and_losses(tmp_path: Path, figures: list[Figure]
     (evaluation,) = figures[0].axes[0].containers
     assert np.asarray(evaluation[0].get_xydata()).tolist() == [[300, 7]]
     assert evaluation[2][0].get_segments()[0].tolist() == [[300, 5], [300, 9]]
+
+
+def evaluated(run: Path, points: dict[int, float], best: int | None) -> Path:
+    """Add evaluations by env steps, and say which of them chose the best model."""
+    rows = [
+        {"iteration": 100 + i, "env_steps": 10**4, "time": 0}
+        | {"evaluation/env_steps": steps, "evaluation/return_mean": mean, "evaluation/return_std": 1}
+        for i, (steps, mean) in enumerate(points.items())
+    ]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    if best is not None:
+        (run / "best").mkdir()
+        chosen = Evaluation(1, best, True, 20, Spread(points[best], 1, 0, 9), Spread(5, 0, 5, 5))
+        (run / "best" / "policy.json").write_text(json.dumps({"selected_by": chosen.to_json()}))
+    return run
+
+
+def test_one_curve_alone_shows_evaluations_and_where_the_best_model_was_taken(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    run = evaluated(write_run(tmp_path / "a", [1.0, 2.0, 3.0], seed=7), {100: 5.0, 200: 9.0, 300: 4.0}, best=200)
+    plot_runs([run], tmp_path / "a.svg")
+    axes = figures[0].axes[0]
+    assert curves(figures[0]).pop("best model, after 200 env steps") == ([200], [9])
+    (evaluation,) = axes.containers
+    assert np.asarray(evaluation[0].get_xydata()).tolist() == [[100, 5], [200, 9], [300, 4]]
+    assert axes.get_title(loc="left") == "ppo CartPole-v1, seed 7"
+    assert [text.get_text().partition(",")[0] for text in figures[0].legends[0].get_texts()] == [
+        *("training", "evaluation", "best model", "reward threshold 475")
+    ]
+
+
+def test_evaluations_of_seeds_are_joined_where_all_have_one(tmp_path: Path, figures: list[Figure]) -> None:
+    runs = [
+        evaluated(write_run(tmp_path / "a", [1.0, 2.0], seed=1), {100: 4.0, 200: 6.0}, best=200),
+        evaluated(write_run(tmp_path / "b", [1.0, 2.0], seed=2), {100: 8.0, 250: 7.0}, best=100),
+        write_run(tmp_path / "c", [1.0], seed=1, lr=0.01),
+    ]
+    plot_runs(runs[:2], tmp_path / "a.pdf")
+    (evaluation,) = figures[0].axes[0].containers
+    assert np.asarray(evaluation[0].get_xydata()).tolist() == [[100, 6]]
+    assert evaluation[2][0].get_segments()[0].tolist() == [[100, 4], [100, 8]]  # the deviation of 4 and 8
+    assert curves(figures[0])["best models of 2 seeds"] == ([200, 100], [6, 8])
+    plot_runs(runs, tmp_path / "b.pdf")  # of two curves, training alone
+    assert not figures[1].axes[0].containers and not [name for name in curves(figures[1]) if "best" in name]
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg"])
+def test_papers_get_lines_and_no_pixels(tmp_path: Path, suffix: str) -> None:
+    out = plot_runs([write_run(tmp_path / "a", [1.0, 2.0])], tmp_path / f"a{suffix}")
+    data = out.read_bytes()
+    assert b"/Subtype /Image" not in data and b"<image" not in data
+    assert b"/FontFile2" in data if suffix == ".pdf" else b"<text" not in data  # TrueType; outlines
 
 
 def test_training_without_losses_gives_the_curve_alone(tmp_path: Path) -> None:
