@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "Diverged", "EnvError", "Player", "Result", "UserError", "load_config", "load_policy", "train"]
 
+WINDOWS = "distrl runs on Linux and macOS. On Windows, install it within WSL: https://learn.microsoft.com/windows/wsl"
+
 # When this interpreter started, unix time: so far it has done nothing but start. The process may be older, a shell's that
 # became Python by `exec`.
 STARTED = time.time() - time.process_time()
+
+if "gymnasium" in sys.modules:  # so that `gymnasium.make("distrl:distrl/FlappyBirdPixels-v0")` finds it
+    from distrl.envs.flappy import register
+
+    register()
+    del register
 
 _HOMES = {
     "Config": "config",
@@ -45,5 +54,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("distrl")
     if name in _HOMES:
+        if sys.platform == "win32":
+            raise ImportError(WINDOWS)
         return getattr(importlib.import_module(f"distrl.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'distrl' has no attribute {name!r}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from distrl import signals
+from distrl import WINDOWS
 
 
 def main() -> None:
     """Run the command line; whatever asks it to end, a command's end is clean and its exit code 130."""
+    if sys.platform == "win32":
+        sys.exit(f"error: {WINDOWS}")
+    from distrl import signals  # which are other ones there
+
     with signals.handled(signals.leave):
         from distrl.cli import main as run
 

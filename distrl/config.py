@@ -45,8 +45,14 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """
     origin = "config" if isinstance(source, Mapping) else str(source)
     with reading(f"{shown(origin)} cannot be read as a config"):
-        data = _copy(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
-        return _load(data, map(_parse, overrides), origin)
+        data = _copy(source) if isinstance(source, Mapping) else read_config_file(Path(source))
+        return _load(data, map(parse_override, overrides), origin)
+
+
+def changed_config(data: Mapping[str, Any], changes: Mapping[str, Any], origin: str) -> Config:
+    """The config that `data` says with other values by dotted keys. Raises `UserError` as `load_config` does."""
+    with reading(f"{shown(origin)} cannot be read as a config"):
+        return _load(_copy(data), changes.items(), origin)
 
 
 def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str) -> Config:
@@ -73,9 +79,9 @@ def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] 
     """
     kwargs: dict[str, Any] = {}
     for argument in arguments:
-        _set(kwargs, *_parse(argument))
+        _set(kwargs, *parse_override(argument))
     data = {"id": env_id, "kwargs": kwargs, "wrappers": [read_value(text) for text in wrappers]}
-    return _validated(EnvSettings, data, ("env",), "command line")
+    return validated(EnvSettings, data, ("env",), "command line")
 
 
 def _typed(data: dict[str, Any], origin: str) -> Config:
@@ -84,10 +90,10 @@ def _typed(data: dict[str, Any], origin: str) -> Config:
     name = given.get("name") if isinstance(given, Mapping) else None
     if name is None:
         raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
-    algorithm = _validated(algorithm_module(name).Settings, given, ("algorithm",), origin, str(name))
+    algorithm = validated(algorithm_module(name).Settings, given, ("algorithm",), origin, str(name))
     if algorithm.replayed is not None and data.get("replay") is None:
         data["replay"] = {}
-    return _validated(Config, data | {"algorithm": algorithm}, (), origin, str(name))
+    return validated(Config, data | {"algorithm": algorithm}, (), origin, str(name))
 
 
 def _algorithm(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -133,14 +139,15 @@ def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in mapping.items()}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> dict[str, Any]:
+    """What a YAML file, a run directory's config or a preset says, unchecked. Raises `UserError` where there is none."""
     if path.is_dir() and (path / "config.yaml").exists():
         path = path / "config.yaml"
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if (preset := find_preset(str(path))) is not None:
-            return _read_yaml(preset.path)
+            return read_config_file(preset.path)
         if path.name == str(path):
             raise unknown_preset(path.name) from None
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
@@ -156,7 +163,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _parse(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
     """The dotted key and the value of `key=value`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -182,8 +189,12 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 M = typing.TypeVar("M", bound=BaseModel)
 
 
-def _validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str, algorithm: str | None = None) -> M:
-    """`data` as a model, which is that of the keys below `prefix` in a run with the algorithm, or of no run."""
+def validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str, algorithm: str | None = None) -> M:
+    """`data` as a model, which is that of the keys below `prefix` in a run with the algorithm, or of no run.
+
+    Raises:
+        UserError: a key or a value is wrong
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:

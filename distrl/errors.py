@@ -142,6 +142,13 @@ class WorkerLost(Exception):
         self.worker = worker
 
 
+class ExecutionLost(WorkerLost):
+    """All workers are gone, with what they ran on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(None, reason)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' Did you mean ...?' for the known word nearest to `word`, or '' where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -27,7 +27,11 @@ if TYPE_CHECKING:  # what acts needs no gymnasium
 
 Array = NDArray[Any]  # as in distrl.types, which imports this file
 MASK = "action_mask"
-OBSERVATION, AGENT = "observation", "agent"  # of an env of several agents: what one of them sees, and which one it is
+OBSERVATION, AGENT, STATE = (
+    "observation",
+    "agent",
+    "state",
+)  # of several agents: what one sees, which it is, what all are in
 # Observations that do not travel in their own type: float64 is more than networks compute in, the rest is strange to torch.
 TRAVELS_AS = {"float64": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
@@ -91,6 +95,7 @@ class Layout:
     states: tuple[str, ...] = ()  # masks of all states of a single Discrete observation, as '0110'
     unread: tuple[str, ...] = ()  # parts that are left out, since they are texts
     agents: tuple[str, ...] = ()  # names of those of one env copy: each has a row; () where there is but one, unnamed
+    central: Part | None = None  # a state of all of them, which a critic is shown beside the parts, and who acts is not
 
     @property
     def rows(self) -> int:
@@ -209,7 +214,7 @@ class Layout:
         layout = from_json(cls, data)
         if not layout.parts:
             raise ValueError("a layout has no parts")
-        for part in (*layout.parts, *([] if layout.mask is None else [layout.mask])):
+        for part in (*layout.parts, *(part for part in (layout.mask, layout.central) if part is not None)):
             part.check(layout)
         states = layout.parts[0].n[0] if layout.states else 0
         if layout.states and (len(layout.states) != states or len({len(row) for row in layout.states}) != 1):
@@ -266,6 +271,7 @@ def observation_layout(
     in_info: bool = False,
     states: Array | None = None,
     agents: tuple[str, ...] = (),
+    central: gym.Space[Any] | None = None,
 ) -> Layout:
     """How observations travel. Raises ValueError, with a reason, for a space that cannot.
 
@@ -273,7 +279,7 @@ def observation_layout(
         choices: see `choices_of`
         in_info: the info holds a mask
         states: [states, A] bool, the masks of all states of a Discrete space
-        agents: see `Layout`
+        agents, central: see `Layout`
     """
     import gymnasium as gym
 
@@ -291,7 +297,10 @@ def observation_layout(
         raise ValueError("it is a Text" if unread else "nothing is in it")
     if mask is not None or in_info:
         mask = Part((MASK,), "mask", (sum(choices),), "int8", choices)
-    layout = _laid_out([*leaves, *([mask] if mask else [])], composite or mask is not None)
+    whole = [] if central is None else [replace(part, dtype="float32") for part in _leaves(central, (STATE,))]
+    layout = _laid_out([*leaves, *([mask] if mask else []), *whole], composite or mask is not None)
+    if whole:
+        layout = replace(layout, parts=layout.parts[:-1], central=layout.parts[-1])
     if mask is not None:
         layout = replace(layout, parts=layout.parts[:-1], mask=layout.parts[-1])
     rows = () if states is None else tuple("".join("01"[int(x)] for x in row) for row in states)

@@ -219,12 +219,12 @@ class ReplaySettings(Settings):
                 f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what "
                 "it does. Set replay.first_priority=max."
             )
+        copies = rollout.shards * rollout.envs_per_shard
         if use.batch_size > self.start:
             raise UserError(
                 f"algorithm.batch_size is {use.batch_size}, more than the {self.start} steps of replay.start that are "
-                f"there at the first update. Set replay.start to at least {use.batch_size}."
+                f"there at the first update. Set replay.start to at least {max(use.batch_size, use.n_step * copies + 1)}."
             )
-        copies = rollout.shards * rollout.envs_per_shard
         if self.start <= use.n_step * copies:
             raise UserError(
                 f"replay.start is {self.start}: {copies} env copies have then no whole return of "
@@ -258,6 +258,11 @@ class StopSettings(Settings):
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
     seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+    grace_s: float = Field(
+        default=20,
+        gt=0,
+        description="after Ctrl-C or SIGTERM, for the update under way and a checkpoint; then the newest one must do",
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -299,8 +304,10 @@ class LearnerSettings(Settings):
 
 
 class ClusterSettings(Settings):
-    runners: int | Literal["auto"] = Field(
-        default="auto", description="processes that roll shards; changes speed alone"
+    runners: int | Literal["auto"] | Annotated[str, Field(pattern=r"^[1-9]\d*\.\.[1-9]\d*$")] = Field(
+        default="auto",
+        description="processes that roll shards; changes speed alone. auto: one for each CPU, also of nodes that come to a "
+        "cluster; 2..8: so, but never fewer nor more; a number: so many",
     )
     address: str = Field(
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
@@ -312,7 +319,15 @@ class ClusterSettings(Settings):
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
     )
     step_timeout_s: float = Field(
-        default=60, gt=0, description="an env copy that takes longer for a step, a reset or to be made has hung"
+        default=60,
+        gt=0,
+        description="an env copy that takes longer for a step, a reset or to be made has hung; so has any process that says "
+        "nothing for so long, and its work goes to another one",
+    )
+    update_timeout_s: float = Field(
+        default=600,
+        gt=0,
+        description="a learner that takes longer for a minibatch, or a replay for a call, has hung",
     )
     rebuild_timeout_s: float = Field(
         default=600, gt=0, description="replaying the episodes under way of a shard may take so long"
@@ -323,8 +338,18 @@ class ClusterSettings(Settings):
     @classmethod
     def _some(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("must be 'auto' or at least 1")
+            raise ValueError("must be 'auto', at least 1, or MIN..MAX")
+        if isinstance(value, str) and ".." in value and int(value.partition("..")[0]) > int(value.partition("..")[2]):
+            raise ValueError("must have the smaller number first, such as 2..8")
         return value
+
+    @property
+    def bounds(self) -> tuple[int, int | None]:
+        """The fewest and the most runners; None: as many as there are CPUs."""
+        if self.runners == "auto":
+            return 1, None
+        least, _, most = str(self.runners).partition("..")
+        return int(least), int(most or least)
 
 
 class StreakSettings(Settings):

@@ -78,17 +78,30 @@ class Request:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._late: tuple[float, Callable[[], object]] | None = None
+
+    def at_last(self, seconds: float | None, call: Callable[[], object] = lambda: None) -> None:
+        """What is called, in another thread, where so many seconds after the wish nobody has said None here."""
+        self._late = None if seconds is None else (seconds, call)
+
+    def _lose_patience(self) -> None:
+        if self._late is not None:
+            self._late[1]()
 
     def __call__(self, number: int, frame: Any) -> None:
         _leave_closed_terminal(number)
         if self.reason is None:
             self.reason = "interrupted"
-            _tell("\nEnding the run with a checkpoint; Ctrl-C once more to leave at once.\n")
+            tell("\nEnding the run with a checkpoint; Ctrl-C once more to leave at once.\n")
+            if self._late is not None:
+                timer = threading.Timer(self._late[0], self._lose_patience)
+                timer.daemon = True
+                timer.start()
         elif number == signal.SIGINT:
             os._exit(130)
 
 
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
     """On stderr, past Python's buffers: the signal may have come while one of them was being written."""
     with suppress(OSError):
         os.write(2, message.encode())

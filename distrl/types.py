@@ -331,7 +331,8 @@ class EnvInfo:
     agents: Mapping[str, tuple[gym.Space[Any], gym.Space[Any]]] = field(default_factory=dict)  # of several agents, by
     # name: what each sees and does. `observation_space` is then that of a row: an `observation` and which `agent`'s it is
     turns: bool = False  # they act one after the other
-    has_state: bool = False  # the env tells a state of all
+    state_space: gym.Space[Any] | None = None  # of what the env tells of all, if it does
+    central: bool = False  # that is laid beside what each agent sees, for a critic
 
     @cached_property
     def obs_layout(self) -> Layout:
@@ -340,7 +341,10 @@ class EnvInfo:
         try:
             choices = choices_of(self.action_layout)
             self._check_alike()
-            return observation_layout(self.observation_space, choices, in_info, self.action_mask, tuple(self.agents))
+            state = self.state_space if self.central else None
+            return observation_layout(
+                self.observation_space, choices, in_info, self.action_mask, tuple(self.agents), state
+            )
         except ValueError as error:
             raise UserError(
                 f"Observations of {self.id} are {self.observation_space}, which cannot be learnt from: {error}. Make arrays "

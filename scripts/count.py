@@ -24,6 +24,7 @@ LOOP = [
 ]
 TORCH = ["learning.networks:Body", "learning.networks:Network", "learning.optimizer:FlatParameters"]
 TORCH += ["learning.optimizer:Optimizer", "learning.optimizer:Adam"]
+CHAIN = [f"learning.gradients:{name}" for name in ("traced", "written_out", "linear", "linear_back", "relu")]
 ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call; the most lines of the classes
     "PPO": (
         [
@@ -49,6 +50,8 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             "learning.losses:value_loss",
             "learning.losses:approximate_kl",
             "learning.losses:explained_variance",
+            "learning.gradients:traced_pair",
+            *CHAIN,
             "learning.optimizer:fused_adam_step",
         ],
         700,
@@ -71,6 +74,8 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             "learning.losses:td_target",
             "learning.losses:greedy_value",
             "learning.losses:huber_loss",
+            "learning.losses:huber_slope",
+            *CHAIN,
             "learning.optimizer:fused_adam_step",
         ],
         900,

@@ -22,7 +22,7 @@ wanted=$(cat pyproject.toml scripts/constraints.txt | cksum)
 if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
-echo "Installing distrl into .venv (a few minutes the first time) ..." >&2
+echo "Installing distrl into .venv: some 2.3 GB on disk, a few minutes the first time ..." >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # torch first and by itself: the pinned build is taken before anything else can ask for another one.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' scripts/constraints.txt)"

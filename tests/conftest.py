@@ -19,7 +19,7 @@ from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.execution import Execution
 from distrl.execution.cluster import RayExecution
-from distrl.execution.resources import Resources
+from distrl.execution.resources import Resources, Seat
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.settings import Config
 from distrl.training.callbacks import Callbacks
@@ -148,6 +148,7 @@ def run_trainer(
     start: Path | None = None,
     interrupted: Callable[[], str | None] = lambda: None,
     callbacks: Callbacks | None = None,
+    resources: Resources | None = None,
 ) -> Outcome:
     single_threaded()
     info = describe_env(config.env)
@@ -156,7 +157,8 @@ def run_trainer(
     about = {"env": config.env.model_dump(mode="json")}
     weights = initial_weights(config, policy)
     job = Job(config, policy, weights, about, info.reward_threshold, run_dir, start)
-    trainer = make_trainer(job, execution, Resources(runners, 0.1, 0.1), observer, interrupted, callbacks)
+    resources = resources or Resources((Seat(cpus=0.1),) * runners, Seat(cpus=0.1))
+    trainer = make_trainer(job, execution, resources, observer, interrupted, callbacks)
     try:
         trainer.run()
     finally:

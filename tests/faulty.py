@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from distrl.errors import WorkerLost
+from distrl.execution import SEAT
+from distrl.execution.resources import Node, Seat
 
 
 class Call:
@@ -45,7 +47,13 @@ class FaultyExecution:
         self.lost: list[str] = []  # names of the workers that were lost
         self.workers: list[FaultyWorker] = []
 
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> FaultyWorker:
+    def nodes(self) -> list[Node]:
+        return [Node(cpus=1)]
+
+    def begun(self, worker: FaultyWorker) -> bool:
+        return True
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> FaultyWorker:
         self.workers.append(FaultyWorker(cls, args, name))
         return self.workers[-1]
 
@@ -67,7 +75,7 @@ class FaultyExecution:
         done = [f for f in futures if self._whole(f).done]
         return [done[i] for i in self.rng.permutation(len(done))]
 
-    def get(self, future: Call) -> Any:
+    def get(self, future: Call, timeout: float | None = None) -> Any:
         call = self._whole(future)
         while not call.done:
             assert call.worker is not None
@@ -81,10 +89,10 @@ class FaultyExecution:
         call.done, call.value = True, value
         return call
 
-    def progress(self, worker: FaultyWorker, method: str) -> Any:
+    def pulse(self, worker: FaultyWorker) -> None:
         return None
 
-    def kill(self, worker: FaultyWorker) -> None:
+    def kill(self, worker: FaultyWorker, why: str = "") -> None:
         worker.dead, worker.instance = True, None
         for call in worker.queue:
             self._fail(call)

@@ -122,6 +122,26 @@ def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     assert "--version" in distrl("--help", cwd=tmp_path).stdout
 
 
+@pytest.mark.parametrize(("typed", "found"), [("distrl tra", "train"), ("distrl train ppo_lun", "ppo_lunarlander")])
+def test_a_shell_completes_commands_and_presets(typed: str, found: str, tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['distrl']; from distrl.__main__ import main; main()"
+    asked = {"_DISTRL_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **asked}, check=False
+    )
+    assert found in done.stdout.split(), done.stderr
+
+
+@pytest.mark.parametrize("how", ["from distrl.__main__ import main; main()", "from distrl import train"])
+def test_windows_is_told_what_to_do(how: str) -> None:
+    code = f"import sys; sys.platform = 'win32'; {how}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "distrl runs on Linux and macOS. On Windows, install it within WSL" in done.stderr.splitlines()[-1]
+    assert ("Traceback" in done.stderr) == ("train" in how)
+
+
 @pytest.mark.parametrize("columns", ["20", None])
 def test_what_goes_to_a_pipe_is_neither_wrapped_nor_cut(
     columns: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

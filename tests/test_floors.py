@@ -25,6 +25,7 @@ ROOMS = [
         "json_format",
         "settings",
         "errors",
+        "heartbeat",
         "seeding",
         "files",
         "signals",
@@ -48,7 +49,7 @@ ROOMS = [
 ]
 # Libraries, and the only modules that may import them.
 OWNERS = {
-    "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray"],
+    "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray", "execution.tune"],
     "yaml": ["yaml_format"],
     "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
     "torch": [

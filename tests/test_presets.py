@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -90,3 +91,14 @@ def test_a_wheel_carries_the_presets(tmp_path: Path) -> None:
         check=True,
     )
     assert json.loads(out.stdout) == [str(tmp_path / "site" / "distrl" / "presets"), len(presets())]
+    few = "stop.return_mean=null stop.env_steps=4096 evaluation.final_episodes=2 track.mlflow=false run_dir=run"
+    trained = subprocess.run(
+        [sys.executable, "-P", "-m", "distrl", "train", "ppo_cartpole", "--local", *few.split()],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"

@@ -35,8 +35,9 @@ MEMORY = {  # what is remembered goes from fragment to fragment, and to whoever 
     "env": {"id": "CartPole-v1", "wrappers": [{"name": "select", "kwargs": {"indices": [0, 2]}}]},
     "algorithm": {**CARTPOLE["algorithm"], "hidden": [32], "shared_body": True, "memory": {"kind": "lstm", "size": 16}},
 }
-SPREAD = {  # several agents, who share a policy
+SPREAD = {  # several agents, who share a policy, and a critic that sees all of them
     **CARTPOLE,
+    "algorithm": {**CARTPOLE["algorithm"], "critic": "central"},
     "env": {"id": "mpe2/simple_spread_v3", "kwargs": {"N": 2, "max_cycles": 10}},
     "rollout": {"shards": 4, "envs_per_shard": 2, "steps": 16},
     "normalize": {"obs": True, "reward": True},

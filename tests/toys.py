@@ -145,9 +145,23 @@ class Twin(gym.Env[Any, Any]):
             "box": box,
             "discrete": gym.spaces.Discrete(4),
             "text": gym.spaces.Text(5),
+            "square": gym.spaces.Box(0, 1, (2, 2), np.float32),
+            "square of bits": gym.spaces.MultiBinary([2, 2]),
             "image": gym.spaces.Box(0, 255, (4, 84, 84), np.uint8),
             "small image": gym.spaces.Box(0, 255, (3, 20, 84), np.uint8),
         }[obs]
+
+
+def read(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Shows how long a text is."""
+    return gym.wrappers.TransformObservation(
+        env, lambda text: np.array([len(text)], np.float32), gym.spaces.Box(0, 9, (1,), np.float32)
+    )
+
+
+def written(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Takes a number of words for a text."""
+    return gym.wrappers.TransformAction(env, lambda words: "go " * words, gym.spaces.Discrete(3))
 
 
 class Walk(gym.Env[Any, Any]):

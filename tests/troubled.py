@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import psutil
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 
@@ -17,10 +18,12 @@ class Troubled(CartPoleEnv):
     steps = 0  # of all copies in this process
     limps: bool | None = None  # whether this process is the slow one
 
-    def __init__(self, trouble: str = "", at: int = 300, flag: str = "", making_s: float = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, trouble: str = "", at: int = 300, flag: str = "", making_s: float = 0, where: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         time.sleep(making_s)
-        self.trouble, self.at, self.flag = trouble, at, flag
+        self.trouble, self.at, self.flag, self.where = trouble, at, flag, where
 
     def step(self, action: Any) -> Any:
         Troubled.steps += 1
@@ -31,16 +34,22 @@ class Troubled(CartPoleEnv):
             if Troubled.limps is None:
                 Troubled.limps = self._takes_flag()
             time.sleep(0.01 * Troubled.limps)
-        elif self.trouble and Troubled.steps >= self.at and self._takes_flag():
+        elif self.trouble and Troubled.steps >= self.at and self._is_there() and self._takes_flag():
             if self.trouble == "raise":
                 raise ConnectionError("the simulator hung up")
             if self.trouble == "hang":
                 time.sleep(3600)
+            while self.trouble == "loop":
+                pass
             if self.trouble == "crash":
                 os._exit(1)
             if self.trouble == "nan":
                 return result[0], float("nan"), *result[2:]
         return result
+
+    def _is_there(self) -> bool:
+        """Whether this process is called as `where` says, such as 'Evaluator'; any process where that is nothing."""
+        return not self.where or self.where in " ".join(psutil.Process().cmdline())
 
     def _takes_flag(self) -> bool:
         """True for the one that makes the flag, or for all where there is none."""

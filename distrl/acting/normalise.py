@@ -27,7 +27,8 @@ STATISTICS = ("obs.mean", "obs.scale")  # the names of the arrays, which lie beh
 
 def numbers(layout: Layout) -> tuple[Part, ...]:
     """The parts that are normalised: floating-point Boxes. Bytes are scaled already, the rest is one-hot or a mask."""
-    return tuple(part for part in layout.parts if part.kind == "box" and np.issubdtype(part.dtype, np.floating))
+    parts = (*layout.parts, *([] if layout.central is None else [layout.central]))
+    return tuple(part for part in parts if part.kind == "box" and np.issubdtype(part.dtype, np.floating))
 
 
 class NormalisedPolicy:

@@ -92,7 +92,7 @@ def network_spec(
 
         return module_spec(network, info.obs_layout, outputs, options.get("free", 0))
     parts = info.obs_layout.parts
-    encoders = tuple(_encoder(part, body) for part in parts)
+    encoders = tuple(encoder_of(part, body) for part in parts)
     if body not in ("auto", "mlp") and not any(encoder.conv for encoder in encoders):
         seen = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
         raise UserError(
@@ -116,7 +116,8 @@ def stochastic_policy(info: EnvInfo, distribution: Distribution, **options: Any)
     return StochasticPolicy(spec, distribution, info.obs_layout, info.action_layout)
 
 
-def _encoder(part: Part, body: Body) -> Encoder:
+def encoder_of(part: Part, body: Body) -> Encoder:
+    """What suits a part of an observation."""
     scale = 1 / 255 if part.dtype == "uint8" else 1.0
     if part.kind != "box" or len(part.shape) != 3 or (body == "auto" and part.dtype not in ("uint8", "bool")):
         return Encoder(part, scale=scale)
@@ -210,7 +211,8 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
             )
         if space.shape is not None and len(space.shape) > 1:
             raise UserError(
-                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Wrap the env."
+                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Set "
+                "env.wrappers=[flatten], and cut up what that gives by algorithm.coding."
             )
         if isinstance(space, gym.spaces.Discrete):
             return Discrete(int(space.n), int(space.start))
@@ -227,7 +229,8 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
         )
     if len(space.shape) != 1:
         raise UserError(
-            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}."
+            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}. Set "
+            "env.wrappers=[flatten]."
         )
     inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
     low, high = _ranges(settings, space, inputs, info.id)

@@ -79,15 +79,14 @@ class A2C(ActorCritic):
         totals = torch.zeros(4, device=self.device)
         parts = (torch.split(column, count // s.minibatches) for column in columns)
         for obs, action, target, advantage in zip(*parts, strict=True):
-            policy, value = self.forward(obs)
+            policy, value, pull = self.traced(obs)
             if s.normalize_advantage:
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            policy_loss = policy_gradient(policy.log_prob(action), advantage)
-            v_loss = value_loss(value, target, value.detach(), None)
-            entropy = policy.entropy().mean()
-            norm = self.optimizer.minimise(policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy, rates)
-            with torch.no_grad():
-                totals += torch.stack([policy_loss, v_loss, entropy, norm])
+            policy_loss, by_log_prob = policy_gradient(policy.log_prob(action), advantage)
+            v_loss, by_value = value_loss(value, target, value, None)
+            pull(policy.gradient(action, by_log_prob, -s.entropy_coef / len(value)), s.value_coef * by_value)
+            norm = self.optimizer.descend(rates)
+            totals += torch.stack([policy_loss, v_loss, policy.entropy().mean(), norm])
         names = ("policy_loss", "value_loss", "entropy", "grad_norm")
         return dict(zip(names, (totals / s.minibatches).tolist(), strict=True)) | {
             "staleness_kl": batch.staleness,

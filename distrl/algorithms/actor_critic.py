@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from distrl.acting.kinds import AnySpec
+from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.acting.recurrent import RecurrentPolicy
-from distrl.acting.spaces import NetworkSettings, action_distribution, stochastic_policy
+from distrl.acting.spaces import NetworkSettings, action_distribution, encoder_of, stochastic_policy
 from distrl.errors import UserError
 from distrl.fragments import after_waiting, true_successors, unstacked
 from distrl.learning.losses import approximate_kl, vtrace
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distrl.learning.distributions import Bound
+    from distrl.learning.gradients import Pull
 
 AT_ONCE = 8192  # observations that a network is asked for without gradients, at most
 
@@ -67,6 +70,11 @@ class ActorCriticSettings(NetworkSettings):
     state_dependent_std: bool = Field(default=False, description="of Box actions: the deviation depends on the state")
     squash: bool = Field(default=False, description="bounded Box actions: tanh of a Gaussian, instead of a clipped one")
     shared_body: bool = Field(default=False, description="actor and critic share all layers but the heads")
+    critic: Literal["own", "central"] = Field(
+        default="own",
+        description="of several agents. own: it sees what the agent sees; central: the env's state of all as well (MAPPO), which "
+        "is needed to learn alone",
+    )
     memory: MemorySettings | None = Field(
         default=None, description="behind the hidden layers, such as {kind: gru, size: 64}; null: none"
     )
@@ -85,6 +93,11 @@ class ActorCriticSettings(NetworkSettings):
             raise UserError(
                 "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
             )
+        if self.critic == "central" and (self.shared_body or self.network is not None):
+            key = "shared_body=false" if self.shared_body else "network=null"
+            raise UserError(
+                f"algorithm.critic is central, so that actor and critic see different things: set algorithm.{key}."
+            )
         if self.memory is not None and not self.shared_body:
             raise UserError("algorithm.memory is one that actor and critic share: set algorithm.shared_body=true.")
         if self.memory is not None and self.network is not None:
@@ -100,6 +113,13 @@ class ActorCriticSettings(NetworkSettings):
 
 def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolicy:
     """The acting policy for an env's spaces. Raises `UserError` for spaces that nothing here can take."""
+    if settings.critic == "central":
+        if info.state_space is None:
+            raise UserError(
+                f"algorithm.critic is central, which needs a state of all agents, and {info.id} tells none: its state() does not "
+                "work. Set algorithm.critic=own."
+            )
+        info = replace(info, central=True)
     if info.turns and settings.memory is not None:
         raise UserError(
             f"algorithm.memory is of agents that act at every step, and those of {info.id} wait for their turns. Set it to null."
@@ -115,6 +135,14 @@ def make_policy(settings: ActorCriticSettings, info: EnvInfo) -> StochasticPolic
 def initial_weights(settings: ActorCriticSettings, policy: StochasticPolicy, seed: int) -> Array:
     """The weights of version 0."""
     return policy.initial(stream(seed, "actor"))
+
+
+def critic_spec(settings: ActorCriticSettings, policy: StochasticPolicy) -> AnySpec:
+    """A network like the actor's, which gives one number; a central critic sees the state of all agents, too."""
+    spec, central = replace(policy.network.spec, outputs=1, free=0), policy.obs_layout.central
+    if central is None or not isinstance(spec, NetworkSpec):
+        return spec
+    return replace(spec, encoders=(*spec.encoders, encoder_of(central, settings.body)))
 
 
 @dataclass
@@ -173,13 +201,15 @@ class ActorCritic:
 
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
+        from distrl.learning.gradients import traced_pair
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
         self.torch, self.shared, self.seed, self.device = torch, settings, seed, device
-        self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
+        self.bind, self.trace = bind, traced_pair
+        self.distribution, self.obs_shape = policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
-        spec, value_spec = policy.network.spec, replace(policy.network.spec, outputs=1, free=0)
+        spec, value_spec = policy.network.spec, critic_spec(settings, policy)
         self.actor = make_network(spec, policy.network.vector)
         self.critic = make_network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
         critic: nn.Module = self.critic.head if settings.shared_body else self.critic
@@ -188,11 +218,10 @@ class ActorCritic:
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
 
-    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
-        """pi(.|s), and V(s) [B], for obs [B, ...]."""
-        features = self.actor.body(obs)
-        value = self.critic.head(features) if self.shared.shared_body else self.critic(obs)
-        return self.policy(obs, self.actor.outputs(features)), value.squeeze(1)
+    def traced(self, obs: Tensor) -> tuple[Bound, Tensor, Pull]:
+        """pi(.|s), V(s) [B] for obs [B, ...], and what takes the gradients of a loss by what the actor gives out and by V."""
+        outputs, value, pull = self.trace(self.actor, self.critic, self.shared.shared_body, obs)
+        return self.policy(obs, outputs), value, pull
 
     def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
         """pi(.|s), by what the actor gives out for obs [B, ...]."""

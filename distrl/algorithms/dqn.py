@@ -24,7 +24,7 @@ from distrl.acting.distributions import FORBIDDEN
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.acting.spaces import Activation, NetworkSettings, discrete_actions, network_spec
 from distrl.errors import UserError
-from distrl.learning.losses import greedy_value, huber_loss, munchausen_bonus, soft_value, td_target
+from distrl.learning.losses import greedy_value, huber_loss, huber_slope, munchausen_bonus, soft_value, td_target
 from distrl.learning.schedules import Rate, Schedule, Share, check_schedules
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction, Positive, Replayed
@@ -120,10 +120,11 @@ class DQN:
         import torch  # here and not above: settings are checked, and runners started, without it
 
         from distrl.learning.encoders import Masks
+        from distrl.learning.gradients import traced
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import Adam, FlatParameters
 
-        self.torch = torch
+        self.torch, self.traced = torch, traced
         self.settings, self.device, self.first_action = settings, device, policy.first_action
         spec, weights = policy.network.spec, policy.network.vector
         self.online, self.target = make_network(spec, weights), make_network(spec, weights)
@@ -145,9 +146,8 @@ class DQN:
             return metrics, np.zeros((0, size), np.float32)
         action = self.tensor(batch.action - self.first_action)
         reward, discount, weight = map(self.tensor, (batch.reward, batch.discount, batch.weight))
-        weight /= weight.amax(1, keepdim=True)
-        errors = torch.empty_like(reward)
-        losses, q_means, norms = torch.empty(3, count, device=self.device)
+        weight /= weight.amax(1, keepdim=True) * size
+        target, chosen, norm = (torch.empty_like(x) for x in (reward, reward, reward[:, 0]))
         done = 0
         while done < count:  # as many minibatches as the target network stays the same for
             until = min(count, done + s.target_every - self.updates % s.target_every, done + max(1, AT_ONCE // size))
@@ -156,24 +156,25 @@ class DQN:
             bonus, next_q = self.ask_target(obs, action[part], next_obs)
             for i in range(until - done):
                 j = done + i
-                target = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
-                chosen = self.online(obs[i]).gather(1, action[j, :, None]).squeeze(1)
-                loss = (weight[j] * huber_loss(chosen, target, s.huber)).mean()
-                norms[j], losses[j] = self.optimizer.minimise(loss, {"online": lr}), loss.detach()
-                errors[j], q_means[j] = target - chosen.detach(), chosen.detach().mean()
+                target[j] = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
+                q, pull = self.traced(self.online, obs[i])
+                chosen[j] = q.gather(1, action[j, :, None]).squeeze(1)
+                slope = weight[j] * huber_slope(chosen[j], target[j], s.huber)
+                pull(torch.zeros_like(q).scatter_(1, action[j, :, None], slope[:, None]))
+                norm[j] = self.optimizer.descend({"online": lr})
             done = until
             self.updates += until - part.start
             if self.updates % s.target_every == 0:
                 with torch.no_grad():
                     self.target_vector.lerp_(self.vector, s.tau)
+        errors = target - chosen
         metrics |= {
-            "loss": losses.mean().item(),
+            "loss": (weight * huber_loss(chosen, target, s.huber)).sum(1).mean().item(),
             "td_error": errors.abs().mean().item(),
-            "q_mean": q_means.mean().item(),
-            "grad_norm": norms.mean().item(),
+            "q_mean": chosen.mean().item(),
+            "grad_norm": norm.mean().item(),
         }
-        td_errors: Array = errors.cpu().numpy()
-        return metrics, td_errors
+        return metrics, np.asarray(errors.cpu())
 
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""

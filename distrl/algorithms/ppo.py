@@ -93,40 +93,36 @@ class PPO(ActorCritic):
         columns = (batch.obs, batch.action, batch.acted, batch.began, *(self.tensor(x).flatten() for x in per_step))
 
         count, size = len(batch.obs), s.minibatch_size
-        totals = torch.zeros(6, device=self.device)
-        updates = 0
+        epochs = []
         for epoch in range(s.epochs):
             order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration, epoch), size))
-            epoch_kl = torch.zeros((), device=self.device)
             shuffled = (torch.split(column[order], size) for column in columns)
+            parts = []
             for obs_, action_, acted_, began_, old_value_, target_, adv in zip(*shuffled, strict=True):
-                policy, new_value = self.forward(obs_)
+                policy, new_value, pull = self.traced(obs_)
                 log_prob = policy.log_prob(action_)
                 log_ratio = log_prob - acted_
                 if s.normalize_advantage:
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
-                policy_loss = clipped_surrogate(log_ratio, adv, clip)
-                v_loss = value_loss(new_value, target_, old_value_, s.value_clip)
-                entropy = policy.entropy().mean()
-                loss = policy_loss + s.value_coef * v_loss - s.entropy_coef * entropy
-                norm = self.optimizer.minimise(loss, rates)
-                with torch.no_grad():
-                    kl = approximate_kl(log_prob - began_)
-                    clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
-                    epoch_kl += kl
-                    totals += torch.stack([policy_loss, v_loss, entropy, kl, clipped, norm])
-                updates += 1
-            if s.target_kl is not None and epoch_kl.item() * size / count > 1.5 * s.target_kl:
+                policy_loss, by_log_prob = clipped_surrogate(log_ratio, adv, clip)
+                v_loss, by_value = value_loss(new_value, target_, old_value_, s.value_clip)
+                pull(policy.gradient(action_, by_log_prob, -s.entropy_coef / size), s.value_coef * by_value)
+                norm = self.optimizer.descend(rates)
+                parts.append((policy_loss, v_loss, policy.entropy(), log_prob - began_, log_ratio, norm))
+            p_loss, v_loss, entropy, change, log_ratio, norm = (torch.stack(x) for x in zip(*parts, strict=True))
+            kl, clipped = approximate_kl(change), ((log_ratio.exp() - 1).abs() > clip).float()
+            epochs.append(torch.stack([x.mean() for x in (p_loss, v_loss, entropy, kl, clipped, norm)]))
+            if s.target_kl is not None and kl.item() > 1.5 * s.target_kl:
                 break
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
-        metrics = dict(zip(names, (totals / updates).tolist(), strict=True))
+        metrics = dict(zip(names, torch.stack(epochs).mean(0).tolist(), strict=True))
         self.control.adapt(metrics["approx_kl"])
         return metrics | {
             "staleness_kl": batch.staleness,
             "explained_variance": explained_variance(batch.value, batch.target),
             "learning_rate": rates["actor"],
             "clip_range": clip,
-            "minibatches": float(updates),
+            "minibatches": float(len(epochs) * count // size),
         }
 
 

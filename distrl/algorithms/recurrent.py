@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from distrl.learning.distributions import Bound
+    from distrl.learning.gradients import Pull
     from distrl.learning.networks import RecurrentNetwork
 
 
@@ -82,15 +83,26 @@ class Recurrent(ActorCritic):
         shown = network.shown(torch.cat([memory.flatten(0, 1), behind]))
         return Sequences(torch.cat([seen, final]), shown, first, begins)
 
-    def forward(self, obs: Tensor) -> tuple[Bound, Tensor]:
-        """pi(.|s, h) and V(s, h) [B] for rows [B] of whole sequences, in the order of `SequenceBatch.order`."""
+    def traced(self, obs: Tensor) -> tuple[Bound, Tensor, Pull]:
+        """For rows [B] of whole sequences, in the order of `SequenceBatch.order`; else as of ActorCritic."""
+        from distrl.learning.gradients import recorded  # here: settings are checked, and runners started, without torch
+
+        (outputs, value), pull = recorded(self.outputs, obs)
+        return self.policy(obs, outputs), value, pull
+
+    def outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the actor gives out, and V(s, h) [B], for such rows."""
         network, known = cast("RecurrentNetwork", self.actor), self.sequences
         steps = len(known.begins) - 1
-        seen, chosen = known.obs[obs], obs.view(steps, -1)[0]  # of step 0 the row is the column
-        features = network.body(seen).view(steps, len(chosen), -1)
+        chosen = obs.view(steps, -1)[0]  # of step 0 the row is the column
+        features = network.body(known.obs[obs]).view(steps, len(chosen), -1)
         memory = network.memory(features, known.first[chosen], known.begins[:-1, chosen]).flatten(0, 1)
         shown = network.shown(memory)
-        return self.policy(seen, network.outputs(shown)), self.critic.head(shown).squeeze(1)
+        return network.outputs(shown), self.critic.head(shown).squeeze(1)
+
+    def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
+        """pi(.|s, h), by what the actor gives out for rows [B]."""
+        return super().policy(self.sequences.obs[obs], outputs)
 
     def values(self, obs: Array) -> Array:
         """V(s, h) [...] for rows [...], with the weights that the update begins with."""
@@ -101,5 +113,4 @@ class Recurrent(ActorCritic):
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """log pi(a|s, h) [B] for rows [B], likewise."""
         with self.torch.no_grad():
-            outputs = self.actor.outputs(self.sequences.shown[obs])
-            return self.policy(self.sequences.obs[obs], outputs).log_prob(action)
+            return self.policy(obs, self.actor.outputs(self.sequences.shown[obs])).log_prob(action)

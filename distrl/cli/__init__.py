@@ -14,6 +14,7 @@ from rich.text import Text
 from distrl.cli import machine as machine  # each module adds its commands to the application
 from distrl.cli import models as models
 from distrl.cli import settings as settings
+from distrl.cli import sweeps as sweeps
 from distrl.cli import train as train
 from distrl.cli.app import app, err
 from distrl.errors import Diverged, EnvError, UserError

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

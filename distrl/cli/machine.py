@@ -126,7 +126,7 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
             for text in dict.fromkeys(spaces.values()):
                 whose = [name for name, other in spaces.items() if other == text]
                 row(what, text if len(whose) == len(names) else f"{', '.join(whose)}: {text}")
-        row("state of all", "yes, for a central critic" if info.has_state else "none")
+        row("state of all", "none" if info.state_space is None else f"{short(info.state_space)}, for a central critic")
     else:
         row("observations", short(info.observation_space))
         row("actions", short(info.action_space))

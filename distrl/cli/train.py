@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     from distrl.types import Evaluation
 
 
+def _presets(incomplete: str) -> list[str]:
+    """For a shell to complete."""
+    from distrl.presets import presets as all_presets
+
+    return [preset.name for preset in all_presets() if preset.name.startswith(incomplete)]
+
+
 @app.command()
 def train(
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", show_default=False, autocompletion=_presets),
     ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="everything in one process, without Ray; same results")

@@ -48,6 +48,10 @@ def find_spec(env_id: str) -> EnvSpec:
             warnings.simplefilter("ignore")
             return gym.spec(name)
     except gym.error.Error as error:
+        if not module and (package := plugins.registered_by(name)) is not None:
+            raise UserError(
+                f"env.id {shown(env_id)} is registered by importing {package}: write env.id={package}:{name}."
+            ) from None
         known = did_you_mean(name, gym.registry)
         why = known or f" {error}"
         raise UserError(f"env.id {shown(env_id)} is not registered with gymnasium.{why}") from None

@@ -293,7 +293,7 @@ def describe_team(settings: EnvSettings) -> EnvInfo:
             mask_in_info=any(MASK in info for info in team.infos.values()),
             agents=team.spaces,
             turns=team.turns,
-            has_state=_has_state(team),
+            state_space=_state_space(team),
         )
     finally:
         team.close()
@@ -317,8 +317,9 @@ def _own_limit(team: Team) -> int | None:
     return found * (len(team.agents) if team.turns else 1)
 
 
-def _has_state(team: Team) -> bool:
+def _state_space(team: Team) -> gym.Space[Any] | None:
     try:
-        return bool(team.state().size)
+        shape = team.state().shape
     except Exception:  # most envs that have none raise NotImplementedError
-        return False
+        return None
+    return gym.spaces.Box(-np.inf, np.inf, shape, np.float32) if shape else None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
+from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -43,6 +46,26 @@ def register(env_id: str) -> None:
             module.ALEInterface.setLoggerMode(module.LoggerMode.Error)
         if plugin == "minatar.gym" and not any(known.startswith("MinAtar/") for known in gym.registry):
             module.register_envs()
+
+
+def registered_by(env_id: str) -> str | None:
+    """The module of an installed package that is to be imported for an id, as its source says; None where none is found."""
+    for distribution in distributions():
+        needs = [needed for needed in distribution.requires or () if "extra ==" not in needed]
+        if not any(re.match(r"gym(nasium)?\b", needed) for needed in needs):
+            continue
+        for file in distribution.files or ():
+            if file.suffix == ".py" and _registers(Path(str(file.locate())), env_id):
+                return file.parts[0].removesuffix(".py")
+    return None
+
+
+def _registers(source: Path, env_id: str) -> bool:
+    try:
+        text = source.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return re.search(rf"""register\w*\(\s*(id\s*=\s*)?["']{re.escape(env_id)}["']""", text) is not None
 
 
 def quieten(spec: EnvSpec) -> None:

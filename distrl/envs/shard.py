@@ -19,7 +19,6 @@ import math
 from typing import Protocol
 
 from distrl.envs import table
-from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.multi import is_team
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
@@ -65,18 +64,16 @@ def make_shard(
     shard: int,
     copies: int,
     layout: Layout | None = None,
-    heart: Heartbeat | None = None,
 ) -> Shard:
     """Shard number `shard`: as a table MDP or in its native vector form where there is one and `env.vectorize` allows it.
 
     Args:
         layout: how the policy wants its observations; None: as the env's spaces say
-        heart: told of every env copy that is made or stepped by itself
     """
     if is_team(settings.id):
-        return TeamShard(settings, seed, shard, copies, layout, heart)
+        return TeamShard(settings, seed, shard, copies, layout)
     if layout is not None and layout.in_info:  # which only envs stepped one by one have
-        return SingleShard(settings, seed, shard, copies, layout, heart)
+        return SingleShard(settings, seed, shard, copies, layout)
     if settings.vectorize == "table" or (settings.vectorize == "auto" and not settings.report and table.fits(settings)):
         return table.TableShard(settings, seed, shard, copies)
     native = NativeShard.fits(settings, copies)
@@ -86,4 +83,4 @@ def make_shard(
         )
     if native and settings.vectorize != "single":
         return NativeShard(settings, seed, shard, copies)
-    return SingleShard(settings, seed, shard, copies, layout, heart)
+    return SingleShard(settings, seed, shard, copies, layout)

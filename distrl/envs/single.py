@@ -15,11 +15,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.make import close_env, make_env
 from distrl.envs.wrappers import flat
 from distrl.errors import EnvError, UserError, shown, users_traceback
 from distrl.fragments import check_first_stacks
+from distrl.heartbeat import HEART
 from distrl.layouts import BadMask, Layout
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
@@ -38,11 +38,10 @@ class SingleShard:
         shard: int,
         copies: int,
         layout: Layout | None = None,
-        heart: Heartbeat | None = None,
     ) -> None:
         """`layout`: of observations; None: that of the env's spaces."""
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.heart = heart or Heartbeat()
+        self.heart = HEART
         self.episode = np.zeros(copies, np.int64)
         self._steps = np.zeros(copies, np.int64)  # of the episode under way, with the one that is being taken
         self.envs: list[gym.Env[Any, Any]] = []

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.multi import Team, describe_team, make_team
 from distrl.envs.single import SingleShard
+from distrl.heartbeat import HEART
 from distrl.layouts import AGENT, MASK, OBSERVATION, Layout, checked_mask, inside, split_mask
 from distrl.settings import EnvSettings
 from distrl.types import Array, Step
@@ -33,10 +33,9 @@ class TeamShard(SingleShard):
         shard: int,
         copies: int,
         layout: Layout | None = None,
-        heart: Heartbeat | None = None,
     ) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
-        self.heart = heart or Heartbeat()
+        self.heart = HEART
         info = describe_team(settings)
         self.layout, self.actions = layout or info.obs_layout, info.action_layout
         self.episode, self._steps, self.frame_stack = np.zeros(copies, np.int64), np.zeros(copies, np.int64), 0
@@ -56,6 +55,7 @@ class TeamShard(SingleShard):
         own = next(part for part in self.layout.parts if part.path == (AGENT,))
         self._one_hot, self._which = own.of(self.obs), np.tile(np.eye(self.agents), (copies, 1))
         self._mask = None if self.layout.mask is None else self.layout.mask.of(self.obs)
+        self._central = None if self.layout.central is None else self.layout.central.of(self.obs)
         self.active = np.zeros(copies * self.agents, bool)
         for copy in range(copies):
             self.heart.beat(copy, "its first reset")
@@ -101,6 +101,8 @@ class TeamShard(SingleShard):
         """Write down what was told to agents, and whose turn it is. Those who were told nothing keep what they saw last."""
         team, first = self.envs[copy], copy * self.agents
         self.active[first : first + self.agents] = team.acts
+        if self._central is not None:
+            self._central[first : first + self.agents] = team.state()
         for name, value in team.seen.items():
             place = team.place[name]
             row = first + place

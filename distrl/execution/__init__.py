@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from distrl.execution.resources import Node, Seat
+
 Worker = Any  # a handle: hashable, opaque
 Future = Any  # a result to come: hashable, opaque; may be passed as an argument where the result is wanted
+SEAT = Seat()
 
 
 class Execution(Protocol):
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Worker:
+    def nodes(self) -> list[Node]:
+        """The machines that workers can be started on now, without those that were told that they end soon."""
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
         """Start a worker: an instance of `cls`. Failures show in the first result."""
+
+    def begun(self, worker: Worker) -> bool:
+        """Whether its process is there, and has made the instance."""
 
     def submit(self, worker: Worker, method: str, *args: Any) -> Future:
         """Call a method; a worker's calls run in order."""
@@ -26,17 +35,17 @@ class Execution(Protocol):
     def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
         """The futures that are done (or failed), at least one unless `timeout` seconds pass."""
 
-    def get(self, future: Future) -> Any:
-        """A result. Raises `WorkerLost`, or what the worker raised, with its traceback."""
+    def get(self, future: Future, timeout: float | None = None) -> Any:
+        """A result. Raises `WorkerLost`, or what the worker raised, with its traceback; TimeoutError after so many seconds."""
 
     def put(self, value: Any) -> Future:
         """A value that is sent once and read by many."""
 
-    def progress(self, worker: Worker, method: str) -> Any:
-        """Call a method beside the one that runs; None where that is impossible or gives no answer in time."""
+    def pulse(self, worker: Worker) -> Future | None:
+        """`distrl.heartbeat.pulse` of a worker, whatever it does; None where nobody could tell, as it works in this process."""
 
-    def kill(self, worker: Worker) -> None:
-        """End a worker at once, whatever it does."""
+    def kill(self, worker: Worker, why: str = "") -> None:
+        """End a worker at once, whatever it does. `why`: for the `WorkerLost` of what it owes."""
 
     def close(self) -> None:
         """End all workers and all that this execution started."""

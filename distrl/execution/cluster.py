@@ -3,54 +3,114 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from distrl.errors import Diverged, EnvError, UserError, WorkerLost
+from distrl.execution import SEAT
 from distrl.execution.own_ray import RayConnection
+from distrl.execution.resources import Node, Seat
+from distrl.heartbeat import pulse
+
+
+class Connection(Protocol):
+    """This process connected to a Ray."""
+
+    def check(self) -> None:
+        """Raises `ExecutionLost` where that Ray has died."""
+
+    def close(self) -> None:
+        """Leave it."""
 
 
 class RayExecution:
-    """`distrl.execution.Execution` on Ray. `cpus` and `gpus` tell what is free on the cluster."""
+    """`distrl.execution.Execution` on Ray."""
 
     def __init__(self, address: str, object_store_bytes: int, wait: bool = True) -> None:
         """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does.
 
-        Where it does not wait, `up` must have been true before anything else is asked.
+        Where it does not wait, `up()` must have been true before anything else is asked.
         """
-        self._address, self._connection = address, RayConnection(address, object_store_bytes)
-        self._workers: dict[str, Any] = {}
+        connection = RayConnection(address, object_store_bytes)
+        self.up = connection.up
+        self._use(connection, joined=address != "local")
         try:
             while wait and not self.up(0.02):
                 pass
         except BaseException:
-            self.close()
+            connection.close()
             raise
 
-    def up(self, wait_s: float = 0) -> bool:
-        """Whether the Ray is there, or is within so many seconds. Raises `UserError` where it cannot be had."""
-        if not self._connection.up(wait_s):
-            return False
+    def _use(self, connection: Connection, joined: bool) -> None:
+        """`joined`: others use this Ray, too, and its nodes come and go."""
+        self._connection, self._joined = connection, joined
+        self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
+        self._killed: dict[str, str] = {}  # why, of those for which a reason is known
+        self._seats: dict[str, Seat] = {}
+        self._begun: dict[str, Any] = {}  # futures of their first calls
+
+    @property
+    def ray(self) -> Any:
         import ray
 
-        self.ray = ray
-        resources = ray.cluster_resources() if self._address == "local" else ray.available_resources()
-        self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-        return True
+        return ray
 
     def warm(self, modules: Sequence[Sequence[str]]) -> list[Any]:
         """Have a process each import modules, for a worker that is spawned later: the futures of that."""
         load = self.ray.remote(num_cpus=0, max_retries=0)(_load)
         return [load.remote(names) for names in modules]
 
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> Any:
-        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, concurrency_groups={"watch": 1})
+    def nodes(self) -> list[Node]:
+        if not self._joined:
+            whole = self.ray.cluster_resources()
+            return [Node(cpus=float(whole.get("CPU", 0)), gpus=float(whole.get("GPU", 0)))]
+        from ray._private import state
+
+        leaving = state.state.get_draining_nodes()
+        free = state.available_resources_per_node()
+        return [
+            self._node(node, free[node["NodeID"]])
+            for node in self.ray.nodes()
+            if node["Alive"] and node["NodeID"] in free and node["NodeID"] not in leaving
+        ]
+
+    def _node(self, node: dict[str, Any], free: dict[str, float]) -> Node:
+        whole = node["Resources"]
+        held = [seat for seat in self._seats.values() if seat.node == node["NodeID"]]
+        cpus = free.get("CPU", 0.0) + sum(seat.cpus for seat in held)
+        gpus = free.get("GPU", 0.0) + sum(seat.gpus for seat in held)
+        return Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            min(cpus, whole.get("CPU", 0.0)),  # what is free is told a moment late
+            min(gpus, whole.get("GPU", 0.0)),
+            free.get("memory", math.inf),
+            "node:__internal_head__" in whole,
+        )
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Any:
+        self._connection.check()
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        where = NodeAffinitySchedulingStrategy(seat.node, soft=False) if seat.node else None
+        remote = self.ray.remote(
+            num_cpus=seat.cpus,
+            num_gpus=seat.gpus,
+            max_restarts=0,
+            concurrency_groups={"watch": 1},
+            scheduling_strategy=where,
+        )
         handle = remote(cls).remote(*args)
-        handle.__ray_call__.remote(_let_ray_in_soon)
-        self._workers[handle._actor_id.hex()] = handle
+        actor = handle._actor_id.hex()
+        self._begun[actor] = handle.__ray_call__.remote(_let_ray_in_soon)
+        self._workers[actor], self._seats[actor] = handle, seat
         return handle
+
+    def begun(self, worker: Any) -> bool:
+        return bool(self.ray.wait([self._begun[worker._actor_id.hex()]], timeout=0)[0])
 
     def submit(self, worker: Any, method: str, *args: Any) -> Any:
         return getattr(worker, method).remote(*args)
@@ -60,20 +120,31 @@ class RayExecution:
         return first, second
 
     def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
+        self._connection.check()
         ready, rest = self.ray.wait(list(futures), num_returns=1, timeout=timeout, fetch_local=False)
         if ready and rest:
             ready += self.ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         done: list[Any] = ready
         return done
 
-    def get(self, future: Any) -> Any:
+    def get(self, future: Any, timeout: float | None = None) -> Any:
+        self._connection.check()
+        try:
+            return self._get(future, timeout)
+        except TimeoutError:
+            raise
+        except Exception:
+            self._connection.check()  # a Ray that dies takes more with it than one call
+            raise
+
+    def _get(self, future: Any, timeout: float | None) -> Any:
         errors = self.ray.exceptions
         try:
-            return self.ray.get(future)
+            return self.ray.get(future, timeout=timeout)
         except errors.RayTaskError as error:
             if isinstance(error.cause, (EnvError, Diverged, UserError)):
                 raise error.cause from None
-            if isinstance(error.cause, (errors.RayActorError, errors.ObjectLostError)):
+            if isinstance(error.cause, (errors.RayActorError, errors.ObjectLostError, errors.ActorUnschedulableError)):
                 raise self._lost(error.cause) from None
             raise
         except errors.RayActorError as error:
@@ -83,25 +154,36 @@ class RayExecution:
                     raise UserError(message.strip()) from None
                 raise
             raise self._lost(error) from None
-        except (errors.ObjectLostError, errors.OutOfMemoryError, errors.WorkerCrashedError) as error:
+        except (
+            errors.ObjectLostError,
+            errors.OutOfMemoryError,
+            errors.WorkerCrashedError,
+            errors.ActorUnschedulableError,
+        ) as error:
             raise self._lost(error) from None
 
     def _lost(self, error: Exception) -> WorkerLost:
         actor_id = getattr(error, "actor_id", None)
         worker = self._workers.get(actor_id) if isinstance(actor_id, str) else None
+        if worker is not None and actor_id in self._killed:
+            return WorkerLost(worker, self._killed[actor_id])
         return WorkerLost(worker, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
 
     def put(self, value: Any) -> Any:
+        self._connection.check()
         return self.ray.put(value)
 
-    def progress(self, worker: Any, method: str) -> Any:
-        try:
-            return self.ray.get(getattr(worker, method).options(concurrency_group="watch").remote(), timeout=5)
-        except (self.ray.exceptions.GetTimeoutError, self.ray.exceptions.RayActorError):
-            return None
+    def pulse(self, worker: Any) -> Any:
+        return worker.__ray_call__.options(concurrency_group="watch").remote(pulse)
 
-    def kill(self, worker: Any) -> None:
-        self._workers.pop(worker._actor_id.hex(), None)
+    def kill(self, worker: Any, why: str = "") -> None:
+        actor = worker._actor_id.hex()
+        if why:  # whoever waits for what it owes will ask who is gone
+            self._killed[actor] = why
+        else:
+            self._workers.pop(actor, None)
+        for known in (self._seats, self._begun):
+            known.pop(actor, None)
         self.ray.kill(worker)
 
     def close(self) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distrl.execution import SEAT
+from distrl.execution.resources import Node, Seat
+
 
 @dataclass(eq=False)
 class Done:
@@ -23,8 +26,14 @@ class LocalWorker:
 
 
 class LocalExecution:
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> LocalWorker:
+    def nodes(self) -> list[Node]:
+        return [Node(cpus=1)]
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> LocalWorker:
         return LocalWorker(cls(*map(self._value, args)), name)
+
+    def begun(self, worker: LocalWorker) -> bool:
+        return True
 
     def submit(self, worker: LocalWorker, method: str, *args: Any) -> Done:
         try:
@@ -42,7 +51,7 @@ class LocalExecution:
     def wait(self, futures: Sequence[Done], timeout: float) -> list[Done]:
         return list(futures)
 
-    def get(self, future: Done) -> Any:
+    def get(self, future: Done, timeout: float | None = None) -> Any:
         if future.error is not None:
             raise future.error
         return future.value
@@ -50,10 +59,10 @@ class LocalExecution:
     def put(self, value: Any) -> Done:
         return Done(value)
 
-    def progress(self, worker: LocalWorker, method: str) -> Any:
+    def pulse(self, worker: LocalWorker) -> None:
         return None
 
-    def kill(self, worker: LocalWorker) -> None:
+    def kill(self, worker: LocalWorker, why: str = "") -> None:
         worker.instance = None
 
     def close(self) -> None:

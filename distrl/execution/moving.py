@@ -29,8 +29,10 @@ class Elsewhere(Protocol):
 class RayBeside:
     """A Ray of the run's own as `Elsewhere`, with processes that have imported what their workers need."""
 
-    def __init__(self, config: Config, object_store_bytes: int, learner_modules: tuple[str, ...]) -> None:
-        self.config, self.object_store_bytes, self.learner_modules = config, object_store_bytes, learner_modules
+    def __init__(self, config: Config, object_store_bytes: int, replay_bytes: int, torch: bool) -> None:
+        """`torch`: the learner needs it."""
+        self.config, self.object_store_bytes, self.replay_bytes = config, object_store_bytes, replay_bytes
+        self.learner = ("distrl.workers.learner", *(["torch"] if torch else []))
         self.execution: Any = None  # a RayExecution, whose module is imported once it is wanted
         self.warming: list[Any] | None = None
 
@@ -43,9 +45,9 @@ class RayBeside:
         if self.warming is None:
             if not self.execution.up():
                 return False
-            self.resources = share_out(self.config, self.execution.cpus)
-            runners = [("distrl.workers.runner",)] * self.resources.runners
-            self.warming = self.execution.warm([("distrl.workers.learner", *self.learner_modules), *runners])
+            self.resources = share_out(self.config, self.execution.nodes(), self.replay_bytes)
+            runners = [("distrl.workers.runner",)] * len(self.resources.runners)
+            self.warming = self.execution.warm([self.learner, *runners])
         return len(self.execution.wait(self.warming, timeout=0)) == len(self.warming)
 
     def take(self) -> tuple[Execution, Resources]:
@@ -56,21 +58,11 @@ class RayBeside:
             self.execution.close()
 
 
-class MovingExecution:
-    """`distrl.execution.Execution` in this process, and after `move` elsewhere. Nothing must be under way then."""
+class MovingExecution(LocalExecution):
+    """This process, which a run is to leave."""
 
     def __init__(self, elsewhere: Elsewhere) -> None:
         self.elsewhere = elsewhere
-        self.now: Execution = LocalExecution()
-
-    def move(self) -> Resources:
-        """Leave this process; returns what each worker gets from now on."""
-        self.now, resources = self.elsewhere.take()
-        return resources
 
     def close(self) -> None:
-        self.now.close()
         self.elsewhere.close()
-
-    def __getattr__(self, verb: str) -> Any:
-        return getattr(self.now, verb)

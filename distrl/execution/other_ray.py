@@ -16,13 +16,13 @@ TOKEN = "it is closed to those without its token: put that into RAY_AUTH_TOKEN, 
 def find(address: str) -> str:
     """The host:port of the Ray meant by `cluster.address`, which answers there. Raises `UserError` for none."""
     if address != "auto":
-        if (reason := _silence(address, OUTSIDE_S)) is not None:
+        if (reason := silence(address, OUTSIDE_S)) is not None:
             raise UserError(f"cluster.address {address!r} does not answer ({reason}). {REMEDY}")
         return address
     deadline = time.monotonic() + OUTSIDE_S
     reasons = {}
     for candidate in dict.fromkeys(_candidates()):
-        reason = _silence(candidate, max(1.0, deadline - time.monotonic()))
+        reason = silence(candidate, max(1.0, deadline - time.monotonic()))
         if reason is None:
             return candidate
         reasons[candidate] = reason
@@ -42,7 +42,7 @@ def _candidates() -> Iterator[str]:
     yield from sorted(services.find_gcs_addresses())
 
 
-def _silence(address: str, seconds: float) -> str | None:
+def silence(address: str, seconds: float) -> str | None:
     """Why no Ray answers us at host:port, or None where one does."""
     import grpc
     from ray._private.grpc_utils import init_grpc_channel

@@ -7,20 +7,22 @@ also when the driver was killed: a tiny process, the janitor, outlives it to cle
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distrl import signals
-from distrl.errors import UserError
+from distrl.errors import ExecutionLost, UserError
 from distrl.execution import other_ray
 
 # Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
@@ -55,6 +57,27 @@ for attempt in range(50):
 
 
 _MARK = "DISTRL_RAY_DIRECTORY"  # in the environment of all that Ray starts, for the janitor
+_ALIVE = "alive"  # a file in the directory of a run's own Ray, which the driver keeps locked while it lives
+LEAVE_S = 30.0  # for Ray to end in its own way; then the janitor ends it
+PROBE_S = 5.0  # between looks at whether a Ray that was joined still answers
+PROBES = 3  # in vain, one after the other, and it does not; Ray's own client would end this process after 60 s
+
+
+def _janitor(directory: str, driver: int) -> subprocess.Popen[bytes]:
+    """Cleans up when its stdin is closed."""
+    command = [sys.executable, "-S", "-E", "-c", _JANITOR, directory, str(driver)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _sweep() -> None:
+    """Clean up after drivers that were killed together with their janitors: whose file nobody keeps locked."""
+    for file in Path(tempfile.gettempdir()).glob(f"distrl-*/{_ALIVE}"):
+        try:
+            with file.open() as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        _janitor(str(file.parent), 0).communicate()
 
 
 class RayConnection:
@@ -72,6 +95,8 @@ class RayConnection:
         self._connected, self._leave = threading.Event(), threading.Event()
         self._failure: Exception | None = None
         self._put_back = signals.keep()
+        self._gone = ""  # why, of a Ray that was joined and does not answer any more
+        self._alive: IO[str] | None = None
         names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_IGNORE_UNHANDLED_ERRORS", _MARK)
         self._environment = {name: os.environ.get(name) for name in names}
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
@@ -93,12 +118,11 @@ class RayConnection:
         _reread_token()
         # Workers import what the driver can: the user's own environments, beside the script or the notebook.
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in sys.path))
+        _sweep()
         self._directory = os.environ[_MARK] = tempfile.mkdtemp(prefix="distrl-")
-        self._janitor = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", _JANITOR, self._directory, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._alive = (Path(self._directory) / _ALIVE).open("w")
+        fcntl.flock(self._alive, fcntl.LOCK_EX)
+        self._janitor = _janitor(self._directory, os.getpid())
         self._refusal = (
             "Ray could not be started on this machine: {} See 'distrl doctor', or train without it: --local."
         )
@@ -117,6 +141,22 @@ class RayConnection:
         address = other_ray.find(address)
         self._refusal = f"The Ray cluster at {address} cannot be joined: {{}} {other_ray.REMEDY}"
         self._begin(address=address)
+        self._probe = threading.Thread(target=self._look, args=(address,), name="probe", daemon=True)
+        self._probe.start()
+
+    def _look(self, address: str) -> None:
+        """Look now and then whether a Ray that was joined still answers."""
+        self._connected.wait()
+        if self._failure is not None:
+            return
+        import ray
+
+        raylet, silent = ray._private.worker._global_node.raylet_socket_name, 0
+        while not self._leave.wait(PROBE_S):
+            reason = other_ray.silence(address, PROBE_S) or _closed(raylet)
+            silent = silent + 1 if reason else 0
+            if silent == PROBES:
+                self._gone = f"the one at {address} does not answer any more: {reason}"
 
     def _begin(self, **settings: Any) -> None:
         """`ray.init` in a thread of its own, so that this one can be interrupted, or train in the meantime."""
@@ -149,16 +189,34 @@ class RayConnection:
             raise UserError(self._refusal.replace("{}", first)) from self._failure
         return connected
 
+    def check(self) -> None:
+        """Raises `ExecutionLost` where this Ray is not there any more. A janitor that is gone is replaced."""
+        gone = self._gone
+        if self._janitor is not None and self._directory is not None:
+            import ray
+
+            if self._janitor.poll() is not None:
+                self._janitor = _janitor(self._directory, os.getpid())
+            node = ray._private.worker._global_node
+            gone = ", ".join(name for name, _ in node.dead_processes() if name in ("gcs_server", "raylet"))
+            gone = gone and f"its {gone} is gone"
+        if gone:
+            raise ExecutionLost(f"Ray died ({gone})")
+
     def close(self) -> None:
         """Leave the Ray, and end it where it is the run's own; once is enough, and twice does no harm."""
         self._leave.set()
         if self._keeper is not None and self._connected.is_set():
-            self._keeper.join()
+            self._keeper.join(LEAVE_S)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
-        if self._janitor is not None:
+        if self._janitor is not None and self._directory is not None:
+            if self._janitor.poll() is not None:
+                self._janitor = _janitor(self._directory, os.getpid())
             self._janitor.communicate()
             self._janitor = None
+        if self._alive is not None:
+            self._alive.close()
         self._restore_environment()
 
     def _restore_environment(self) -> None:
@@ -167,6 +225,16 @@ class RayConnection:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+def _closed(path: str) -> str:
+    """Why nobody listens at the socket of a raylet, or ''."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            return ""
+    except OSError as error:
+        return f"its raylet here is gone ({error.strerror})"
 
 
 def _reread_token() -> None:

@@ -1,8 +1,10 @@
-"""Who gets which CPUs and GPUs."""
+"""Who gets which CPUs and GPUs, and on which node: a pure function of the config and of the nodes that there are."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distrl.errors import UserError
@@ -10,45 +12,153 @@ from distrl.settings import Config
 
 
 @dataclass(frozen=True)
+class Node:
+    """A machine, and what a run may use of it: what is free, and what its own workers hold."""
+
+    id: str = ""  # '' where there is but one
+    name: str = "this machine"
+    cpus: float = 0
+    gpus: float = 0
+    memory: float = math.inf  # bytes
+    head: bool = False
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a worker is given, and the id of its node; '' is anywhere."""
+
+    node: str = ""
+    cpus: float = 0
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
 class Resources:
     """What the workers of a run are given."""
 
-    runners: int
-    cpus_per_runner: float = 0
-    learner_cpus: float = 0
-    learner_gpus: float = 0
+    runners: tuple[Seat, ...]
+    learner: Seat = Seat()
+    replays: tuple[Seat, ...] = (Seat(),)
+    evaluator: Seat = Seat()
+    replay_bytes: int = 0  # that all replays take together
+    nodes: frozenset[str] = frozenset({""})  # on which they were shared out
+
+    def replay(self, number: int) -> Seat:
+        return self.replays[number % len(self.replays)]
 
 
 RUNNERS_PER_CPU = 32  # more processes than that on a core are a mistake
 
 
-def share_out(config: Config, cpus: float) -> Resources:
-    """Share the CPUs and GPUs of a cluster among the workers of a run whose `learner.device` is chosen.
+def share_out(
+    config: Config, nodes: Sequence[Node], replay_bytes: int = 0, before: Resources | None = None
+) -> Resources:
+    """Share the CPUs and GPUs of some nodes among the workers of a run whose `learner.device` is chosen.
 
+    Runners are spread by the CPUs that each node has. The learner sits on a node with a GPU where it needs one, else on the
+    head, whose loss ends the run anyway. Replays sit beside the learner as far as they fit.
+
+    Args:
+        replay_bytes: that all replays take together
+        before: who sits where; learner and replays stay there if they can, and there are as many runners as find a CPU
     Raises:
         UserError: the config asks for more than there is.
     """
-    cluster, shards = config.cluster, config.rollout.shards
+    cluster = config.cluster
+    cpus, each = sum(node.cpus for node in nodes), cluster.cpus_per_runner
     if cpus <= 0:
         raise UserError(f"No CPU is free on the cluster at {cluster.address!r}. Wait for its other jobs, or end one.")
-    wanted = min(shards, max(1, int(cpus))) if cluster.runners == "auto" else cluster.runners
+    least, most = cluster.bounds
+    wanted = min(max(int(cpus), least), most or config.rollout.shards)
+    most_here = int(RUNNERS_PER_CPU * cpus) if each is None else sum(int(node.cpus / each + 1e-9) for node in nodes)
+    if before is None:
+        _check_wanted(config, wanted, cpus, most_here)
+    wanted = max(1, min(wanted, most_here))
+    learner = _learner_node(config, nodes, before)
+    load = dict.fromkeys([node.id for node in nodes], 0)
+    load[learner.id] += config.learner.threads
+    seated = _spread(min(wanted, config.rollout.shards), nodes, load, each)
+    units = {node.id: _unit(node.cpus, load[node.id]) for node in nodes}
+    return Resources(
+        runners=tuple(Seat(node, units[node] if each is None else each) for node in seated),
+        learner=Seat(
+            learner.id,
+            0 if each is not None else units[learner.id] * config.learner.threads,
+            float(config.learner.device == "cuda"),
+        ),
+        replays=_seat_replays(config, nodes, learner, replay_bytes, before),
+        evaluator=Seat(_quietest(nodes, load).id),
+        replay_bytes=replay_bytes,
+        nodes=frozenset(node.id for node in nodes),
+    )
+
+
+def _check_wanted(config: Config, wanted: int, cpus: float, most: int) -> None:
+    cluster = config.cluster
     each = cluster.cpus_per_runner
-    if each is not None and wanted * each > cpus:
+    if each is not None and wanted > most:
         raise UserError(
-            f"cluster.runners={wanted} at cluster.cpus_per_runner={each:g} need {wanted * each:g} CPUs; {cpus:g} are free. "
-            f"Lower one of them; they change only the speed."
+            f"cluster.runners={wanted} at cluster.cpus_per_runner={each:g} need {wanted * each:g} CPUs; {cpus:g} are free, "
+            f"where {most} fit. Lower one of them; they change only the speed."
         )
-    if wanted > RUNNERS_PER_CPU * cpus:
+    if wanted > most:
         raise UserError(
             f"cluster.runners={wanted} is more than {RUNNERS_PER_CPU} processes on each of the {cpus:g} CPUs here. "
-            f"Set at most {int(RUNNERS_PER_CPU * cpus)}, or 'auto'; it changes only the speed."
+            f"Set at most {most}, or 'auto'; it changes only the speed."
         )
-    runners = min(wanted, shards)
-    learner_gpus = float(config.learner.device == "cuda")
-    if each is not None:
-        return Resources(runners, each, 0, learner_gpus)
-    unit = int(10_000 * min(1.0, cpus / (runners + config.learner.threads))) / 10_000  # Ray counts in ten-thousandths
-    return Resources(runners, unit, unit * config.learner.threads, learner_gpus)
+
+
+def _learner_node(config: Config, nodes: Sequence[Node], before: Resources | None) -> Node:
+    fit = [node for node in nodes if node.gpus >= 1] if config.learner.device == "cuda" else list(nodes)
+    if not fit:
+        raise UserError("No GPU is free on the cluster for the learner. Wait for its other jobs, or end one.")
+    stay = None if before is None else before.learner.node
+    return max(fit, key=lambda node: (node.id == stay, node.cpus > 0, node.head, node.cpus, node.id))
+
+
+def _spread(runners: int, nodes: Sequence[Node], load: dict[str, int], each: float | None) -> list[str]:
+    """The node of each runner, the next on the least loaded; the first not on the head, so that it never has all of them."""
+    seated: list[str] = []
+    for number in range(runners):
+        able = [n for n in nodes if n.cpus > 0 and (each is None or (seated.count(n.id) + 1) * each <= n.cpus + 1e-9)]
+        others = [node for node in able if not node.head and node.cpus >= 1]
+        chosen = min(
+            others if number == 0 and others else able, key=lambda n: ((load[n.id] + 1) / n.cpus, n.head, n.id)
+        )
+        load[chosen.id] += 1
+        seated.append(chosen.id)
+    return seated
+
+
+def _seat_replays(
+    config: Config, nodes: Sequence[Node], learner: Node, size: int, before: Resources | None
+) -> tuple[Seat, ...]:
+    if config.replay is None:
+        return (Seat(learner.id),)
+    size, left = size // config.replay.shards, {node.id: node.memory for node in nodes}
+    seats = []
+    for number in range(config.replay.shards):
+        places = [*([] if before is None else [before.replay(number).node]), learner.id]
+        places += sorted(left, key=lambda node: -left[node])
+        fit = [place for place in places if left.get(place, -1) >= size]
+        if not fit:
+            raise UserError(
+                f"A replay of {size / 2**30:.1f} GiB fits on no node of the cluster: the most that is free on one is "
+                f"{max(left.values()) / 2**30:.1f} GiB. Set replay.capacity lower, or replay.shards higher."
+            )
+        left[fit[0]] -= size
+        seats.append(Seat(fit[0]))
+    return tuple(seats)
+
+
+def _quietest(nodes: Sequence[Node], load: dict[str, int]) -> Node:
+    """For the evaluator, which has no CPU of its own: the head, which is lost last, or where there is most room."""
+    return max(nodes, key=lambda node: (node.head and node.cpus > 0, node.cpus - load[node.id], node.id))
+
+
+def _unit(cpus: float, processes: int) -> float:
+    """A process's part of a node, in Ray's ten-thousandths."""
+    return int(10_000 * min(1.0, cpus / max(1, processes))) / 10_000
 
 
 def cpu_count() -> int:

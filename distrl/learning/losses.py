@@ -1,6 +1,7 @@
 """The maths of the algorithms: pure functions, in the papers' notation.
 
-What runs backwards in time (`gae`) is NumPy: T small steps are cheapest there. What is differentiated is torch.
+What runs backwards in time (`gae`) is NumPy: T small steps are cheapest there. What is differentiated is torch; losses come
+with their gradients, as formulas.
 Every function of several arrays raises ValueError where their shapes differ: [B] against [B, 1] would become [B, B].
 """
 
@@ -86,33 +87,41 @@ def vtrace(
     return discounted_sum(delta, decay)
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """PPO's policy loss (Schulman et al. 2017, arXiv:1707.06347, equation 7), to be minimised; a scalar.
 
-    L = -E[ min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) ],   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
+        L = -E[ min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) ],   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
+
+    And its gradient by log_ratio, or by log pi(a|s), [B]: -r A / B where r A is the smaller one, else 0.
     """
     _check_alike(log_ratio, advantage)
     ratio = log_ratio.exp()
-    return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
+    plain, clipped = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
+    return -plain.minimum(clipped).mean(), plain * (plain <= clipped) / -len(plain)
 
 
-def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
-    """-E[ log pi(a|s) A ], whose gradient is that of the expected return (Sutton et al. 2000); a scalar for [B] each."""
+def policy_gradient(log_prob: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+    """-E[ log pi(a|s) A ], whose gradient is that of the expected return (Sutton et al. 2000); a scalar for [B] each.
+
+    And its gradient by log pi(a|s), [B].
+    """
     _check_alike(log_prob, advantage)
-    return -(log_prob * advantage).mean()
+    return -(log_prob * advantage).mean(), advantage / -len(advantage)
 
 
-def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> Tensor:
+def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
     """Half the mean squared error of V; with `clip`, V's change is clipped as PPO clips the ratio; a scalar.
 
     The clipped form is the one of the PPO reference code: E[max((V - R)^2, (V_old + clip(V - V_old) - R)^2)] / 2.
+    And its gradient by V, [B]: (V - R) / B where the former is the larger one, else 0.
     """
     _check_alike(value, target, old_value)
-    error = (value - target).square()
+    error = value - target
+    squares, gradient = error.square(), error / len(error)
     if clip is not None:
-        clipped = old_value + (value - old_value).clamp(-clip, clip)
-        error = error.maximum((clipped - target).square())
-    return 0.5 * error.mean()
+        clipped = (old_value + (value - old_value).clamp(-clip, clip) - target).square()
+        squares, gradient = squares.maximum(clipped), gradient * (squares >= clipped)
+    return 0.5 * squares.mean(), gradient
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
@@ -138,13 +147,15 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
 
 
 def huber_loss(q: Tensor, target: Tensor, delta: float | None) -> Tensor:
-    """Of each sample: (y - Q)^2 / 2 where |y - Q| <= delta, linear beyond (Huber 1964); None: nowhere linear; [B]."""
-    _check_alike(q, target)
-    if delta is None:
-        return 0.5 * (target - q).square()
-    from torch.nn import functional  # here: settings are checked, and runners started, without torch
+    """Of each sample: (Q - y)^2 / 2 where |Q - y| <= delta, linear beyond (Huber 1964); None: nowhere linear; [B]."""
+    slope = huber_slope(q, target, delta)
+    return slope * (q - target - 0.5 * slope)
 
-    return functional.huber_loss(q, target, reduction="none", delta=delta)
+
+def huber_slope(q: Tensor, target: Tensor, delta: float | None) -> Tensor:
+    """The gradient of the former by Q: Q - y, within [-delta, delta]; [B]."""
+    _check_alike(q, target)
+    return q - target if delta is None else (q - target).clamp(-delta, delta)
 
 
 def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from distrl.acting.recurrent import RecurrentSpec
 from distrl.learning.encoders import TorchEncoder
 from distrl.types import Array
 
+Part = Callable[[Tensor], Tensor]  # of a layer: a module, or its activation
+
 
 class Body(nn.Module):
     """Encoders and hidden layers: flat observations [B, ...] to features [B, hidden[-1]]."""
@@ -30,13 +32,22 @@ class Body(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(width) for width in spec.hidden if spec.layer_norm)
         self.activation = torch.tanh if spec.activation == "tanh" else torch.relu
 
+    def encode(self, obs: Tensor) -> Tensor:
+        encoded = [encoder(obs) for encoder in self.encoders]
+        return encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
+
+    def parts(self, layers: int | None = None) -> list[Part]:
+        """Of the hidden layers, or of the first so many, in the order in which they are called."""
+        found: list[Part] = []
+        for i, layer in enumerate(list(self.hidden)[:layers]):
+            found += [layer, self.norm[i], self.activation] if self.norm else [layer, self.activation]
+        return found
+
     def forward(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
-        encoded = [encoder(obs) for encoder in self.encoders]
-        x = encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
-        for i in range(len(self.hidden) if layers is None else layers):
-            x = self.hidden[i](x)
-            x = self.activation(self.norm[i](x) if self.norm else x)
+        x = self.encode(obs)
+        for part in self.parts(layers):
+            x = part(x)
         return x
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distrl.heartbeat import HEART
 from distrl.types import Arrays
 
 
@@ -23,18 +24,13 @@ class FlatParameters:
         modules = [module.to(device) for module in modules]
         parameters = [parameter for module in modules for parameter in module.parameters()]
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-        self.vector.grad = torch.zeros_like(self.vector)
+        self.grad = self.vector.grad = torch.zeros_like(self.vector)
         start = 0
         for parameter in parameters:
             span = slice(start, start + parameter.numel())
             parameter.data = self.vector.data[span].view(parameter.shape)
-            parameter.grad = self.vector.grad[span].view(parameter.shape)
+            parameter.grad = self.grad[span].view(parameter.shape)
             start = span.stop
-
-    @property
-    def grad(self) -> Tensor:
-        assert self.vector.grad is not None
-        return self.vector.grad
 
 
 def plain_adam_step(
@@ -78,23 +74,23 @@ class Optimizer:
         # float32, as the fused step wants it
         self.t = torch.zeros((), device=next(iter(parameters.values())).vector.device)
 
-    def minimise(self, loss: Tensor, lr: dict[str, float]) -> Tensor:
-        """One step down the loss; returns the norm of the whole gradient before clipping, a scalar. `lr` by name."""
-        for parameters in self.parameters.values():
-            parameters.grad.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+    def descend(self, lr: dict[str, float]) -> Tensor:
+        """One step down the gradients, which are 0 behind it; returns the norm of all before clipping, a scalar. `lr` by name."""
         norms = torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters.values()])
         if self.max_grad_norm is not None:
             scales = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
             for parameters, scale in zip(self.parameters.values(), scales, strict=True):
                 parameters.grad.mul_(scale)
         self.step(lr)
+        for parameters in self.parameters.values():
+            parameters.grad.zero_()
         norm: Tensor = torch.linalg.vector_norm(norms)
         return norm
 
     @torch.no_grad()
     def step(self, lr: dict[str, float]) -> None:
         """One step along the gradients that lie in the parameters."""
+        HEART.beat()
         self.t += 1
         for name, parameters in self.parameters.items():
             self.move(parameters.vector, parameters.grad, self.kept[name], lr[name])

@@ -22,7 +22,7 @@ def model_card(run_dir: Path) -> str:
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _facts(config, result, evaluation).items() if value]
     remembers = config["algorithm"].get("memory") is not None
-    lines += ["", "## Use", "", *_use(run_dir / "best", remembers), ""]
+    lines += ["", "## Use", "", *_use(Path(run_dir.name) / "best", remembers), ""]
     lines += ["## Hyperparameters", "", *_hyperparameters(config)]
     return "\n".join(lines) + "\n"
 
@@ -61,7 +61,7 @@ def _facts(
 
 
 def _origin(source: Mapping[str, Any] | None) -> str | None:
-    return None if source is None else f"the weights of {source['path']} (sha256 {source['weights_sha256']})"
+    return None if source is None else f"the weights of {Path(source['path']).name} (sha256 {source['weights_sha256']})"
 
 
 def _number(value: float | str | None, unit: str = "") -> str | None:
@@ -76,7 +76,7 @@ def _use(model: Path, remembers: bool) -> list[str]:
         "```python",
         "from distrl import load_policy",
         "",
-        f"policy = load_policy({str(model)!r})",
+        f"policy = load_policy({str(model)!r})  # wherever this directory lies",
         *(["policy.reset()  # where an episode begins: this policy remembers"] if remembers else []),
         "action = policy.act(obs)",
         "```",
@@ -84,5 +84,5 @@ def _use(model: Path, remembers: bool) -> list[str]:
 
 
 def _hyperparameters(config: Mapping[str, Any]) -> list[str]:
-    learnt = {key: value for key, value in config.items() if key not in NOT_LEARNT}
+    learnt = {key: value for key, value in config.items() if key not in (*NOT_LEARNT, "init_from")}
     return ["```yaml", write_yaml(learnt).rstrip(), "```"]

@@ -15,6 +15,7 @@ from distrl.errors import UserError
 from distrl.models.store import env_of, find_model, read_model
 from distrl.models.trust import check_modules
 from distrl.reports.curves import save_figure
+from distrl.reports.runs import read_config
 from distrl.types import Array
 
 if TYPE_CHECKING:
@@ -124,9 +125,17 @@ def plot_map(run_dir: Path, out: Path, check: bool = False) -> Path | None:
         best = policy.greedy(state.ravel()).reshape(state.shape)
         _draw_cells(axes, world, value, best, (low + high) / 2)
         axes.set_title(title, fontsize=7)
-    figure.colorbar(image, ax=grid, label="value of the best action", shrink=0.9)
+    figure.colorbar(image, ax=grid, label=f"value of the best action{_discount(run_dir)}", shrink=0.9)
     figure.suptitle(f"{about.get('algorithm', 'table')} on {about['env']['id']}", fontsize=10)
     return save_figure(figure, out)
+
+
+def _discount(run_dir: Path) -> str:
+    """By which the values are of this run, as far as it says so: an exported table does not."""
+    try:
+        return f", discount {read_config(run_dir)['algorithm']['gamma']:g}"
+    except (UserError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def _draw_cells(axes: Axes, world: World, value: Array, best: Array, middle: float) -> None:

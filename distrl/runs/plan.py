@@ -15,7 +15,7 @@ from distrl.envs.make import describe_env
 from distrl.envs.mdp import read_table
 from distrl.envs.native import NativeShard
 from distrl.errors import UserError
-from distrl.execution.resources import cpu_count, share_out
+from distrl.execution.resources import Node, cpu_count, share_out
 from distrl.files import refuse_used
 from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
@@ -37,6 +37,7 @@ class Plan:
     initial_weights: Array
     origin: Origin | None  # what these are of, where `init_from` says so
     run_dir: Path
+    named: bool  # by the user; any other name gets a number where it is taken
     start: Path | None  # the checkpoint to go on from; None: the beginning
     resuming: bool
     object_store_bytes: int
@@ -65,7 +66,7 @@ class Plan:
         if self.config.cluster.address != "local":
             return f"{self.config.cluster.runners} processes, on the cluster at {self.config.cluster.address}"
         cpus = cpu_count()
-        return f"{share_out(self.config, cpus).runners} processes ({cpus} CPUs here)"
+        return f"{len(share_out(self.config, [Node(cpus=cpus, gpus=1)]).runners)} processes ({cpus} CPUs here)"
 
 
 def plan_run(config: Config, resume: Path | None = None) -> Plan:
@@ -93,6 +94,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         initial_weights=weights if origin is None else origin.vector,
         origin=origin,
         run_dir=run_dir,
+        named=config.run_dir is not None,
         start=start,
         resuming=resume is not None,
         object_store_bytes=_object_store_bytes(config, info),
@@ -118,7 +120,7 @@ def _check_env(config: Config, info: EnvInfo) -> None:
 def _check_runners(config: Config) -> None:
     """This machine can run as many runners as are asked for; what a cluster can is known when it is joined."""
     if config.cluster.address == "local" and config.cluster.runners != "auto":
-        share_out(config, float(cpu_count()))
+        share_out(config, [Node(cpus=cpu_count(), gpus=1)])
 
 
 def _new_directory(config: Config, info: EnvInfo) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from distrl import signals
 from distrl.config import load_config
@@ -15,8 +16,10 @@ from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution, RayBeside
-from distrl.execution.resources import Resources, share_out
+from distrl.execution.resources import Resources, Seat, share_out
 from distrl.files import locked, new_directory, write_text
+from distrl.heartbeat import HEART
+from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
 from distrl.runs.origin import COPY, copy_origin
 from distrl.runs.plan import Plan, plan_run
@@ -28,8 +31,16 @@ from distrl.tracking.mlflow import MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
+from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
 from distrl.workers.learner import choose_device, gpu_count
+
+if TYPE_CHECKING:
+    from distrl.execution.cluster import RayExecution
+
+LATE_S = 5.0  # behind `stop.grace_s`: by then whatever can end has ended
+# What runs the workers of a plan, the config with the device that the learner gets there, and what each worker gets.
+Start = Callable[[Plan], tuple[Execution, Config, Resources]]
 
 
 def train(
@@ -62,32 +73,54 @@ def train(
     told = Callbacks(callbacks)
     config = config if isinstance(config, Config) else load_config(config)
     plan = plan_run(config, None if resume is None else Path(resume))
+    return train_as(plan, lambda plan: _start_execution(plan, local), told, since=since, quiet=quiet)
+
+
+def train_as(
+    plan: Plan,
+    start: Start,
+    callbacks: Callbacks,
+    *,
+    since: float,
+    quiet: bool = False,
+    pictures: bool = True,
+    wish: Callable[[], str | None] = lambda: None,
+) -> Result:
+    """Train what is planned, as `train` does.
+
+    Args:
+        start: what runs the workers
+        pictures: draw and record what people look at, at the end
+        wish: asked often; a reason ends the run with a checkpoint, as a signal does
+    """
     request = signals.Request()
-    with _taken(plan, named=config.run_dir is not None) as (plan, keep):
-        execution, config, resources = _start_execution(plan, local)
+    with _taken(plan) as (plan, keep):
+        execution, config, resources = start(plan)
         plan = replace(plan, config=config)
         try:
             with signals.handled(request):
                 keep()
                 observer = _start_observer(plan, quiet)
-                trainer = _make_trainer(plan, execution, resources, observer, request, told)
-                return _train(plan, trainer, execution, observer, since)
+                trainer = _make_trainer(
+                    plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
+                )
+                request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
+                try:
+                    return _train(plan, trainer, request, observer, since, pictures)
+                finally:
+                    trainer.recovery.execution.close()
         finally:
             execution.close()
 
 
 @contextmanager
-def _taken(plan: Plan, named: bool) -> Iterator[tuple[Plan, Callable[[], None]]]:
-    """The plan with its run directory for this process alone, and a call that keeps a new directory.
-
-    Args:
-        named: by the user; any other name gets a number where it is taken
-    """
+def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
+    """The plan with its run directory for this process alone, and a call that keeps a new directory."""
     if plan.resuming:
         with locked(plan.run_dir):
             yield plan, lambda: None
         return
-    with new_directory(plan.run_dir, numbered=not named) as (run_dir, keep):
+    with new_directory(plan.run_dir, numbered=not plan.named) as (run_dir, keep):
         own = {"run_dir": str(run_dir)} | ({} if plan.origin is None else {"init_from": str(run_dir / COPY)})
         yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
@@ -98,25 +131,37 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     at_once = config.cluster.start == "at_once" and config.cluster.address == "local"
     if local or at_once:
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
-        device = choose_device(config.learner.device, gpu_count() if matters else 0)
-        config = config.on_device(device)
-        beside = RayBeside(config, plan.object_store_bytes, ("torch",) if torch else ())
-        return LocalExecution() if local else cast(Execution, MovingExecution(beside)), config, Resources(runners=1)
-    from distrl.execution.cluster import RayExecution
-
-    execution = RayExecution(config.cluster.address, plan.object_store_bytes)
+        config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
+        here = (
+            LocalExecution()
+            if local
+            else MovingExecution(RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch))
+        )
+        return here, config, Resources((Seat(),))
+    execution = _start_ray(plan)
     try:
-        config = config.on_device(choose_device(config.learner.device, execution.gpus if torch else 0))
-        return execution, config, share_out(config, execution.cpus)
+        nodes = execution.nodes()
+        gpus = max((node.gpus for node in nodes), default=0)
+        config = config.on_device(choose_device(config.learner.device, gpus if torch else 0))
+        return execution, config, share_out(config, nodes, plan.replay_bytes)
     except BaseException:
         execution.close()
         raise
 
 
-def _train(plan: Plan, trainer: Trainer, execution: Execution, observer: RunObserver, since: float) -> Result:
+def _start_ray(plan: Plan) -> RayExecution:
+    from distrl.execution.cluster import RayExecution
+
+    return RayExecution(plan.config.cluster.address, plan.object_store_bytes)
+
+
+def _train(
+    plan: Plan, trainer: Trainer, request: signals.Request, observer: RunObserver, since: float, pictures: bool
+) -> Result:
     """Train with what was started, write the result and what people look at; then raise what ended the run, if it failed."""
     write_result(trainer, since, "running")
     status, error = _run(trainer)
+    request.at_last(None)
     observer.close()
     try:
         result = write_result(trainer, since, status, error)
@@ -125,8 +170,9 @@ def _train(plan: Plan, trainer: Trainer, execution: Execution, observer: RunObse
             raise
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
-        execution.close()  # plots and videos need no workers, and some memory
-        present(plan, observer)
+        trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
+        if pictures:
+            present(plan, observer)
     observer.finish(status)
     if error is not None:
         raise error
@@ -167,7 +213,7 @@ def _make_trainer(
     execution: Execution,
     resources: Resources,
     observer: RunObserver,
-    request: signals.Request,
+    interrupted: Callable[[], str | None],
     callbacks: Callbacks,
 ) -> Trainer:
     about = _about(plan) | ({} if plan.origin is None else {"init_from": plan.origin.source})
@@ -181,7 +227,20 @@ def _make_trainer(
         plan.start,
         plan.origin,
     )
-    return make_trainer(job, execution, resources, observer, lambda: request.reason, callbacks)
+    again = None if type(execution) is LocalExecution else lambda: _start_ray(plan)
+    return make_trainer(job, execution, resources, observer, interrupted, callbacks, again)
+
+
+def _leave(trainer: Trainer, since: float) -> None:
+    """End this process, which was asked to end long ago: an env, or what learns, hangs in it."""
+    newest = newest_checkpoint(trainer.job.run_dir)
+    trainer.progress.stopped = "interrupted"
+    write_result(trainer, since, "interrupted")
+    signals.tell(
+        f"This process does not come to an end: it hangs at {HEART.place or 'an unknown place'}. What was learnt since the newest "
+        f"checkpoint is lost; {'there is none yet' if newest is None else f'the run goes on from {newest}'}.\n"
+    )
+    os._exit(130)
 
 
 def _about(plan: Plan) -> dict[str, Any]:
@@ -205,4 +264,4 @@ def _run(trainer: Trainer) -> tuple[str, BaseException | None]:
         return "failed", error
     if (raised := trainer.recovery.callbacks.error) is not None:
         return "failed", raised
-    return "interrupted" if trainer.progress.stopped == "interrupted" else "finished", None
+    return "interrupted" if trainer.progress.stopped in ("interrupted", PAUSED) else "finished", None

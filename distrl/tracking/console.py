@@ -44,7 +44,9 @@ class RunObserver:
 
     def finish(self, status: str) -> None:
         """Wait until MLflow has all of the run, and knows how it ended."""
-        if self.tracker is not None and (behind := self.tracker.finish(ENDS[status], timeout=60)):
+        if self.tracker is not None and (
+            behind := self.tracker.finish(ENDS[status], timeout=10 if status == "interrupted" else 60)
+        ):
             self.warn(behind)
 
 

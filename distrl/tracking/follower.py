@@ -9,10 +9,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
@@ -27,6 +27,7 @@ from distrl.types import Evaluation
 REQUEST = 1000  # metrics that MLflow takes in one request
 FOLLOW_S, BACKOFF_S = 1.5, 10.0  # between two looks at the file; the longest pause between two tries
 ORPHAN_S = 60.0  # how long the process goes on after a driver that died without a word
+FILES = ("config.yaml", "result.json", "plots", "videos")  # of a run that become artifacts
 MODEL = "distrl.model_sha256"  # tag: the model that was logged last, so that none is logged twice
 LOG = logging.getLogger("distrl.tracking")
 
@@ -67,14 +68,15 @@ def _make_store(database: Path) -> None:
         os.replace(draft, database)
 
 
-class _Follower:
+class Follower:
     """A run on its way to MLflow. Whatever fails, do `connect` and what comes after it once more: no row is sent twice,
     and none is left out."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, files: Sequence[str] = FILES) -> None:
+        """`files`: that become artifacts when it has ended."""
         from mlflow import MlflowClient
 
-        self.run_dir = run_dir
+        self.run_dir, self.files = run_dir, files
         self.about = read_json(run_dir / "track.json")
         if (uri := os.environ["MLFLOW_TRACKING_URI"]).startswith("sqlite:"):
             _make_store(database_path(uri))
@@ -139,24 +141,25 @@ class _Follower:
 
     def follow(self) -> None:
         """Send the rows that MLflow does not hold yet, and now and then what the machine is doing."""
-        self._send()
+        self.send()
         if not self._introduced:
             self._upload("config.yaml")
             self._introduced = True
         if metrics := self._meter.read():
             self._log(metrics, time.time())
 
-    def finish(self, status: str) -> None:
-        """Send all that is left of a run that has ended."""
+    def finish(self, status: str, model: bool = True) -> None:
+        """Send all that is left of a run that has ended, with or without its best model."""
         try:
-            self._send()
-            for name in ("config.yaml", "result.json", "plots", "videos"):
+            self.send()
+            for name in self.files:
                 self._upload(name)
             result = self.run_dir / "result.json"
             if (final := read_json(result).get("evaluation")) is not None:
                 # The time is that of the file, not now: sent twice, it is still the same point.
                 self._log(Evaluation.from_json(final).metrics("final"), result.stat().st_mtime)
-            self._model()
+            if model:
+                self._model()
         finally:  # also where MLflow did not take everything, it learns how the run ended
             self.client.set_terminated(self.run_id, status)
 
@@ -173,7 +176,8 @@ class _Follower:
         LOG.warning("MLflow takes the metrics again")
         (self.run_dir / "track.state").unlink(missing_ok=True)
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """The rows that MLflow does not hold yet."""
         while rows := self._rows():
             for metrics in self._requests(rows):
                 self.client.log_batch(self.run_id, metrics=metrics)
@@ -258,8 +262,22 @@ class _Follower:
         self.client.set_tag(self.run_id, MODEL, digest)
 
 
-def follow_run(run_dir: Path) -> int:
-    """Follow the run until its driver ends. Returns 0 where MLflow then has all of it."""
+class Follows(Protocol):
+    """Whatever fails in `follow` or `finish`, `connect` and what comes after it are tried once more."""
+
+    def connect(self) -> None: ...
+
+    def follow(self) -> None: ...
+
+    def finish(self, status: str) -> None: ...
+
+    def fell_behind(self, error: Exception, log: bool) -> None: ...
+
+    def caught_up(self) -> None: ...
+
+
+def follow_run(run_dir: Path, make: Callable[[Path], Follows]) -> int:
+    """Follow a run or a sweep, as `make` does, until its driver ends. Returns 0 where MLflow then has all of it."""
     os.nice(10)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     driver = _Driver()
@@ -270,10 +288,10 @@ def follow_run(run_dir: Path) -> int:
         while not lock_now(lock):
             if driver.ended.wait(0.2) and driver.status is None:
                 return 0
-        return _follow(_Follower(run_dir), driver)
+        return _follow(make(run_dir), driver)
 
 
-def _follow(follower: _Follower, driver: _Driver) -> int:
+def _follow(follower: Follows, driver: _Driver) -> int:
     from mlflow import MlflowException
 
     failures, connected = 0, False

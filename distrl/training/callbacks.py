@@ -26,11 +26,11 @@ class Callbacks:
     anything any more.
     """
 
-    def __init__(self, listeners: Sequence[object] = ()) -> None:
-        """Raises `UserError` for what listens to nothing."""
+    def __init__(self, listeners: Sequence[object] = (), pause_at: int | None = None) -> None:
+        """`pause_at`: the iteration before which the run pauses with a checkpoint. Raises `UserError` for what listens to nothing."""
         for listener in listeners:
             _check(listener)
-        self.listeners = listeners
+        self.listeners, self.pause_at = listeners, pause_at
         self.stop_at: int | None = None  # the iteration that shall not be any more
         self.error: BaseException | None = None
         self._row = self._version = -1  # the newest that was told; after a lost learner some come again

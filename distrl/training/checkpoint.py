@@ -7,6 +7,7 @@ with the format, versions and the sha256 of every file. It appears whole or not 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -72,12 +73,33 @@ def write_checkpoint(path: Path, state: RunState, policy: Policy, about: Mapping
         if state.replay:
             _write_arrays(directory / "replay.npz", state.replay)
         (directory / "run.json").write_text(json_text(state.progress.to_json()), encoding="utf-8")
-        (directory / "config.yaml").write_text(config, encoding="utf-8")
-        files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
-        manifest = {"format": FORMAT, "versions": versions(), "sha256": files}
-        (directory / "manifest.json").write_text(json_text(manifest, indent=1), encoding="utf-8")
+        _seal(directory, config)
 
     write_directory(path, write)
+
+
+def adopt_checkpoint(source: Path, path: Path, config: str) -> None:
+    """Write the state in `source` as that of a run with another config (as YAML), which goes on from there.
+
+    Raises:
+        UserError: `source` is not whole
+    """
+    with _explained(source):
+        _verify(source)
+
+    def write(directory: Path) -> None:
+        shutil.copytree(source, directory, dirs_exist_ok=True)
+        (directory / "manifest.json").unlink()
+        _seal(directory, config)
+
+    write_directory(path, write)
+
+
+def _seal(directory: Path, config: str) -> None:
+    (directory / "config.yaml").write_text(config, encoding="utf-8")
+    files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
+    manifest = {"format": FORMAT, "versions": versions(), "sha256": files}
+    (directory / "manifest.json").write_text(json_text(manifest, indent=1), encoding="utf-8")
 
 
 def read_checkpoint(path: Path, shards: int) -> RunState:

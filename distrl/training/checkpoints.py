@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 
-from distrl.errors import WorkerLost
+from distrl.errors import ExecutionLost, WorkerLost
 from distrl.models.store import list_checkpoints
 from distrl.training.checkpoint import RunState, read_checkpoint, write_checkpoint
 from distrl.training.collector import Collector
 from distrl.training.evaluations import Evaluations
 from distrl.training.job import Job
 from distrl.training.progress import Ledger
-from distrl.training.recovery import Recovery
+from distrl.training.recovery import Impatient, Recovery
 from distrl.training.updates import Updates
 
 
@@ -29,6 +29,15 @@ class Checkpoints:
         self.recovery, self.ledger, self.updates = recovery, ledger, updates
         self.collector, self.evaluations = collector, evaluations
         self.newest = job.start  # the newest checkpoint that was read or written
+
+    def after(self, k: int) -> None:
+        """What is due before iteration k: a checkpoint, or that the learner and its replays leave a node that ends."""
+        every, to_move = self.config.checkpoint.every, self.collector.crew.to_move
+        if to_move or (every and k % every == 0):
+            self.save()
+        if to_move:
+            self.recovery.observer.note("the learner and its replays move to other nodes")
+            self._start_again()
 
     def save(self) -> None:
         """Write the state between the updates so far and the next iteration."""
@@ -60,8 +69,15 @@ class Checkpoints:
             self.evaluations.best,
         )
 
-    def load(self) -> None:
+    def begin(self) -> None:
         """Make all parts those of the newest checkpoint, or of the beginning."""
+        try:
+            self.load()
+        except WorkerLost as lost:
+            self.go_back(lost)
+
+    def load(self) -> None:
+        """As `begin`, which goes on where a worker is lost meanwhile."""
         shards = self.config.rollout.shards
         if self.newest is None:
             state = RunState.beginning(self.job.initial_weights, shards)
@@ -82,15 +98,46 @@ class Checkpoints:
         self.collector.load(state)
         self.evaluations.load(state)
 
+    def leave(self) -> None:
+        """Save, as the run was asked to end; where that cannot be done in time, the newest checkpoint must do."""
+        try:
+            self.save()
+        except (Impatient, WorkerLost) as error:
+            why = f"lost: {error}"
+            if isinstance(error, Impatient):
+                why = f"not done within stop.grace_s={self.config.stop.grace_s:g}"
+            self.recovery.observer.warn(
+                f"What was learnt since {self.where} is {why}. "
+                + ("There is no checkpoint yet." if self.newest is None else f"The run goes on from {self.newest}.")
+            )
+
+    @property
+    def where(self) -> str:
+        """The newest checkpoint, for people."""
+        return "the beginning" if self.newest is None else f"iteration {int(self.newest.name)}"
+
     def go_back(self, lost: WorkerLost) -> None:
-        """The learner, or a replay that it learns from, is gone: start again from the newest checkpoint."""
-        where = "the beginning" if self.newest is None else f"iteration {int(self.newest.name)}"
-        replay = lost.worker in self.updates.workers and lost.worker is not self.updates.learner
-        self.recovery.count_restart(
-            f"{'a replay' if replay else 'the learner'} was lost ({lost}); going back to {where}"
-        )
+        """The learner, or a replay that it learns from, or all is gone: start again from the newest checkpoint."""
+        while True:
+            try:
+                self._tell(lost)
+                return self._start_again(all_of_it=lost.worker is None)  # where it is not known what is gone
+            except WorkerLost as again:
+                lost = again
+
+    def _tell(self, lost: WorkerLost) -> None:
+        """Count a loss and tell of it; where all is gone, put another execution in its place."""
+        if isinstance(lost, ExecutionLost):
+            self.recovery.count_restart(f"{lost}; going back to {self.where}")
+            self.recovery.observer.warn(f"the run goes on in {self.recovery.execution.renew()}")
+        else:
+            replay = lost.worker in self.updates.workers and lost.worker is not self.updates.learner
+            what = "a replay" if replay else "the learner"
+            self.recovery.count_restart(f"{what} was lost ({lost}); going back to {self.where}")
+
+    def _start_again(self, all_of_it: bool = False) -> None:
+        """Have a fresh learner and replays, at least, go on from the newest checkpoint."""
         self.updates.kill()
-        if lost.worker is None:  # not known what is gone: all of it is replaced
-            self.collector.crew.start()
+        if self.collector.crew.move(all_of_it):
             self.evaluations.replace()
         self.load()

@@ -11,11 +11,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from distrl.envs.journal import Journal
-from distrl.errors import EnvError, WorkerLost
+from distrl.errors import EnvError, ExecutionLost, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
-from distrl.training.crew import Crew, Watch
+from distrl.training.crew import Crew
 from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.schedule import Key, make_schedule
 from distrl.training.updates import Updates
@@ -50,10 +50,10 @@ class Collector:
         self.next = dict(first)  # number of each shard's next fragment to ask for
         self.learnt = dict(first)  # and of its first that was not handed to the learner
         self.journals = {shard: Journal(s) for shard, s in state.snapshots.items()}
-        self.live: dict[int, Worker] = {}  # by shard: the runner that has it, which need not be sent a snapshot
         self.fragments: dict[Key, tuple[Future, Report]] = {}  # rolled, in the order of their arrival
         self.asked: dict[Future, Asked] = {}  # by the future of their reports
         self.retries.attempts.clear()
+        self.crew.live.clear()
         if not self.crew.runners:
             self.crew.start()
 
@@ -67,37 +67,34 @@ class Collector:
 
     def ask_ahead(self) -> None:
         """Ask for the next fragments of every shard that the schedule lets go on."""
-        in_flight = [*(asked.key for asked in self.asked.values()), *self.fragments]
+        in_flight, k = [*(asked.key for asked in self.asked.values()), *self.fragments], self.progress.iteration
         rolling = Counter(asked.key[0] for asked in self.asked.values())
         for depth in range(AHEAD):
             for shard in self.next:
                 key = shard, self.next[shard]
-                if rolling[shard] <= depth and self.schedule.may_roll(key, self.progress.iteration, in_flight):
+                if rolling[shard] <= self.crew.ahead(shard, depth) and self.schedule.may_roll(key, k, in_flight):
                     self.ask(key)
                     rolling[shard] += 1
                     in_flight.append(key)
 
     def collect(self) -> tuple[list[Future], list[Report]]:
         """The fragments of the iteration and their reports, when all have come and the learner is at most `lag` behind."""
-        watch = Watch(self.config.cluster.step_timeout_s)
         while (
             batch := self.schedule.batch(self.progress.iteration, self.fragments)
         ) is None or self._learner_is_behind():
             self.recovery.check()
+            self.crew.follow({asked.runner for asked in self.asked.values()})
             # Wait only for each shard's oldest fragment; later ones depend on it.
             oldest = {asked.key[0]: future for future, asked in reversed(self.asked.items())}
             learning = self.updates.oldest
-            done = self.recovery.wait([*oldest.values(), *learning], watch.interval)
+            done = self.recovery.wait([*oldest.values(), *learning], 0.5)
             for future in done:
                 if future in learning:
                     self.updates.settle(len(self.updates.unsettled) - 1)
                 else:
                     self._take(future)
-                    watch.heard()
             if done:
                 self.ask_ahead()
-            if batch is None and watch.too_long():
-                self.retries.replace_hung(watch)
         for shard, number in batch:
             self.learnt[shard] = number + 1
         taken = [self.fragments.pop(key) for key in batch]
@@ -117,11 +114,10 @@ class Collector:
 
     def ask(self, key: Key) -> None:
         shard, number = key
-        runner = self.crew.runner_of(shard)
+        runner, has_it = self.crew.runner_of(shard)
         message, *keyframe = self.updates.versions.of(self._version(number))
-        before: Before = "live" if self.live.get(shard) is runner else self.journals[shard].before(number)
+        before: Before = "live" if has_it else self.journals[shard].before(number)
         report, fragment = self.execution.submit_pair(runner, "rollout", shard, number, message, before, *keyframe)
-        self.live[shard] = runner
         self.asked[report] = Asked(key, fragment, runner)
         self.next[shard] = number + 1
 
@@ -134,14 +130,15 @@ class Collector:
         except EnvError as error:
             self.retries.after_error(asked, error)
             return
+        except ExecutionLost:
+            raise
         except WorkerLost as lost:
-            if lost.worker is None or lost.worker in self.crew.runners:
+            if lost.worker is None or lost.worker in self.crew.all_runners:
                 self.retries.after_loss(asked.runner, lost)
             elif lost.worker in self.updates.workers:
                 raise
             return  # else of a runner that was replaced already
         del self.asked[future]
-        self.crew.started.add(asked.runner)
         report.seconds["ship"] = max(0.0, time.time() - report.started - sum(report.seconds.values()))
         self.fragments[asked.key] = asked.fragment, report
         self.journals[asked.key[0]].add(report.after, report.actions)
@@ -159,7 +156,7 @@ class Retries:
         shard = asked.key[0]
         for other in [f for f, entry in self.collector.asked.items() if entry.key[0] == shard]:
             del self.collector.asked[other]  # it, and what was to go on from there
-        del self.collector.live[shard]
+        del self.crew.live[shard]
         self.attempts[asked.key] += 1
         if self.attempts[asked.key] >= ENV_ATTEMPTS:
             raise error
@@ -167,8 +164,8 @@ class Retries:
         self.collector.ask(asked.key)
 
     def after_loss(self, runner: Worker, lost: WorkerLost) -> None:
-        """A fresh process in the place of a runner, asked for all that the old one owed."""
-        if runner not in self.crew.runners:
+        """A fresh process in the place of a runner, or others, asked for all that the old one owed."""
+        if runner not in self.crew.all_runners:
             return
         owed = {future: asked.key for future, asked in self.collector.asked.items() if asked.runner is runner}
         for future in owed:
@@ -182,14 +179,7 @@ class Retries:
                     f"fragment {first[1]} of shard {first[0]} of {self.config.env.id} took its runner down {ATTEMPTS} times "
                     f"(env copies {first[0] * copies} and up, seed {self.config.seed}): {lost}"
                 ) from lost
-        self.recovery.count_restart(f"a runner was lost ({lost}); another takes its place")
-        self.crew.replace(runner)
+        if self.crew.replace(runner):
+            self.recovery.count_restart(f"a runner was lost ({lost}); another takes its place")
         for key in owed.values():
             self.collector.ask(key)
-
-    def replace_hung(self, watch: Watch) -> None:
-        """Replace runners whose heartbeat has not moved since the last look."""
-        for runner, where in self.crew.hung({asked.runner for asked in self.collector.asked.values()}, watch):
-            message = f"{self.config.env.id} hung for more than {watch.limit:g} s at {where}"
-            self.after_loss(runner, WorkerLost(runner, message))
-        watch.heard()

@@ -1,88 +1,206 @@
-"""Who works for a run: the learner, and the runners, which are replaced and watched for those that hang."""
+"""Who works for a run, and where: the learner, replays, and runners, which come and go as the nodes of a cluster do.
+
+Who rolls a shard is looked up for every fragment (`runner_of`). A shard that is dealt to another runner is asked of the old
+one no more: when its fragments there have come, the next is asked of the new one, with a snapshot.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Collection, Sequence
 
+from distrl.errors import UserError
 from distrl.execution import Execution, Worker
-from distrl.execution.resources import Resources
-from distrl.settings import Config
+from distrl.execution.resources import Resources, Seat, share_out
+from distrl.settings import Config, EnvSettings
+from distrl.training.recovery import Recovery
 from distrl.types import Arrays, Origin, Policy
+from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
+from distrl.workers.replay import Replay
 from distrl.workers.runner import Runner
+
+LOOK_S = 1.0  # between two looks at the nodes
 
 
 class Crew:
     def __init__(
-        self, config: Config, policy: Policy, execution: Execution, resources: Resources, origin: Origin | None
+        self,
+        config: Config,
+        policy: Policy,
+        execution: Execution,
+        resources: Resources,
+        origin: Origin | None,
+        recovery: Recovery,
     ) -> None:
         """`policy`: without weights; every worker gets a copy."""
         self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
-        self.origin = origin
-        self.runners: list[Worker] = []
-        self.started: set[Worker] = set()  # runners that have answered
+        self.origin, self.recovery = origin, recovery
+        self.runners: list[Worker] = []  # who are asked
+        self.coming: list[Worker] = []  # whose processes are starting
+        self.leaving: list[Worker] = []  # who may finish what they were asked for
+        self.seats: dict[Worker, Seat] = {}  # of all these
+        self.dealt: dict[int, Worker] = {}  # by shard
+        self.live: dict[int, Worker] = {}  # by shard: the runner that has it, which need not be sent a snapshot
+        self.seated = resources  # where learner and replays are
+        self._looked = time.monotonic()
+
+    @property
+    def all_runners(self) -> list[Worker]:
+        return [*self.runners, *self.coming, *self.leaving]
 
     def learner(self, state: Arrays) -> Worker:
         """A fresh one, to go on from the state of a checkpoint; empty: from the beginning."""
-        arguments, resources = (self.config, self.policy, state or None, self.origin), self.resources
-        return self.execution.spawn(
-            Learner, *arguments, name="learner", cpus=resources.learner_cpus, gpus=resources.learner_gpus
+        self.seated = self.resources
+        arguments = self.config, self.policy, state or None, self.origin
+        return self.execution.spawn(Learner, *arguments, name="learner", seat=self.resources.learner)
+
+    def replay(self, number: int, state: Arrays) -> Worker:
+        """A fresh one, as `learner`."""
+        arguments, seat = (
+            (self.config, number, state or None, self.policy.obs_layout.rows),
+            self.resources.replay(number),
         )
+        return self.execution.spawn(Replay, *arguments, name="replay", seat=seat)
+
+    def evaluator(self, env: EnvSettings) -> Worker:
+        """One that plays in `env`."""
+        self._settle()
+        arguments = env, self.config.seed, self.policy
+        return self.execution.spawn(Evaluator, *arguments, name="evaluator", seat=self.resources.evaluator)
 
     def start(self) -> None:
         """As many runners as there shall be, in place of all there are."""
-        self.dismiss()
-        self.runners = [self._spawn() for _ in range(self.resources.runners)]
-
-    def dismiss(self) -> None:
-        """End all runners."""
-        for runner in self.runners:
+        for runner in self.all_runners:
             self.execution.kill(runner)
-        self.runners = []
+        self.seats.clear()
+        self.coming, self.leaving = [], []
+        self.runners = [self._spawn(seat) for seat in self.resources.runners]
+        self._deal()
 
-    def runner_of(self, shard: int) -> Worker:
-        """Who is asked for a shard's fragments."""
-        return self.runners[shard % len(self.runners)]
+    def runner_of(self, shard: int) -> tuple[Worker, bool]:
+        """Who is asked for a shard's next fragment from now on, and whether it has the shard."""
+        runner = self.dealt[shard]
+        has = self.live.get(shard) is runner
+        self.live[shard] = runner
+        return runner, has
 
-    def replace(self, runner: Worker) -> None:
-        """A fresh process in the place of one."""
+    def ahead(self, shard: int, depth: int) -> int:
+        """How many fragments of a shard may be under way where another is asked for: none where it goes to another runner."""
+        return depth if self.live.get(shard) is self.dealt[shard] else 0
+
+    def replace(self, runner: Worker) -> bool:
+        """A fresh process in the place of one; False where its node is gone, or it was leaving: others do its work then."""
+        self._settle()
         self.execution.kill(runner)
-        self.runners[self.runners.index(runner)] = self._spawn()
+        seat = self.seats.pop(runner)
+        if runner not in self.runners:
+            self.coming, self.leaving = ([r for r in some if r is not runner] for some in (self.coming, self.leaving))
+            return False
+        fresh = self._spawn(seat)
+        self.runners[self.runners.index(runner)] = fresh
+        self.dealt = {shard: fresh if who is runner else who for shard, who in self.dealt.items()}
+        return True
 
-    def hung(self, busy: set[Worker], watch: Watch) -> list[tuple[Worker, str]]:
-        """Those of the busy runners whose heartbeat has not moved since the last look, and where they are."""
-        beats, found = {}, []
-        for runner in busy:
-            progress = self.execution.progress(runner, "progress")
-            if progress is None and runner not in self.started:
-                continue  # its process is still starting
-            beat, where = (-1, "an unknown place, for it does not answer") if progress is None else progress
-            self.started.add(runner)
-            if not where:
-                continue  # it waits for weights
-            if watch.beats.get(runner) == beat:
-                found.append((runner, where))
-            else:
-                beats[runner] = beat
-        watch.beats = beats
-        return found
+    def follow(self, busy: Collection[Worker] = (), at_once: bool = False) -> bool:
+        """Look at the nodes, now and then: put runners on those that came, and let go who is where none shall be any more.
 
-    def _spawn(self) -> Worker:
-        config, cpus = self.config, self.resources.cpus_per_runner
+        Args:
+            busy: who was asked for something; the rest of those that leave is ended
+        Returns:
+            whether the nodes can hold the run
+        """
+        if self.resources.nodes == {""} or (not at_once and time.monotonic() < self._looked + LOOK_S):
+            return True
+        nodes = self.execution.nodes()
+        there, known = frozenset(node.id for node in nodes), self.resources.nodes
+        if there != known:
+            try:
+                target = share_out(self.config, nodes, self.resources.replay_bytes, self.resources)
+            except UserError as error:
+                self.recovery.observer.warn(f"the run waits for a node that can hold it: {error}")
+                return False
+            self.resources = target
+            self._fit(target.runners)
+            self._tell(len(there - known), len(known - there))
+        begun = [runner for runner in self.coming if self.execution.begun(runner)]
+        if begun or not self.runners:
+            self.runners += begun or self.coming
+            self.coming = [runner for runner in self.coming if runner not in self.runners]
+            self._deal()
+        if not at_once:
+            self._looked = time.monotonic()
+            for runner in [runner for runner in self.leaving if runner not in busy]:
+                self.execution.kill(runner)
+                self.leaving.remove(runner)
+                del self.seats[runner]
+        return True
+
+    @property
+    def to_move(self) -> bool:
+        """Whether the node of the learner or of a replay is to end, or has ended."""
+        old, new = self.seated, self.resources
+        return (old.learner.node, old.replays) != (new.learner.node, new.replays)
+
+    def move(self, all_of_it: bool) -> bool:
+        """Before learner and replays are started anew: see that they have a place. Returns whether the runners are new, too."""
+        self._settle()
+        if anew := all_of_it or self.to_move:  # runners may hold the CPUs that the learner needs now
+            self.start()
+        return anew
+
+    def _spawn(self, seat: Seat) -> Worker:
+        config = self.config
         arguments = config.env, config.rollout, config.seed, self.policy, config.cluster.rebuild_timeout_s
-        return self.execution.spawn(Runner, *arguments, name="runner", cpus=cpus)
+        runner = self.execution.spawn(Runner, *arguments, name="runner", seat=seat)
+        self.seats[runner] = seat
+        return runner
 
+    def _fit(self, seats: Sequence[Seat]) -> None:
+        """Have runners on these seats: who sits on one with no more CPUs than it gives stays."""
+        free = list(seats)
+        for runner in [*self.runners, *self.coming]:
+            seat = next(
+                (s for s in free if s.node == self.seats[runner].node and s.cpus >= self.seats[runner].cpus), None
+            )
+            if seat is None:
+                self.leaving.append(runner)
+            else:
+                free.remove(seat)
+        self.runners, self.coming = (
+            [runner for runner in some if runner not in self.leaving] for some in (self.runners, self.coming)
+        )
+        self.coming += [self._spawn(seat) for seat in free]
+        if self.runners:
+            self._deal()
 
-class Watch:
-    """How long nothing was heard of any runner, and their heartbeats at the last look."""
+    def _deal(self) -> None:
+        """Deal the shards out evenly. As many as can stay where they are."""
+        shards = range(self.config.rollout.shards)
+        now = self.dealt | self.live
+        have = Counter(now.values())
+        order = sorted(self.runners, key=lambda runner: -have[runner])
+        fair, extra = divmod(len(shards), len(order))
+        room = {runner: fair + (number < extra) for number, runner in enumerate(order)}
+        dealt = {}
+        for shard in shards:
+            if room.get(now.get(shard), 0):
+                dealt[shard] = now[shard]
+                room[dealt[shard]] -= 1
+        for shard in shards:
+            if shard not in dealt:
+                dealt[shard] = max(room, key=lambda runner: room[runner])
+                room[dealt[shard]] -= 1
+        self.dealt = dealt
 
-    def __init__(self, limit: float) -> None:
-        self.limit, self.interval = limit, min(0.5, limit / 4)
-        self.beats: dict[Worker, int] = {}
-        self.heard()
+    def _settle(self) -> None:
+        """Have a place for all on the nodes that there are now; wait for one where it must be."""
+        while not self.follow(at_once=True):
+            self.recovery.check()
+            time.sleep(LOOK_S)
 
-    def heard(self) -> None:
-        self.since = time.perf_counter()
-
-    def too_long(self) -> bool:
-        return time.perf_counter() - self.since > self.limit
+    def _tell(self, came: int, left: int) -> None:
+        news = [f"{'a node' if n == 1 else f'{n} nodes'} {what}" for n, what in ((came, "came"), (left, "left")) if n]
+        runners, nodes = len(self.resources.runners), len(self.resources.nodes)
+        self.recovery.observer.note(f"{' and '.join(news)}: {runners} runners on {nodes} nodes now")

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrl.errors import EnvError, WorkerLost
+from distrl.errors import EnvError, ExecutionLost, WorkerLost
 from distrl.execution import Execution, Future, Worker
 from distrl.files import write_directory
 from distrl.models.store import write_model
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
-from distrl.training.progress import Pending
+from distrl.training.progress import PAUSED, Pending
 from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.updates import Updates
 from distrl.types import Evaluation, Policy, Weights
-from distrl.workers.evaluator import Evaluator
 
 ATTEMPTS = 5  # at an evaluation whose evaluator dies each time
 
@@ -73,7 +72,7 @@ class Evaluations:
     def finish(self) -> dict[str, float]:
         """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
         k, metrics = self.progress.iteration, dict[str, float]()
-        if self.recovery.callbacks.error is not None:  # the run fails
+        if self.progress.stopped == PAUSED or self.recovery.callbacks.error is not None:  # it goes on later, or fails
             return metrics
         if self.config.evaluation_every:
             if all(pending.version != k for pending in self.progress.pending):
@@ -111,7 +110,7 @@ class Evaluations:
             config = self.config
             limit = config.evaluation.max_episode_steps or config.env.max_episode_steps
             env = config.env.model_copy(update={"max_episode_steps": limit})
-            self.evaluator = self.execution.spawn(Evaluator, env, config.seed, self.policy, name="evaluator")
+            self.evaluator = self.updates.crew.evaluator(env)
         message, *keyframe = messages
         how = pending.env_steps, episodes, self.config.evaluation.greedy, pending.number
         result = self.execution.submit(self.evaluator, "evaluate", message, *how, *keyframe)
@@ -159,7 +158,7 @@ class Evaluations:
                 self._ask(asked.pending, asked.messages, asked.episodes)
             except WorkerLost as lost:
                 died += 1
-                if died == ATTEMPTS or lost.worker not in (None, self.evaluator):
+                if isinstance(lost, ExecutionLost) or died == ATTEMPTS or lost.worker not in (None, self.evaluator):
                     raise
                 self.recovery.count_restart(f"the evaluator was lost ({lost}); another takes its place")
                 self.replace()

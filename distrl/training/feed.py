@@ -10,8 +10,8 @@ from typing import Protocol
 
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
+from distrl.training.crew import Crew
 from distrl.types import Arrays, Priorities
-from distrl.workers.replay import Replay
 
 
 class Feed(Protocol):
@@ -53,21 +53,19 @@ class ReplayFeed:
     finds its next batch ready.
     """
 
-    def __init__(
-        self, config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays], agents: int
-    ) -> None:
-        """`state`: of the checkpoint to go on from; empty: the beginning. `agents`: of an env copy."""
+    def __init__(self, config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> None:
+        """`state`: of the checkpoint to go on from; empty: the beginning."""
         assert config.replay is not None
-        self.config, self.execution, self.learner = config, execution, learner
+        self.config, self.execution, self.learner = config, crew.execution, learner
         self.replays: list[Worker] = []
         self.updated: list[Future | None] = []  # of each replay: that newer priorities than the newest sample's are in
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
             arrays = dict(state.get(str(number), {}))
             waiting = [arrays.pop(f"waiting.{name}") for name in ("key", "td_error") if f"waiting.{name}" in arrays]
-            self.priorities.append(execution.put(Priorities(*waiting)) if waiting else None)
+            self.priorities.append(self.execution.put(Priorities(*waiting)) if waiting else None)
             self.updated.append(None)
-            self.replays.append(execution.spawn(Replay, config, number, arrays or None, agents, name="replay"))
+            self.replays.append(crew.replay(number, arrays))
         self.workers = [learner, *self.replays]
 
     def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
@@ -96,8 +94,7 @@ class ReplayFeed:
         return states
 
 
-def make_feed(config: Config, execution: Execution, learner: Worker, state: dict[str, Arrays], agents: int = 1) -> Feed:
-    """`agents`: of an env copy"""
+def make_feed(config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> Feed:
     if config.replay is None:
-        return OnPolicyFeed(execution, learner)
-    return ReplayFeed(config, execution, learner, state, agents)
+        return OnPolicyFeed(crew.execution, learner)
+    return ReplayFeed(config, crew, learner, state)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from distrl.errors import UserError
 from distrl.execution import Execution
 from distrl.execution.moving import MovingExecution
-from distrl.execution.resources import cpu_count, share_out
+from distrl.execution.resources import Node, Resources, cpu_count, share_out
+from distrl.execution.watched import WatchedExecution
 from distrl.settings import Config
 from distrl.training.checkpoints import Checkpoints
 from distrl.training.crew import Crew
@@ -27,7 +28,7 @@ class Handover:
     def __init__(
         self,
         config: Config,
-        execution: Execution,
+        execution: WatchedExecution,
         crew: Crew,
         recovery: Recovery,
         ledger: Ledger,
@@ -37,23 +38,23 @@ class Handover:
     ) -> None:
         self.config, self.crew, self.recovery, self.ledger = config, crew, recovery, ledger
         self.updates, self.evaluations, self.checkpoints = updates, evaluations, checkpoints
-        self.execution = execution if isinstance(execution, MovingExecution) else None  # None: it stays where it is
+        self.execution, begins = execution, execution.inner
+        self.elsewhere = begins.elsewhere if isinstance(begins, MovingExecution) else None  # None: it stays where it is
         self.begun = False
         self.before: tuple[int, float, float] | None = None  # where measuring began: iterations, seconds of both kinds
 
     def at(self, k: int) -> None:
         """Between two iterations: begin to start Ray where that will pay, go over once it is up."""
-        if self.execution is None:
+        if self.elsewhere is None:
             return
         try:
-            if not self.begun:
-                self.begun = self.wanted(k)
-                if self.begun:
-                    self.execution.elsewhere.begin()
-            elif self.execution.elsewhere.ready():
-                self.go(self.execution)
+            if self.begun and self.elsewhere.ready():
+                self.go(*self.elsewhere.take())
+            elif not self.begun and self.wanted(k):
+                self.begun = True
+                self.elsewhere.begin()
         except UserError as error:
-            self.execution = None
+            self.elsewhere = None
             self.recovery.observer.warn(f"training goes on in this process: {error}")
 
     def wanted(self, k: int) -> bool:
@@ -88,17 +89,18 @@ class Handover:
     def estimate(self, rolling: float, learning: float) -> float:
         """Seconds of an iteration on Ray: of what takes longest, its runners, its learner, or all cores together."""
         cores = cpu_count()
-        runners = min(cores, share_out(self.config, cores).runners)
+        runners = min(cores, len(share_out(self.config, [Node(cpus=cores)]).runners))
         at_once = max(rolling / runners, learning) if self.config.schedule.lag else rolling / runners + learning
         return max(at_once, (rolling + learning) / cores) + FRAGMENT_S * self.config.rollout.shards / cores
 
-    def go(self, execution: MovingExecution) -> None:
+    def go(self, execution: Execution, resources: Resources) -> None:
         """Take the run there."""
         self.updates.settle(0)
         state = self.checkpoints.state(replay=True)
-        self.updates.kill()
+        self.elsewhere = None
+        self.execution.use(execution)
+        self.crew.resources = resources
+        self.crew.start()
         self.evaluations.replace()
-        self.crew.dismiss()
-        self.crew.resources, self.execution = execution.move(), None
         self.checkpoints.give(state)
-        self.recovery.observer.note(f"Ray is up: training goes on there, with {self.crew.resources.runners} runners")
+        self.recovery.observer.note(f"Ray is up: training goes on there, with {len(resources.runners)} runners")

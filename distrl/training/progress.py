@@ -12,6 +12,7 @@ from distrl.settings import Config, StreakSettings
 from distrl.training.recovery import Observer, Recovery
 from distrl.types import Evaluation, Report
 
+PAUSED = "paused"  # why a run ended that goes on later, as if it had not ended
 RECENT = 100  # training episodes in return_mean
 PHASES = {  # what the seconds of a run are of, by their names in result.json; they pass side by side
     "act": "runners choosing actions",
@@ -137,8 +138,11 @@ class Ledger:
             return "return_mean"
         if self.config.iterations is not None and self.progress.iteration >= self.config.iterations:
             return "env_steps"
-        stop_at = self.recovery.callbacks.stop_at
-        return "callback" if stop_at is not None and self.progress.iteration >= stop_at else None
+        callbacks = self.recovery.callbacks
+        for reason, at in (("callback", callbacks.stop_at), (PAUSED, callbacks.pause_at)):
+            if at is not None and self.progress.iteration >= at:
+                return reason
+        return None
 
     def open(self, k: int, reports: list[Report]) -> dict[str, float]:
         """Count an iteration's episodes, in shard order; returns the row that its metrics will complete."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from distrl.execution import Execution, Future
+from distrl.execution import Future
+from distrl.execution.watched import WatchedExecution
 from distrl.settings import Config
 from distrl.training.callbacks import Callbacks
 
@@ -28,6 +29,10 @@ class Interrupted(Exception):
     """The run was asked to end; the message says by what."""
 
 
+class Impatient(Interrupted):
+    """And `stop.grace_s` have passed since: nothing is waited for any more."""
+
+
 class TimeUp(Exception):
     """`stop.seconds` have passed."""
 
@@ -38,7 +43,7 @@ class Recovery:
     def __init__(
         self,
         config: Config,
-        execution: Execution,
+        execution: WatchedExecution,
         observer: Observer,
         interrupted: Callable[[], str | None],
         callbacks: Callbacks | None = None,
@@ -48,6 +53,7 @@ class Recovery:
         self.config, self.execution, self.observer, self.interrupted = config, execution, observer, interrupted
         self.began = time.perf_counter()
         self.decided = False  # that the run ends: its time does not matter any more
+        self.asked: float | None = None  # when the run was first seen to be asked to end
         self.restarts = 0
         self.blocked = 0.0  # seconds spent waiting for workers
 
@@ -57,6 +63,21 @@ class Recovery:
         done = self.execution.wait(futures, timeout)
         self.blocked += time.perf_counter() - start
         return done
+
+    def get(self, future: Future) -> Any:
+        """A result, waiting for it."""
+        while not self.wait([future], 0.5):
+            pass
+        return self.execution.get(future)
+
+    def patience(self) -> None:
+        """Raises `Impatient` where the run was asked to end too long ago to go on waiting."""
+        if (reason := self.interrupted()) is None:
+            return
+        now = time.perf_counter()
+        self.asked = now if self.asked is None else self.asked
+        if now - self.asked > self.config.stop.grace_s:
+            raise Impatient(reason)
 
     def check(self) -> None:
         """Raise `Interrupted` or `TimeUp` where it is so."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from distrl.errors import WorkerLost
 from distrl.execution import Execution, Worker
 from distrl.execution.resources import Resources
+from distrl.execution.watched import WatchedExecution
 from distrl.training.callbacks import Callbacks
 from distrl.training.checkpoints import Checkpoints
 from distrl.training.collector import Collector
@@ -48,7 +49,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until something ends the run: `progress.stopped` tells what."""
-        self.checkpoints.load()
+        self.checkpoints.begin()
         self.recovery.restarts = self.progress.restarts
         while True:
             try:
@@ -59,7 +60,7 @@ class Trainer:
                 return
             except Interrupted as interruption:
                 if not self.recovery.decided:  # else all but the last evaluation is written
-                    self.checkpoints.save()
+                    self.checkpoints.leave()
                 self.progress.stopped = str(interruption)
                 return
             except WorkerLost as lost:
@@ -67,15 +68,13 @@ class Trainer:
 
     def _train(self) -> str:
         """Iterate until something that was asked for ends the run; returns what."""
-        every = self.job.config.checkpoint.every
         while (reason := self.ledger.reason_to_stop()) is None:
             try:
                 self.handover.at(self.progress.iteration)
                 self._iterate(self.progress.iteration)
             except TimeUp:
                 return "seconds"
-            if every and self.progress.iteration % every == 0:
-                self.checkpoints.save()
+            self.checkpoints.after(self.progress.iteration)
         return reason
 
     def _iterate(self, k: int) -> None:
@@ -96,7 +95,7 @@ class Trainer:
     def workers(self) -> list[Worker]:
         """All that run now."""
         evaluator = self.evaluations.evaluator
-        return [*self.collector.crew.runners, *self.updates.workers, *([] if evaluator is None else [evaluator])]
+        return [*self.collector.crew.all_runners, *self.updates.workers, *([] if evaluator is None else [evaluator])]
 
 
 def make_trainer(
@@ -106,12 +105,19 @@ def make_trainer(
     observer: Observer,
     interrupted: Callable[[], str | None],
     callbacks: Callbacks | None = None,
+    again: Callable[[], Execution] | None = None,
 ) -> Trainer:
-    """The parts of a run, put together. `interrupted`: asked often; a reason ends the run with a checkpoint."""
+    """The parts of a run, put together.
+
+    Args:
+        interrupted: asked often; a reason ends the run with a checkpoint
+        again: starts another execution where this one dies; raises `UserError` where there is none
+    """
     config, policy = job.config, job.policy
+    execution = WatchedExecution(execution, config.cluster, again, lambda: recovery.patience())
     recovery = Recovery(config, execution, observer, interrupted, callbacks)
     ledger = Ledger(config, job.threshold, recovery, observer)
-    crew = Crew(config, policy, execution, resources, job.origin)
+    crew = Crew(config, policy, execution, resources, job.origin, recovery)
     updates = Updates(config, execution, crew, recovery, ledger)
     collector = Collector(config, execution, crew, recovery, updates)
     evaluations = Evaluations(config, policy, job.about, execution, recovery, updates, job.run_dir)

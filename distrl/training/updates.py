@@ -30,7 +30,7 @@ class Updates:
         size = len(next(iter(state.weights.values())))
         self.versions = Versions(are_sparse(self.config, size), self.execution.get)
         self.learner = self.crew.learner(state.learner)
-        self.feed = make_feed(self.config, self.execution, self.learner, state.replay, self.crew.policy.obs_layout.rows)
+        self.feed = make_feed(self.config, self.crew, self.learner, state.replay)
         # Runners need not wait for the learner to start: it begins with the same weights.
         for version, vector in state.weights.items():
             self.versions.keep_whole(version, self.execution.put(Weights(version, vector)))
@@ -56,9 +56,7 @@ class Updates:
         """Record the rows of all but the `keep` newest updates, waiting for them."""
         while len(self.unsettled) > keep:
             future, row = self.unsettled[0]
-            while not self.recovery.wait([future], 0.5):
-                pass
-            metrics: dict[str, float] = self.execution.get(future)
+            metrics: dict[str, float] = self.recovery.get(future)
             del self.unsettled[0]
             self.ledger.close(row, metrics)
 

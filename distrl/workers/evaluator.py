@@ -10,6 +10,7 @@ from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
 from distrl.envs.journal import Underway
 from distrl.envs.shard import make_shard
+from distrl.heartbeat import HEART, at_work
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
 from distrl.types import Array, Evaluation, Policy, Spread, Weights
@@ -18,10 +19,16 @@ from distrl.workers.versions import Message, whole
 COPIES = 32  # at most so many env copies play side by side
 
 
+@at_work
 class Evaluator:
     def __init__(self, env: EnvSettings, seed: int, policy: Policy) -> None:
         single_threaded()
         self.env, self.seed, self.policy = env, seed, copy.deepcopy(policy)  # in one process it would be shared
+        self.number = -1
+
+    def where(self) -> str:
+        """What it is playing, for a watchdog."""
+        return f"evaluation {self.number} of {self.env.id}{HEART.of_copy}"
 
     def evaluate(
         self,
@@ -39,7 +46,7 @@ class Evaluator:
             number: of this evaluation in the run; with the seed it fixes the episodes.
             message, keyframe: the weights to act by, as they travel; see distrl.workers.versions
         """
-        copies = min(episodes, COPIES)
+        self.number, copies = number, min(episodes, COPIES)
         seed = derive(self.seed, "evaluation", number)
         shard = make_shard(self.env, seed, 0, copies, self.policy.obs_layout)
         self.policy.load(whole(message, keyframe).vector)
@@ -57,6 +64,7 @@ class Evaluator:
                 else:
                     action, _ = acting.act(obs, self.policy.draw(rng, 1, copies * rows)[0])
                 step = shard.step(action)
+                HEART.beat()
                 infos = iter(step.infos)
                 ended = step.terminated | step.truncated
                 acting.forget(ended)

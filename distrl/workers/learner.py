@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from distrl.errors import Diverged, UserError
+from distrl.heartbeat import at_work
 from distrl.learning.normalise import make_algorithm
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
@@ -99,6 +100,7 @@ def _denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
+@at_work
 class Learner:
     def __init__(self, config: Config, policy: Policy, state: Arrays | None, origin: Origin | None = None) -> None:
         """`state`: of the checkpoint to go on from; None: the beginning, which is `origin` or fresh weights."""

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 from distrl.fragments import ages
+from distrl.heartbeat import at_work
 from distrl.seeding import stream
 from distrl.settings import Config, ReplaySettings
 from distrl.sizes import check_fits
@@ -28,6 +29,7 @@ LEAST_PRIORITY = 1e-6  # so that nothing is out of reach
 ROW_BYTES = 4 + 1 + 1 + 8 + 16  # beside observation and action: reward, end, age, Q and V, the leaf in the sum-tree
 
 
+@at_work
 class Replay:
     def __init__(self, config: Config, number: int, state: Arrays | None, agents: int = 1) -> None:
         """

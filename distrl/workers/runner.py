@@ -12,9 +12,9 @@ import numpy as np
 
 from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
-from distrl.envs.heartbeat import Heartbeat
 from distrl.envs.journal import Underway, compact
 from distrl.envs.shard import Shard, make_shard
+from distrl.heartbeat import HEART, at_work
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Array, Episodes, Fragment, Policy, Report, Snapshot, Weights
@@ -33,6 +33,7 @@ class Live:
     acting: Acting
 
 
+@at_work
 class Runner:
     """Rolls any fragment of any shard. Live shards are only a cache: a snapshot always suffices."""
 
@@ -49,8 +50,8 @@ class Runner:
         self.policy = copy.deepcopy(policy)  # in one process it would be shared
         self.version: int | None = None
         self.shards: dict[int, Live] = {}
-        self.heart = Heartbeat()  # and where it beats:
-        self.shard, self.iteration, self.step, self.busy = -1, -1, -1, False
+        self.heart = HEART  # and where it beats:
+        self.shard, self.iteration, self.step = -1, -1, -1
 
     def rollout(
         self, shard: int, iteration: int, message: Message, before: Before, keyframe: Weights | None = None
@@ -66,30 +67,24 @@ class Runner:
             LookupError: `before` is 'live', but the shard is not; the fragment before it must have failed.
             UserError: the shard cannot be rebuilt in time.
         """
-        self.heart.beat(-1)
-        self.shard, self.iteration, self.step, self.busy = shard, iteration, 0, True
+        self.shard, self.iteration, self.step = shard, iteration, 0
         try:
             live, exact = self._live(shard, iteration, before)
-            self.heart.beat(-1)
+            self.heart.beat()
             self._load(message, keyframe)
             report, fragment = self._roll(live, message.version)
         except Exception as error:
             self.shards.pop(shard, None)
             error.add_note(f"while rolling step {self.step} of fragment {iteration} of shard {shard} of {self.env.id}")
             raise
-        finally:
-            self.busy = False
         report.unfaithful = not exact
         return report, fragment
 
-    def progress(self) -> tuple[int, str]:
-        """Heartbeats so far, and where it is now ('' when idle): what a watchdog needs to tell slow from hung."""
-        heart = self.heart
-        if not self.busy:
-            return heart.beats, ""
-        copy = "" if heart.copy < 0 else f", env copy {heart.copy} of the shard"
-        doing = f" ({heart.doing})" if heart.doing else ""
-        return heart.beats, f"step {self.step} of fragment {self.iteration} of shard {self.shard}{copy}{doing}"
+    def where(self) -> str:
+        """What it is rolling, for a watchdog."""
+        return (
+            f"step {self.step} of fragment {self.iteration} of shard {self.shard} of {self.env.id}{self.heart.of_copy}"
+        )
 
     def _load(self, message: Message, keyframe: Weights | None) -> None:
         if message.version != self.version:
@@ -106,7 +101,7 @@ class Runner:
         if live is not None:
             live.shard.close()
         n = self.settings.envs_per_shard
-        made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout, self.heart)
+        made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout)
         layout = self.policy.obs_layout
         rebuilt, underway = np.ones(n, bool), Underway(n, len(layout.agents))
         acting = Acting(self.policy, n * layout.rows)
@@ -119,34 +114,29 @@ class Runner:
         return self.shards[shard], bool(rebuilt.all())
 
     def _roll(self, live: Live, version: int) -> tuple[Report, Fragment]:
-        envs, underway, acting = live.shard, live.underway, live.acting
-        began = acting.arrays()
+        envs, underway, acting, began = live.shard, live.underway, live.acting, live.acting.arrays()
         shard, iteration, t_max, n = self.shard, self.iteration, self.settings.steps, len(envs.obs)  # columns
         noise = self.policy.draw(stream(self.seed, "action", shard, iteration), t_max, n)
-        stack = envs.frame_stack
-        obs_dtype = self.policy.obs_layout.dtype
+        stack, obs_dtype = envs.frame_stack, self.policy.obs_layout.dtype
         seen = envs.obs.astype(obs_dtype, copy=False)  # a whole stack where `obs` holds single frames
         first = seen.swapaxes(0, 1) if stack else seen[None]
         obs = np.concatenate([first, np.empty((t_max, *first.shape[1:]), first.dtype)])
         newest = obs[len(first) :]
         reward = np.empty((t_max, n), np.float64)
         terminated, truncated = np.empty((t_max, n), bool), np.empty((t_max, n), bool)
-        active = None if envs.active is None else np.empty((t_max + 1, n), bool)
-        actions, extras = [], []
+        actions, extras, active = [], [], [copy.copy(envs.active)]
         final_obs: list[Array] = []
         infos: list[dict[str, float]] = []
         ended: list[tuple[Array, Array]] = []
-        act_s = 0.0
-        started, start = time.time(), time.perf_counter()
+        act_s, started, start = 0.0, time.time(), time.perf_counter()
         for t in range(t_max):
             self.step = t
-            if active is not None:
-                active[t] = envs.active
             before_act = time.perf_counter()
             action, extra = acting.act(seen, noise[t])
             act_s += time.perf_counter() - before_act
             result = envs.step(action)
             self.heart.beats += 1
+            active.append(copy.copy(envs.active))
             actions.append(action)
             extras.append(extra)
             if stack:
@@ -162,8 +152,6 @@ class Runner:
                 final_obs.append(last[:, -1] if stack else last)
                 acting.forget(result.terminated | result.truncated)
                 infos += result.infos
-        if active is not None:
-            active[-1] = envs.active
         rolling = time.perf_counter() - start
         fragment = Fragment(
             shard=shard,
@@ -178,14 +166,18 @@ class Runner:
             extras={key: np.stack([extra[key] for extra in extras]) for key in extras[0]} | began,
             stack=stack,
             agents=self.policy.obs_layout.rows,
-            active=active,
+            active=None if envs.active is None else np.array(active),
         )
         live.iteration = iteration + 1
         after = Snapshot(live.iteration, underway.returns.copy(), underway.lengths.copy(), envs.arrays(), acting.memory)
-        by_copy = (t_max, self.settings.envs_per_shard, *underway.returns.shape[1:], *fragment.action.shape[2:])
-        taken = compact(fragment.action.reshape(by_copy)) if envs.replays else None
+        taken = self._taken(fragment, underway) if envs.replays else None
         seconds = {"act": act_s, "step": rolling - act_s, "snapshot": time.perf_counter() - start - rolling}
         return Report(shard, iteration, self._episodes(ended, infos), after, taken, started, seconds), fragment
+
+    def _taken(self, fragment: Fragment, underway: Underway) -> Array:
+        """The actions [T, N, ...] of env copies; of several agents [T, N, A, ...]."""
+        action = fragment.action
+        return compact(action.reshape(len(action), *underway.returns.shape, *action.shape[2:]))
 
     def _episodes(self, ended: list[tuple[Array, Array]], infos: list[dict[str, float]]) -> Episodes:
         """Of the returns and lengths that each step's ended episodes had, and of all their last infos."""

@@ -266,6 +266,23 @@ def test_what_is_forbidden_is_never_done(name: str, noise: float) -> None:
             assert group[np.arange(500), x].all()
 
 
+@every_and_masked
+@pytest.mark.parametrize("by_entropy", [0.0, -0.3])
+def test_the_gradient_is_that_of_autograd(name: str, masked: bool, by_entropy: float) -> None:
+    distribution = CASES[name]
+    params = tensor(2 * rows(distribution, 60)).double().requires_grad_()
+    mask = masks(distribution, 60) if masked else None
+    raw = tensor(sample(distribution, params.detach().float().numpy(), mask=mask)[0])
+    bound = bind(distribution, params, None if mask is None else tensor(mask))
+    by_log_prob = torch.randn(60, generator=torch.Generator().manual_seed(1)).double()
+    loss = (by_log_prob * bound.log_prob(raw)).sum() + by_entropy * bound.entropy().sum()
+    (wanted,) = torch.autograd.grad(loss, params)
+    found = bound.gradient(raw, by_log_prob, by_entropy)
+    assert found.shape == params.shape
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+    assert found.std() > 0
+
+
 @pytest.mark.parametrize("name", MASKED)
 def test_forbidden_choices_get_no_gradient_and_nothing_becomes_infinite(name: str) -> None:
     distribution = MASKED[name]

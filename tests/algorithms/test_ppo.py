@@ -96,14 +96,20 @@ def likes(wanted: int) -> Callable[[Array, Array], Array]:
     return lambda obs, action: (action == wanted).astype(float)
 
 
+def log_probs(ppo: PPO, obs: torch.Tensor) -> torch.Tensor:
+    """[B, A]"""
+    policy: Any = ppo.traced(obs)[0]
+    return policy.log_probs.t()
+
+
 def probability(ppo: PPO, action: int) -> float:
     """Of an action, on average over states."""
     obs = torch.randn(200, *ppo.obs_shape, generator=torch.Generator().manual_seed(0))
-    return ppo.forward(obs)[0].log_probs.exp()[:, action].mean().item()
+    return log_probs(ppo, obs).exp()[:, action].mean().item()
 
 
 def mean_entropy(ppo: PPO, obs: torch.Tensor) -> float:
-    policy = Categorical(probs=ppo.forward(obs)[0].log_probs.detach().exp())
+    policy = Categorical(probs=log_probs(ppo, obs).exp())
     return float(policy.entropy().mean())  # type: ignore[no-untyped-call]
 
 
@@ -142,7 +148,7 @@ def test_the_acting_policy_is_the_one_that_learns() -> None:
         ppo.update([roll(ppo, likes(1), seed=k)], k, 0.0)
     obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     action, extras = acting(ppo).act(obs, np.random.default_rng(1).random(20))
-    wanted = ppo.forward(torch.tensor(obs))[0].log_probs[torch.arange(20), torch.tensor(action)]
+    wanted = log_probs(ppo, torch.tensor(obs))[torch.arange(20), torch.tensor(action)]
     np.testing.assert_allclose(extras["log_prob"], wanted.detach(), atol=1e-5)
 
 
@@ -587,3 +593,49 @@ def test_images_are_learned_from_through_convolutions() -> None:
         fragment = Fragment(0, k, k, obs, action, reward, everywhere, ~everywhere, final, {"log_prob": log_prob})
         ppo.update([fragment], k, 0.0)
     assert np.mean(scores[-3:]) > 0.9
+
+
+def test_a_central_critic_sees_the_state_and_the_actor_does_not() -> None:
+    """Values change with the state alone; log-probabilities and the weights that travel know nothing of it."""
+    env = {"id": "mpe2/simple_spread_v3", "kwargs": {"N": 2, "max_cycles": 9}}
+    config = load_config({"env": env, "algorithm": {"name": "ppo", "critic": "central", "hidden": [16], "epochs": 2}})
+    info = describe_env(config.env)
+    policy = make_policy(config.algorithm, info)
+    central, own = policy.obs_layout.central, load_config({"env": env, "algorithm": {"name": "ppo", "hidden": [16]}})
+    assert central is not None and central.shape == (24,)
+    assert policy.shapes() == make_policy(own.algorithm, info).shapes()
+    policy.load(initial_weights(config.algorithm, policy, 1))
+    runner = Runner(config.env, RolloutSettings(shards=1, envs_per_shard=3, steps=20), 1, policy)
+    _, fragment = runner.rollout(0, 0, Weights(0, initial_weights(config.algorithm, policy, 1)), None)
+    both = fragment.obs.reshape(21, 3, 2, -1)
+    seen = next(part for part in policy.obs_layout.parts if part.path == ("observation",)).of(both)
+    assert (central.of(both) == seen.reshape(21, 3, 1, 24)).all()  # mpe2's state is what all see, side by side
+    ends = central.of(fragment.final_obs).reshape(-1, 2, 24)
+    assert len(ends) == 6 and (ends[:, 0] == ends[:, 1]).all()
+    learner = PPO(config.algorithm, policy, 1, CPU)
+    other = fragment.obs.copy()
+    central.of(other)[...] += 1
+    action = torch.tensor(fragment.raw_action).flatten()
+    before, after = (torch.tensor(obs[:-1]).flatten(0, 1) for obs in (fragment.obs, other))
+    assert (learner.values(fragment.obs) != learner.values(other)).all()
+    assert (learner.log_prob(before, action) == learner.log_prob(after, action)).all()
+    metrics = learner.update([fragment], 0, 0.0)
+    assert math.isfinite(metrics["value_loss"])
+
+
+@pytest.mark.parametrize(
+    ("env", "changes", "message"),
+    [
+        ("classic/tictactoe_v3", {}, "tells none: its state"),
+        ("CartPole-v1", {}, "needs a state of all agents"),
+        ("mpe2/simple_spread_v3", {"shared_body": True}, "set algorithm.shared_body=false"),
+        ("mpe2/simple_spread_v3", {"network": "own_nets:Small"}, "set algorithm.network=null"),
+    ],
+)
+def test_a_central_critic_that_cannot_be(env: str, changes: dict[str, Any], message: str) -> None:
+    def planned() -> None:
+        config = load_config({"env": {"id": env}, "algorithm": {"name": "ppo", "critic": "central", **changes}})
+        make_policy(config.algorithm, describe_env(config.env))
+
+    with pytest.raises(UserError, match=message):
+        planned()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
+from conftest import bring
 from toys import settings
 
 from distrl.envs.make import describe_env, find_spec, make_env
@@ -32,6 +35,40 @@ def test_an_unknown_id_is_refused_with_advice(env_id: str, parts: list[str]) -> 
         make_env(settings(env_id))
     assert [part for part in parts if part not in str(caught.value)] == []
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_id_that_an_installed_package_registers_when_it_is_imported_names_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "toy_roads"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import gymnasium\n\ngymnasium.register(\n    id='toy-road-v0', entry_point='toy_roads:Road')\n"
+        "from gymnasium.envs.classic_control.cartpole import CartPoleEnv as Road\n"
+    )
+    bring(tmp_path, "")
+    info = tmp_path / "toy-1.0.dist-info"
+    (info / "RECORD").write_text("toy_roads/__init__.py,,\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nRequires-Dist: gymnasium>=1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        make_env(settings("toy-road-v0"))
+    advice = "env.id=toy_roads:toy-road-v0"
+    assert str(caught.value) == f"env.id 'toy-road-v0' is registered by importing toy_roads: write {advice}."
+    assert make_env(settings(advice.removeprefix("env.id="))).observation_space.shape == (4,)
+    monkeypatch.delitem(sys.modules, "toy_roads")
+    del gym.registry["toy-road-v0"]
+
+
+def test_gymnasium_makes_our_env_by_its_module(tmp_path: Path) -> None:
+    """Gymnasium 1 has no entry points for environments any more."""
+    for code in (
+        "import gymnasium; env = gymnasium.make('distrl:distrl/FlappyBirdPixels-v0')",
+        "import gymnasium, distrl; env = gymnasium.make('distrl/FlappyBirdPixels-v0')",
+    ):
+        code += "; print(env.reset(seed=0)[0].shape)"
+        made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert made.stdout == "(4, 84, 84)\n", made.stderr
 
 
 @pytest.mark.parametrize(

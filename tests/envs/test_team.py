@@ -181,7 +181,7 @@ def test_a_time_limit_cuts_off_whoever_is_left() -> None:
 
 def test_what_is_told_of_them() -> None:
     info = describe_env(SPREAD)
-    assert list(info.agents) == ["agent_0", "agent_1"] and not info.turns and info.has_state
+    assert list(info.agents) == ["agent_0", "agent_1"] and not info.turns and info.state_space is not None
     assert info.max_episode_steps == 7 and info.obs_layout.agents == ("agent_0", "agent_1")
     assert describe_env(TICTACTOE).turns and describe_env(TICTACTOE).obs_layout.mask is not None
     masked = describe_env(EnvSettings(id="teams:Crowd", kwargs={"masks": True})).obs_layout

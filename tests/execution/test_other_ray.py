@@ -25,7 +25,7 @@ for address in sys.argv[1:]:
     start = time.monotonic()
     try:
         execution = RayExecution(address, 0)
-        said = f"{execution.cpus:g} CPUs"
+        said = f"{sum(node.cpus for node in execution.nodes()):g} CPUs"
         execution.close()
     except UserError as error:
         said = str(error)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
+from torch.nn import functional
 
 from distrl.learning.losses import (
     approximate_kl,
@@ -16,7 +17,10 @@ from distrl.learning.losses import (
     explained_variance,
     gae,
     greedy_value,
+    huber_loss,
+    huber_slope,
     munchausen_bonus,
+    policy_gradient,
     td_target,
     value_loss,
     vtrace,
@@ -161,21 +165,18 @@ def test_vtrace_is_the_sum_of_the_paper() -> None:
 def test_clipped_surrogate_and_its_gradient_by_hand(
     ratio: float, advantage: float, loss: float, gradient: float
 ) -> None:
-    log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
-    found = clipped_surrogate(log_ratio, torch.tensor([advantage]), 0.2)
-    found.backward()  # type: ignore[no-untyped-call]
-    assert log_ratio.grad is not None
+    found, slope = clipped_surrogate(torch.tensor([math.log(ratio)]), torch.tensor([advantage]), 0.2)
     assert found.item() == pytest.approx(loss, abs=1e-6)
-    assert log_ratio.grad.item() == pytest.approx(gradient, abs=1e-6)
+    assert slope.item() == pytest.approx(gradient, abs=1e-6)
 
 
 def test_clipped_surrogate_is_a_mean_and_never_better_than_the_plain_one() -> None:
     generator = torch.Generator().manual_seed(0)
     log_ratio, advantage = torch.randn(2, 500, generator=generator)
-    each = torch.stack([clipped_surrogate(r, a, 0.1) for r, a in zip(log_ratio, advantage, strict=True)])
-    assert clipped_surrogate(log_ratio, advantage, 0.1).item() == pytest.approx(each.mean().item(), rel=1e-5)
+    each = torch.stack([clipped_surrogate(r[None], a[None], 0.1)[0] for r, a in zip(log_ratio, advantage, strict=True)])
+    assert clipped_surrogate(log_ratio, advantage, 0.1)[0].item() == pytest.approx(each.mean().item(), rel=1e-5)
     assert (each >= -log_ratio.exp() * advantage - 1e-6).all()
-    wide = clipped_surrogate(log_ratio, advantage, 1e9)
+    wide, _ = clipped_surrogate(log_ratio, advantage, 1e9)
     assert wide.item() == pytest.approx(-(log_ratio.exp() * advantage).mean().item(), rel=1e-5)
 
 
@@ -195,12 +196,39 @@ def test_clipped_surrogate_is_a_mean_and_never_better_than_the_plain_one() -> No
 def test_value_loss_and_its_gradient_by_hand(
     value: float, target: float, old: float, clip: float | None, loss: float, gradient: float
 ) -> None:
-    v = torch.tensor([value], requires_grad=True)
-    found = value_loss(v, torch.tensor([target]), torch.tensor([old]), clip)
-    found.backward()  # type: ignore[no-untyped-call]
-    assert v.grad is not None
+    found, slope = value_loss(torch.tensor([value]), torch.tensor([target]), torch.tensor([old]), clip)
     assert found.item() == pytest.approx(loss)
-    assert v.grad.item() == pytest.approx(gradient)
+    assert slope.item() == pytest.approx(gradient)
+
+
+# --- gradients of losses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y, _: clipped_surrogate(x, y, 0.2),
+        lambda x, y, _: policy_gradient(x, y),
+        lambda x, y, z: value_loss(x, y, z, None),
+        lambda x, y, z: value_loss(x, y, z, 0.3),
+        lambda x, y, _: (huber_loss(x, y, None).sum(), huber_slope(x, y, None)),
+        lambda x, y, _: (huber_loss(x, y, 0.7).sum(), huber_slope(x, y, 0.7)),
+    ],
+)
+def test_gradients_are_those_of_autograd(loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> None:
+    x, y, z = torch.randn(3, 400, generator=torch.Generator().manual_seed(3)).double()
+    found, gradient = loss(x.requires_grad_(), y, z)
+    (wanted,) = torch.autograd.grad(found, x)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-15)
+    assert wanted.std() > 0
+
+
+@pytest.mark.parametrize("delta", [0.3, 1.0, None])
+def test_huber_loss_is_that_of_torch(delta: float | None) -> None:
+    q, target = torch.randn(2, 100, generator=torch.Generator().manual_seed(4))
+    mse = 0.5 * functional.mse_loss(q, target, reduction="none")
+    wanted = mse if delta is None else functional.huber_loss(q, target, reduction="none", delta=delta)
+    torch.testing.assert_close(huber_loss(q, target, delta), wanted)
 
 
 # --- KL, explained variance -------------------------------------------------------------------------------------
@@ -246,6 +274,8 @@ TN, T1 = np.zeros((4, 2)), np.zeros((4, 1))
         lambda: value_loss(COLUMN, B, B, None),
         lambda: value_loss(B, COLUMN, B, None),
         lambda: value_loss(B, B, COLUMN, 0.2),
+        lambda: policy_gradient(B, COLUMN),
+        lambda: huber_loss(B, COLUMN, None),
         lambda: explained_variance(TN, T1),
         lambda: td_target(B, B, COLUMN),
         lambda: td_target(B, COLUMN, B),

@@ -260,6 +260,7 @@ def test_model_card_tells_score_origin_and_use(tmp_path: Path) -> None:
         "weights_sha256": "abc123",
         "steps_to_threshold": None,
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "init_from": {"path": str(tmp_path / "before"), "weights_sha256": "def456"},
     }
     (run / "result.json").write_text(json.dumps(result))
     card = model_card(run)
@@ -271,11 +272,13 @@ def test_model_card_tells_score_origin_and_use(tmp_path: Path) -> None:
         "180,224",
         "200,000",
         "abc123",
+        "the weights of before (sha256 def456)",
         "torch 2.13.0",
         "| seed | 7 |",
     ):
         assert fact in card
-    assert f"load_policy({str(run / 'best')!r})" in card
+    assert "load_policy('a/best')" in card
+    assert str(tmp_path) not in card  # it goes along with the model
     assert "to the reward threshold" not in card  # it was not reached
     shown = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
     assert shown["algorithm"]["lr"] == 0.001

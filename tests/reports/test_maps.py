@@ -65,6 +65,8 @@ def test_a_run_is_drawn(config: str, maps: int, tmp_path: Path, monkeypatch: pyt
     assert plot_map(run.run_dir, tmp_path / "map.png") == tmp_path / "map.png"
     assert (tmp_path / "map.png").stat().st_size > 10_000
     assert len([axes for axes in figures[0].axes if axes.images]) == maps
+    gamma = load_config(f"configs/{config}.yaml").model_dump()["algorithm"]["gamma"]
+    assert f"value of the best action, discount {gamma:g}" in [axes.get_ylabel() for axes in figures[0].axes]
 
 
 def test_what_is_no_grid_world_is_not_drawn(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from conftest import CARTPOLE, DQN, config_of
 
+from distrl.execution import SEAT
 from distrl.execution.local import Done, LocalExecution, LocalWorker
+from distrl.execution.resources import Resources, Seat
 from distrl.settings import Config
+from distrl.training.crew import Crew
 from distrl.training.feed import Feed, OnPolicyFeed, ReplayFeed, make_feed
 from distrl.types import Arrays, Batch, Fragment, Priorities
 from distrl.workers.replay import Replay
@@ -28,7 +31,7 @@ class Recording(LocalExecution):
         self.arguments: list[tuple[Any, ...]] = []
         self.spawned = 0
 
-    def spawn(self, cls: type, *args: Any, name: str, cpus: float = 0, gpus: float = 0) -> LocalWorker:
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> LocalWorker:
         self.spawned += 1
         return super().spawn(cls, *args, name=f"{name} {self.spawned - 1}")
 
@@ -74,7 +77,8 @@ def fragment(shard: int, iteration: int) -> Fragment:
 def start(state: dict[str, Arrays] | None = None, config: Config = CONFIG) -> tuple[Feed, Recording, Pupil]:
     execution = Recording()
     learner = execution.spawn(Pupil, name="learner")
-    return make_feed(config, execution, learner, state or {}), execution, learner.instance
+    crew = Crew(config, cast(Any, None), execution, Resources((Seat(),)), None, cast(Any, None))
+    return make_feed(config, crew, learner, state or {}), execution, learner.instance
 
 
 def run(feed: Feed, *iterations: int) -> None:

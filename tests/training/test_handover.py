@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,8 +21,8 @@ from test_same_bits import MEMORY
 from distrl.errors import UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
-from distrl.execution.moving import Elsewhere, MovingExecution
-from distrl.execution.resources import Resources
+from distrl.execution.moving import MovingExecution
+from distrl.execution.resources import Resources, Seat
 from distrl.models.store import list_checkpoints
 from distrl.training import handover, trainer
 from distrl.training.handover import Handover
@@ -48,34 +50,31 @@ class Another:
 
     def take(self) -> tuple[Execution, Resources]:
         self.log.append("taken")
-        return self.execution, Resources(2, 0.1, 0.1)
+        return self.execution, Resources((Seat(), Seat()))
 
     def close(self) -> None:
         self.log.append("closed")
 
 
-def moving(elsewhere: Elsewhere) -> Execution:
-    return cast(Execution, MovingExecution(elsewhere))
-
-
-TASKS: dict[str, tuple[dict[str, Any], str]] = {
-    "cartpole": (CARTPOLE, "schedule.lag=1"),
-    "without lag": (CARTPOLE, "schedule.lag=0"),
-    "memory": (MEMORY, "schedule.lag=1"),
-    "replay": (DQN, "checkpoint.replay=false"),  # which says what a checkpoint on disk holds: this is none
+TASKS: dict[str, tuple[dict[str, Any], str, Iterable[int]]] = {
+    "cartpole": (CARTPOLE, "schedule.lag=1", range(10)),
+    "without lag": (CARTPOLE, "schedule.lag=0", (0, 4)),
+    "memory": (MEMORY, "schedule.lag=1", (0, 3)),
+    "replay": (DQN, "checkpoint.replay=false", (0, 5)),  # which says what a checkpoint on disk holds: this is none
 }
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_border_can_lie_anywhere(task: str, tmp_path: Path) -> None:
-    """At each of the first ten iterations; behind it workers are lost, and the run goes back, perhaps to before it."""
-    config = config_of(TASKS[task][0], TASKS[task][1], ASKED)
+    """At each of the first ten iterations, of one task; behind it workers are lost, and the run goes back, perhaps to before it."""
+    base, override, borders = TASKS[task]
+    config = config_of(base, override, ASKED)
     whole = run_trainer(config, LocalExecution(), tmp_path / "whole")
     losses = 0 if task == "replay" else 6  # a checkpoint without a replay is none to go back to
-    for border in range(10):
+    for border in borders:
         faulty = FaultyExecution(border, losses=losses)
-        other = Another(cast(Execution, faulty), border)
-        outcome = run_trainer(config, moving(other), tmp_path / str(border))
+        other = Another(faulty, border)
+        outcome = run_trainer(config, MovingExecution(other), tmp_path / str(border))
         assert other.log == ["begun", "taken"]
         assert len(faulty.lost) == losses - faulty.losses and (not losses or faulty.lost)
         assert outcome.facts == whole.facts
@@ -90,20 +89,22 @@ def test_interrupted_on_either_side_it_resumes_in_either_place(tmp_path: Path) -
         observer = Recorder()
         cut = run_trainer(
             config,
-            moving(Another(LocalExecution(), 3)),
+            MovingExecution(Another(LocalExecution(), 3)),
             run_dir,
             observer=observer,
             interrupted=lambda seen=observer, at=at: "interrupted" if len(seen.rows) >= at else None,
         )
         assert cut.trainer.progress.stopped == "interrupted"
-        again = run_trainer(config, moving(Another(LocalExecution(), 1)), run_dir, start=list_checkpoints(run_dir)[-1])
+        again = run_trainer(
+            config, MovingExecution(Another(LocalExecution(), 1)), run_dir, start=list_checkpoints(run_dir)[-1]
+        )
         assert again.sha256 == whole.sha256
 
 
 def test_where_it_cannot_go_it_stays(tmp_path: Path) -> None:
     config = config_of(CARTPOLE, ASKED)
     other = Another(LocalExecution(), 0, refusal="Ray could not be started.")
-    outcome = run_trainer(config, moving(other), tmp_path / "run")
+    outcome = run_trainer(config, MovingExecution(other), tmp_path / "run")
     assert outcome.observer.messages == ["training goes on in this process: Ray could not be started."]
     assert outcome.facts == run_trainer(config, LocalExecution(), tmp_path / "whole").facts
 
@@ -126,7 +127,7 @@ def test_of_itself_it_goes_where_that_pays(
     config = config_of(CARTPOLE, "evaluation={every: 0, final_episodes: 0}", f"stop.env_steps={256 * (3 + left)}")
     run_trainer(
         config,
-        moving(other),
+        MovingExecution(other),
         tmp_path,
         observer=observer,
         interrupted=lambda: "interrupted" if len(observer.rows) > 3 else None,
@@ -149,7 +150,7 @@ def test_what_an_iteration_takes_is_measured_once_all_is_warm(tmp_path: Path) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "Handover", Watched)
-        run_trainer(config_of(slow, "stop.env_steps=1280"), moving(other), tmp_path, observer=observer)
+        run_trainer(config_of(slow, "stop.env_steps=1280"), MovingExecution(other), tmp_path, observer=observer)
     (seen, (rolling, learning)), *_ = found
     measured = observer.rows[1:seen]
     phases = {name for name in measured[0] if name.startswith("time/") and name.endswith("_s")}
@@ -162,10 +163,11 @@ def at_once(directory: Path, *overrides: str) -> tuple[str, ...]:
     return (write(directory, SMALL), "cluster.start=at_once", "run_dir=run", "checkpoint.every=1", *overrides)
 
 
-def test_with_a_real_ray_that_joins(temporary: Path, tmp_path: Path) -> None:
+def test_with_a_real_ray_that_joins(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It begins before Ray is up, goes on with two runners, and one of these is killed: the bits of one process."""
     slow = ("env.id=troubled:Troubled-v0", "env.kwargs={trouble: sleep}", "stop.env_steps=12800")
-    process = start(tmp_path, *at_once(tmp_path, *slow), env={**_environment()})
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{Path(__file__).parent.parent}")
+    process = start(tmp_path, *at_once(tmp_path, *slow))
     wait_for_rows(tmp_path / "run", 1, process)
     early = [p for p in family(process) if "ray::" in _title(p)]
     deadline = time.monotonic() + 90
@@ -208,10 +210,3 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    tests = str(Path(__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), tests])}

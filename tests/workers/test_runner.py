@@ -20,6 +20,7 @@ from distrl.acting.policies import StochasticPolicy
 from distrl.envs.journal import Journal
 from distrl.envs.make import describe_env
 from distrl.errors import EnvError, UserError
+from distrl.heartbeat import pulse
 from distrl.settings import EnvSettings, RolloutSettings
 from distrl.types import Fragment, Report, Snapshot, Weights
 from distrl.workers.evaluator import Evaluator
@@ -308,14 +309,14 @@ def test_the_heartbeat_beats_and_says_where_it_is(monkeypatch: pytest.MonkeyPatc
     env = settings(SCRIPT)
     shape = RolloutSettings(envs_per_shard=3, steps=5)
     runner = make_runner(env, shape)
-    assert runner.progress() == (0, "")
+    assert pulse(runner)[1] == ""
     heard: list[tuple[int, str]] = []
-    monkeypatch.setattr(toys, "on_step", lambda: heard.append(runner.progress()))
+    monkeypatch.setattr(toys, "on_step", lambda: heard.append(pulse(runner)))
     runner.rollout(4, 0, steady(env), None)
     runner.rollout(4, 1, steady(env), "live")
     assert len({beats for beats, _ in heard}) == len(heard) == 10 * 3
-    assert heard[3 * 7 + 1][1] == "step 2 of fragment 1 of shard 4, env copy 1 of the shard"
-    assert runner.progress()[1] == ""
+    assert heard[3 * 7 + 1][1] == f"step 2 of fragment 1 of shard 4 of {SCRIPT}, env copy 1 of the shard"
+    assert pulse(runner)[1] == ""
 
 
 def test_the_heartbeat_beats_while_a_shard_is_made_and_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,10 +327,11 @@ def test_the_heartbeat_beats_while_a_shard_is_made_and_rebuilt(monkeypatch: pyte
     runner = make_runner(env, shape)
     heard: list[tuple[int, str]] = []
     for hook in ("on_make", "on_step"):
-        monkeypatch.setattr(toys, hook, lambda: heard.append(runner.progress()))
+        monkeypatch.setattr(toys, hook, lambda: heard.append(pulse(runner)))
     runner.rollout(4, 1, steady(env), before)
     made = [where for _, where in heard if where.endswith("(being made)")]
-    assert made == [f"step 0 of fragment 1 of shard 4, env copy {i} of the shard (being made)" for i in range(3)]
+    there = f"step 0 of fragment 1 of shard 4 of {SCRIPT}"
+    assert made == [f"{there}, env copy {i} of the shard (being made)" for i in range(3)]
     replayed = [beats for beats, where in heard if where.endswith("(replaying its 5 steps)")]
     assert len(replayed) == 3 * 5
     beats = [beats for beats, where in heard if "env copy" in where]  # without an env made to look at it

@@ -1,0 +1,185 @@
+"""An execution whose workers are watched for those that hang, and which is replaced when it dies itself.
+
+Whoever waits here watches. A worker that hangs is killed; what it owed is then lost, and recovered as that of any lost
+worker. An execution that has died is told of as `ExecutionLost`, and `renew` puts another into its place: a Ray, or this
+process where none can be had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distrl.errors import UserError, WorkerLost
+from distrl.execution import SEAT, Execution, Future, Worker
+from distrl.execution.local import LocalExecution
+from distrl.execution.resources import Node, Seat
+from distrl.settings import ClusterSettings
+
+SLICE_S = 0.5  # how long is waited at most before somebody looks around
+START_S = 900.0  # a cluster may have to find a machine for a process first
+SILENT_S = 5.0  # a worker that says nothing for less is only slow, whatever the settings say
+
+
+@dataclass
+class Pulse:
+    """What is known of a worker; times are those of the watch."""
+
+    limit: float  # between two beats
+    heard: float  # when it said something
+    beaten: float  # when it said that it had beaten, or was waiting for work
+    beats: int | None = None  # at that time; None: it has said nothing yet, for its process is starting
+    where: str = ""
+    question: Future | None = None
+    asked: float = 0.0
+
+
+class Watch:
+    """Asks all workers now and then, beside what they do, whether their hearts have beaten, and finds those that hang.
+
+    Its clock counts only the time in which the driver could have heard something: where the driver itself was stopped,
+    or did something else, no worker has hung.
+    """
+
+    def __init__(self, settings: ClusterSettings, execution: Execution) -> None:
+        self.settings, self.execution = settings, execution
+        self.silent_s = max(settings.step_timeout_s, SILENT_S)
+        self.pulses: dict[Worker, Pulse] = {}
+        self.clock, self.last = 0.0, time.monotonic()
+
+    def add(self, worker: Worker, name: str) -> None:
+        limit = self.settings.step_timeout_s
+        if name in ("learner", "replay"):
+            limit = self.settings.update_timeout_s
+        self.pulses[worker] = Pulse(limit, self.clock, self.clock)
+
+    def look(self) -> list[tuple[Worker, str]]:
+        """Those that hang, and how that is known."""
+        now = time.monotonic()
+        self.clock, self.last = self.clock + min(now - self.last, 2 * SLICE_S), now
+        return [(worker, why) for worker, pulse in list(self.pulses.items()) if (why := self._ask(worker, pulse))]
+
+    def _ask(self, worker: Worker, pulse: Pulse) -> str:
+        """Hear and ask a worker; returns why it has hung, or ''."""
+        if pulse.question is not None and self.execution.wait([pulse.question], 0):
+            self._hear(worker, pulse)
+        if pulse.question is None and self.clock - pulse.asked >= min(1.0, pulse.limit / 8):
+            pulse.question, pulse.asked = self.execution.pulse(worker), self.clock
+            if pulse.question is None:  # it works in this process, which is not late
+                pulse.heard = self.clock
+        if pulse.beats is None:
+            late = self.clock - pulse.heard > START_S
+            return f"hung: its process is not up after {START_S:g} s" if late else ""
+        if self.clock - pulse.heard > self.silent_s:
+            return f"hung: its process has not answered for more than {self.silent_s:g} s"
+        if self.clock - pulse.beaten > pulse.limit:
+            return f"hung for more than {pulse.limit:g} s at {pulse.where}"
+        return ""
+
+    def _hear(self, worker: Worker, pulse: Pulse) -> None:
+        try:
+            beats, pulse.where = self.execution.get(pulse.question)
+        except WorkerLost:  # which shows where its results are waited for
+            del self.pulses[worker]
+            return
+        pulse.question, pulse.heard = None, self.clock
+        if beats != pulse.beats or not pulse.where:
+            pulse.beats, pulse.beaten = beats, self.clock
+
+
+class WatchedExecution:
+    """`distrl.execution.Execution`, around another one."""
+
+    def __init__(
+        self,
+        execution: Execution,
+        settings: ClusterSettings,
+        again: Callable[[], Execution] | None = None,
+        patience: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            again: starts another execution in the place of one that has died; raises `UserError` where there is none
+            patience: called while something is waited for; raises what ends the waiting
+        """
+        self.settings, self.again, self.patience = settings, again, patience
+        self.use(execution)
+
+    def use(self, execution: Execution) -> None:
+        """Put an execution into the place of the one there is, with no workers yet."""
+        self.inner, self.watch = execution, Watch(settings=self.settings, execution=execution)
+
+    def renew(self) -> str:
+        """Put another execution into the place of one that has died, with no workers yet; returns what it is."""
+        self.inner.close()
+        why = "nothing else is known"
+        if self.again is not None:
+            try:
+                self.use(self.again())
+                return "another Ray"
+            except UserError as error:
+                why = str(error)
+        self.use(LocalExecution())
+        return f"one process, as there is no other Ray ({why})"
+
+    def nodes(self) -> list[Node]:
+        return self.inner.nodes()
+
+    def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
+        worker = self.inner.spawn(cls, *args, name=name, seat=seat)
+        self.watch.add(worker, name)
+        return worker
+
+    def begun(self, worker: Worker) -> bool:
+        return self.inner.begun(worker)
+
+    def submit(self, worker: Worker, method: str, *args: Any) -> Future:
+        return self.inner.submit(worker, method, *args)
+
+    def submit_pair(self, worker: Worker, method: str, *args: Any) -> tuple[Future, Future]:
+        return self.inner.submit_pair(worker, method, *args)
+
+    def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
+        """Raises what `patience` raises where nothing is done."""
+        self._look()
+        until = time.monotonic() + timeout
+        while not (done := self.inner.wait(futures, max(0.0, min(SLICE_S, until - time.monotonic())))):
+            self._look()
+            self.patience()
+            if time.monotonic() >= until:
+                break
+        return done
+
+    def get(self, future: Future, timeout: float | None = None) -> Any:
+        """As `wait` raises."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return self.inner.get(future, SLICE_S)
+            except TimeoutError:
+                self._look()
+                self.patience()
+                if until is not None and time.monotonic() >= until:
+                    raise
+
+    def put(self, value: Any) -> Future:
+        return self.inner.put(value)
+
+    def pulse(self, worker: Worker) -> Future | None:
+        return self.inner.pulse(worker)
+
+    def kill(self, worker: Worker, why: str = "") -> None:
+        """One of an execution that was replaced is gone already."""
+        if self.watch.pulses.pop(worker, None) is not None:
+            self.inner.kill(worker, why)
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _look(self) -> None:
+        if time.monotonic() - self.watch.last < SLICE_S / 2:
+            return
+        for worker, why in self.watch.look():
+            self.kill(worker, why)

@@ -1,0 +1,70 @@
+"""What tells a watchdog slow from hung: a worker beats while it works, and tells where it is when it is asked."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+W = TypeVar("W", bound=type)
+
+
+@dataclass
+class Heartbeat:
+    """Beats whenever a call begins, an env copy is made, reset, stepped or replayed a step further, a minibatch was learnt."""
+
+    beats: int = 0
+    copy: int = -1  # the env copy at work; -1: all of them at once
+    doing: str = ""  # what it does, if not a step
+    call: str = ""  # the worker's method at work; '' where it waits for one
+    before: int = 0  # beats when that began
+    worker: Any = None  # whose method it is
+
+    @property
+    def of_copy(self) -> str:
+        """Which env copy is at work, and what it does."""
+        copy = "" if self.copy < 0 else f", env copy {self.copy} of the shard"
+        return copy + (f" ({self.doing})" if self.doing else "")
+
+    @property
+    def place(self) -> str:
+        """Where the worker is; '' where it waits for a call."""
+        if not self.call or hasattr(self.worker, "where"):
+            return self.call and str(self.worker.where())
+        done = self.beats - self.before
+        return f"the call of {self.call!r}" + (f" after {done:,} minibatches" if done else "")
+
+    def beat(self, copy: int = -1, doing: str = "") -> None:
+        self.beats, self.copy, self.doing = self.beats + 1, copy, doing
+
+
+HEART = Heartbeat()  # of this process: on Ray a worker is alone in its own
+
+
+def at_work(worker: W) -> W:
+    """A class of workers: whenever a public method of one runs, it is at work."""
+    for name, method in list(vars(worker).items()):
+        if inspect.isfunction(method) and not name.startswith("_") and name != "where":
+            setattr(worker, name, _call(method))
+    return worker
+
+
+def _call(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outer = HEART.worker, HEART.call, HEART.before
+        HEART.beat()
+        HEART.worker, HEART.call, HEART.before = args[0], method.__name__, HEART.beats
+        try:
+            return method(*args, **kwargs)
+        finally:
+            HEART.worker, HEART.call, HEART.before = outer
+
+    return call
+
+
+def pulse(worker: object) -> tuple[int, str]:
+    """Of the worker in this process: its beats so far, and where it is; '' where it waits for a call."""
+    return HEART.beats, HEART.place

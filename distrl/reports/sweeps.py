@@ -1,0 +1,149 @@
+"""A sweep's directory, read; its best trials as rows, with intervals.
+
+Reads files; knows nothing of Ray and of how a sweep is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrl.errors import UserError, reading
+from distrl.reports.scores import over_seeds
+from distrl.tracking.metrics import read_metrics
+from distrl.yaml_format import read_yaml
+
+LOWER = ("steps_to_threshold", "time_to_threshold_s")  # metrics of which less is better
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial, over its seeds."""
+
+    number: int
+    overrides: dict[str, Any]
+    runs: list[dict[str, Any]]  # of trials.json
+
+    @property
+    def scores(self) -> list[float]:
+        """Of its finished runs."""
+        return [run["score"] for run in self.runs if run["status"] == "finished" and run["score"] is not None]
+
+    @property
+    def score(self) -> float | None:
+        """The mean over its finished seeds; of a trial that was stopped what it had reached; None without one."""
+        known = self.scores or [run["score"] for run in self.runs if run["score"] is not None]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def status(self) -> str:
+        found = [run["status"] for run in self.runs]
+        return next((status for status in ("failed", "stopped") if status in found), "finished")
+
+    @property
+    def env_steps(self) -> int:
+        return sum(run["env_steps"] for run in self.runs)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over its runs."""
+        return float(sum(run["seconds"] for run in self.runs))
+
+
+@dataclass(frozen=True)
+class SweepFiles:
+    """A sweep's directory, read."""
+
+    path: Path
+    sweep: dict[str, Any]  # sweep.yaml
+    runs: list[dict[str, Any]]  # trials.json
+    result: dict[str, Any]  # result.json
+
+    @property
+    def metric(self) -> str:
+        return str(self.sweep["metric"])
+
+    @property
+    def sign(self) -> int:
+        return -1 if self.metric in LOWER else 1
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.sweep["search"])
+
+    @property
+    def cpus(self) -> int:
+        """Of a trial."""
+        return 1 + int((self.sweep.get("trial") or {}).get("runners", 0))
+
+    @cached_property
+    def trials(self) -> list[TrialRow]:
+        """The best first: those with more finished seeds before the others."""
+        numbers = dict.fromkeys(run["trial"] for run in self.runs)
+        rows = [TrialRow(n, *self._of(n)) for n in numbers]
+        worst = -np.inf
+        return sorted(
+            rows, key=lambda t: (-len(t.scores), -(worst if t.score is None else self.sign * t.score), t.number)
+        )
+
+    def _of(self, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        runs = [run for run in self.runs if run["trial"] == number]
+        return runs[0]["overrides"], runs
+
+    @property
+    def going(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Runs that are under way, or were when the sweep was killed, and the newest row of each."""
+        told = {run["run_dir"] for run in self.runs}
+        tested = [
+            str(self.path / "test" / whose / f"seed-{run['seed']}")
+            for whose, runs in (self.result.get("test") or {}).items()
+            for run in runs
+        ]
+        rows = []
+        for file in sorted(self.path.glob("*/*/seed-*/metrics.jsonl")):
+            if str(file.parent) not in {*told, *tested} and (found := read_metrics(file)):
+                rows.append((file.parent, dict(found[-1])))
+        return rows
+
+
+def is_sweep(path: Path) -> bool:
+    return (path / "sweep.yaml").exists()
+
+
+def read_sweep(path: Path) -> SweepFiles:
+    """Raises `UserError` where the directory is no sweep's."""
+    if not is_sweep(path):
+        raise UserError(f"{path} is not the directory of a sweep: it has no sweep.yaml.")
+    with reading(f"The sweep in {path} cannot be read"):
+        sweep = read_yaml((path / "sweep.yaml").read_text(encoding="utf-8"))
+        parts = [
+            json.loads((path / name).read_text(encoding="utf-8")) if (path / name).exists() else empty
+            for name, empty in (("trials.json", []), ("result.json", {}))
+        ]
+        return SweepFiles(path, dict(sweep), *parts)
+
+
+def spread(values: Sequence[float]) -> str:
+    """A score over seeds and its interval, for people."""
+    return f"{over_seeds(values):.4g}" if values else "none"
+
+
+def compared(files: SweepFiles) -> list[tuple[str, str, str, str]]:
+    """Winner and base config on the test seeds: whose, the metric, the return of the best model, how many seeds."""
+    rows = []
+    for whose, runs in (files.result.get("test") or {}).items():
+        ended = [run for run in runs if run["status"] == "finished"]
+        scores = [run["score"] for run in ended if run["score"] is not None]
+        returns = [run["return_mean"] for run in ended if run["return_mean"] is not None]
+        rows.append((whose, spread(scores), spread(returns), str(len(ended))))
+    return rows
+
+
+def told_overrides(overrides: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={f'{v:.4g}' if isinstance(v, float) else v}" for k, v in overrides.items())

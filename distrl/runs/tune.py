@@ -1,0 +1,381 @@
+"""A sweep from its file to its winner: checks first, then trials on Ray Tune, then winner and base on the test seeds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distrl import signals
+from distrl.errors import UserError, did_you_mean
+from distrl.files import locked, new_directory, write_text
+from distrl.json_format import json_text
+from distrl.runs.sweep import Sweep, load_sweep
+from distrl.runs.sweep_book import Book, Job, Test, Whose, outcome_of
+from distrl.runs.sweep_check import POPULATION, check_sweep, rungs, trial_count
+from distrl.runs.sweep_decisions import Decisions, Piece
+from distrl.runs.sweep_jobs import STOP, Jobs, key
+from distrl.runs.sweep_metrics import TRAINED, Metric
+from distrl.runs.sweep_population import Population
+from distrl.runs.sweep_rows import SweepRows
+from distrl.runs.sweep_searchers import Seen, make_searcher
+from distrl.runs.sweep_spaces import Overrides, told
+from distrl.runs.sweep_trial import work
+from distrl.settings import dotted
+from distrl.tracking.console import Console
+from distrl.tracking.mlflow import ENDS, MlflowTracker
+from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.yaml_format import read_yaml
+
+CHANGEABLE = ("budget.seconds", "trial", "sweep_dir")  # on resume, since they change nothing that is decided
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How a sweep ended."""
+
+    sweep_dir: Path
+    data: dict[str, Any]  # what result.json holds
+
+    @property
+    def status(self) -> str:
+        return str(self.data["status"])
+
+
+def new_sweep(source: str | Path, overrides: Sequence[str], name: str | None) -> tuple[Sweep, Path]:
+    """A sweep and where it goes. Raises `UserError` where the name is in use, or the file is wrong."""
+    sweep = load_sweep(source, overrides)
+    name = name or f"{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    sweep_dir = Path(sweep.sweep_dir or f"sweeps/{name}").absolute()
+    if sweep_dir.exists() and any(sweep_dir.iterdir()):
+        raise UserError(
+            f"The sweep {name!r} exists, in {sweep_dir}. Choose another --name, or go on with it: distrl tune --resume {name}"
+        )
+    return sweep, sweep_dir
+
+
+def find_sweep_dir(name: str) -> Path:
+    """The directory of a sweep by its name or its path. Raises `UserError` where there is none."""
+    for path in (Path("sweeps") / name, Path(name)):
+        if (path / "sweep.yaml").exists():
+            return path.absolute()
+    known = [path.parent.name for path in Path("sweeps").glob("*/sweep.yaml")]
+    near = did_you_mean(name, known) or (f" There are {', '.join(sorted(known))}." if known else "")
+    raise UserError(f"There is no sweep {name!r}: neither sweeps/{name} nor {name} holds a sweep.yaml.{near}")
+
+
+def resumed_sweep(sweep_dir: Path, overrides: Sequence[str], source: str | None) -> Sweep:
+    """The sweep of a directory, with overrides of what may change. Raises `UserError` for any other."""
+    before = load_sweep(sweep_dir / "sweep.yaml")
+    now = load_sweep(sweep_dir / "sweep.yaml" if source is None else source, overrides)
+    old, new = (dotted(read_yaml(sweep.to_yaml())) for sweep in (before, now))
+    changed = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and not any(key == c or key.startswith(f"{c}.") for c in CHANGEABLE)
+    )
+    if changed:
+        changes = ", ".join(f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)" for key in changed)
+        raise UserError(
+            f"{sweep_dir} is another sweep: {changes}. A resumed sweep may change only {', '.join(CHANGEABLE[:2])}; start a "
+            "new one, under another --name, for the rest."
+        )
+    return now
+
+
+def tune(sweep: Sweep, sweep_dir: Path, resume: bool = False, quiet: bool = False) -> Tuned:
+    """Run a sweep, or go on with it, and leave everything in its directory.
+
+    Raises:
+        UserError: it cannot be run; nothing was made
+    """
+    metric = check_sweep(sweep, str(sweep_dir))
+    request = signals.Request()
+    with locked(sweep_dir) if resume else _new(sweep_dir), signals.handled(request):
+        (sweep_dir / STOP).unlink(missing_ok=True)
+        if not resume:
+            write_text(sweep_dir / "sweep.yaml", sweep.to_yaml())
+        book, console = Book(sweep_dir), Console(None, quiet)
+        rows = SweepRows(book, metric)
+        tracker = _start_tracker(sweep, sweep_dir)
+        driver = Driver(sweep, metric, book, rows, request, console, tracker)
+        try:
+            driver.write("running")
+            if not driver.done():
+                _work(sweep, driver)
+            result = driver.write("interrupted" if request.reason else "finished")
+            if result.status == "finished":
+                _draw(sweep_dir, console)
+            if tracker is not None and (behind := tracker.finish(ENDS[result.status], timeout=120)):
+                console.warn(behind)
+            return result
+        finally:
+            rows.close()
+            book.close()
+
+
+def _start_tracker(sweep: Sweep, sweep_dir: Path) -> MlflowTracker | None:
+    """The process that tells MLflow of the sweep and all its runs."""
+    base = sweep.base_config()
+    if not base.track.mlflow:
+        return None
+    params = read_yaml(sweep.to_yaml())
+    return MlflowTracker.start(
+        sweep_dir,
+        uri=tracking_uri(base, sweep_dir),
+        experiment=base.track.experiment,
+        tags=collect_tags() | {"distrl.sweep": sweep_dir.name, "distrl.level": "sweep"},
+        params={name: value for name, value in params.items() if name != "sweep_dir"},
+        run_name=sweep_dir.name,
+    )
+
+
+def _draw(sweep_dir: Path, console: Console) -> None:
+    from distrl.reports.sweep_pictures import plot_sweep
+
+    try:
+        plot_sweep(sweep_dir, sweep_dir / "plots")
+    except (UserError, OSError, ImportError) as error:
+        console.warn(f"not all pictures of this sweep could be made: {error}")
+
+
+@contextmanager
+def _new(sweep_dir: Path) -> Iterator[None]:
+    """The directory for this process alone; kept, since a sweep that was interrupted goes on."""
+    with new_directory(sweep_dir, numbered=False) as (_, keep):
+        keep()
+        yield
+
+
+def _work(sweep: Sweep, driver: Driver) -> None:
+    from distrl.execution.tune import Trials
+
+    config = sweep.base_config()
+    gpus = float(config.learner.device == "cuda")
+    with Trials(config.cluster.address, sweep.trial.runners, gpus, sweep.trial.at_once) as trials:
+        trials.run(work, driver)
+
+
+class Driver:
+    """Deals pieces of runs out, takes what comes of them, and keeps the book (`distrl.execution.tune.Dealer`)."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        metric: Metric,
+        book: Book,
+        rows: SweepRows,
+        request: signals.Request,
+        console: Console,
+        tracker: MlflowTracker | None,
+    ) -> None:
+        self.sweep, self.metric, self.book, self.rows = sweep, metric, book, rows
+        self.request, self.console, self.tracker = request, console, tracker
+        trials, shares = trial_count(sweep), rungs(sweep, sweep.base_config(), metric, trial_count(sweep))
+        self.decisions: Decisions | Population
+        if sweep.scheduler in POPULATION:
+            self.decisions, at_rungs = Population(sweep, metric, trials), Metric(TRAINED)
+        else:
+            kind = sweep.scheduler if sweep.scheduler in ("asha", "halving") else "none"
+            self.decisions = Decisions(kind, metric, trials, sweep.seeds.tune, len(shares), sweep.eta)
+            at_rungs = metric.at_a_rung
+        self.jobs = Jobs(sweep, book.directory, metric, at_rungs, shares)
+        for piece, event in book.begun.items():
+            self.decisions.begin(piece, event["overrides"], event["donor"])
+        for piece, outcome in book.outcomes():
+            self.decisions.tell(piece, outcome)
+        self.searcher = make_searcher(sweep, metric)
+        self.busy: list[Job] = []
+        self.began, self.before_s = time.monotonic(), book.search_s
+        self.out_of_time = False
+
+    def done(self) -> bool:
+        return not self.busy and (self.request.reason is not None or self._next() is None)
+
+    def deal(self) -> Mapping[str, Any] | None:
+        job = None if self.request.reason is not None else self._next()
+        if job is None:
+            return None
+        self.busy.append(job)
+        if isinstance(job, Piece):
+            if job not in self.book.open or job in self.book.cut:
+                self._begin(job)
+            self._write()
+        tried = self.book.overrides[job.trial] if isinstance(job, Piece) else self._phases(job.whose)[-1][1]
+        self.rows.begin(self.book.run_dir(job).parent, tried)
+        return self._described(job)
+
+    def _begin(self, piece: Piece) -> None:
+        overrides, donor = self.book.overrides.get(piece.trial), None
+        if isinstance(self.decisions, Population):
+            moves = self.decisions.moves(piece.rung)
+            run_dirs = {m: self.book.run_dir(self.decisions.piece(m, 0)) for m in range(self.decisions.members)}
+            self.jobs.take_over(piece.rung, moves, run_dirs, piece.seed)
+            if piece.trial in moves:
+                overrides, donor = moves[piece.trial].overrides, moves[piece.trial].donor
+        overrides = self._draw(piece.trial) if overrides is None else overrides
+        self.book.begin(piece, overrides, donor)
+        self.decisions.begin(piece, overrides, donor)
+
+    def take(self, piece: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+        job = self._job(piece)
+        self.busy.remove(job)
+        result = dict(result or LOST)
+        cut = result["status"] == "interrupted"
+        if cut and not (self.out_of_time and isinstance(job, Piece)):
+            return  # it goes on when the sweep is resumed
+        self._count_time()
+        if cut:
+            result["status"] = "paused"
+        self.book.end(job, result, cut)
+        self.rows.write()
+        if isinstance(job, Piece):
+            if not cut:
+                self.decisions.tell(job, outcome_of(result))
+            self._write()
+        self._tell(job, result)
+
+    def watch(self) -> None:
+        self._count_time()
+        limit = self.sweep.budget.seconds
+        searching = any(isinstance(job, Piece) for job in self.busy)
+        if limit is not None and searching and self.book.search_s >= limit:
+            self.out_of_time = True
+        stop = self.book.directory / STOP
+        if self.request.reason is not None or (self.out_of_time and searching):
+            stop.touch()
+        elif stop.exists():
+            stop.unlink()
+        if self.tracker is not None and (message := self.tracker.poll()):
+            self.console.warn(message)
+
+    def _count_time(self) -> None:
+        if not self.over:
+            self.book.search_s = self.before_s + time.monotonic() - self.began
+
+    @property
+    def over(self) -> bool:
+        """Whether the search has ended, and the test seeds are left."""
+        searching = [job for job in self.busy if isinstance(job, Piece)]
+        return not searching and (self._out() or (not self._left() and self.decisions.next(()) is None))
+
+    def _out(self) -> bool:
+        limit = self.sweep.budget.seconds
+        return self.out_of_time or (limit is not None and self.book.search_s >= limit)
+
+    def _left(self) -> list[Piece]:
+        """Pieces that a killed sweep had begun."""
+        return [piece for piece in self.book.open if piece not in self.busy]
+
+    def _next(self) -> Job | None:
+        pieces = [job for job in self.busy if isinstance(job, Piece)]
+        if not self._out():
+            if left := self._left():
+                return left[0]
+            if (piece := self.decisions.next(pieces)) is not None:
+                return piece
+        if pieces or self.decisions.leader() is None:
+            return None
+        tests = [Test(whose, seed) for seed in self.sweep.seeds.test for whose in _WHOSE]
+        return next((test for test in tests if test not in self.book.tested and test not in self.busy), None)
+
+    def _draw(self, trial: int) -> Overrides:
+        seen = []
+        for number, overrides in self.book.overrides.items():
+            scores = [e["result"]["score"] for p, e in self.book.ended.items() if p.trial == number]
+            under_way = any(piece.trial == number for piece in self.book.open)
+            seen.append(Seen(overrides, scores[-1] if scores else None, under_way))
+        return self.searcher(trial, seen)
+
+    def _described(self, job: Job) -> dict[str, Any]:
+        """A job as plain JSON, for a trial's process."""
+        run_dir = self.book.run_dir(job)
+        if isinstance(job, Test):
+            phases = [self.jobs.phase(values, job.seed, run_dir, rung) for rung, values in self._phases(job.whose)]
+            return self.jobs.describe(job, run_dir, phases)
+        event = self.book.begun[job]
+        taken = None if event["donor"] is None else self.jobs.taken_over(job.rung, job.trial)
+        return self.jobs.describe(
+            job, run_dir, [self.jobs.phase(event["overrides"], job.seed, run_dir, job.rung)], taken
+        )
+
+    def _job(self, piece: Mapping[str, Any]) -> Job:
+        return next(job for job in self.busy if key(job) == piece["job"])
+
+    def _phases(self, whose: Whose) -> list[tuple[int, Overrides]]:
+        """With what values the winner or the base is trained up to which rung; a population's winner by all it went through."""
+        leader, end = self.decisions.leader(), len(self.jobs.shares)
+        if whose == "base" or leader is None:
+            return [(end, {})]
+        if isinstance(self.decisions, Population):
+            return self.decisions.lineage(leader)
+        return [(end, self.book.overrides[leader])]
+
+    def _tell(self, job: Job, result: Mapping[str, Any]) -> None:
+        score = "no score" if result["score"] is None else f"{result['score']:.4g}"
+        what = f"test seed {job.seed}, {job.whose}" if isinstance(job, Test) else f"trial {job.trial} seed {job.seed}"
+        status = "paused" if result["status"] == "paused" else result["status"]
+        line = f"{what}: {status} after {result['env_steps']:,} env steps, {score}"
+        if result["error"]:
+            line += f" ({str(result['error']).splitlines()[0]})"
+        if isinstance(job, Piece):
+            line += f"  {told(self.book.overrides[job.trial])}"
+        self.console.note(line)
+
+    def _write(self) -> None:
+        leader = self.decisions.leader(tuple(job for job in self.busy if isinstance(job, Piece)))
+        score = None if leader is None else self.decisions.mean(leader)
+        head = "# the base config: no trial has ended yet\n"
+        if leader is not None:
+            head = (
+                f"# trial {leader}: {self.metric.name} {score} over {len(self.decisions.scores(leader))} tuning seeds\n"
+            )
+        config = self.sweep.config({} if leader is None else self.book.overrides[leader])
+        self.book.write(head + config.to_yaml())
+
+    def write(self, status: str) -> Tuned:
+        """result.json, and what else says how far the sweep is."""
+        self._write()
+        self.rows.write()
+        leader = self.decisions.leader()
+        data = {
+            "status": status,
+            "metric": self.metric.name,
+            "best": None if leader is None else self._best(leader),
+            "test": {whose: self._tests(whose) for whose in _WHOSE},
+            "search_s": self.book.search_s,
+        }
+        text = json_text(data, indent=1)
+        write_text(self.book.directory / "result.json", text)
+        return Tuned(self.book.directory, json.loads(text))
+
+    def _best(self, leader: int) -> dict[str, Any]:
+        scores = self.decisions.scores(leader)
+        found = {
+            "trial": leader,
+            "overrides": self.book.overrides[leader],
+            "score": self.decisions.mean(leader),
+            "scores": scores,
+        }
+        if isinstance(self.decisions, Population):  # which values it had in each generation
+            found["schedule"] = [[generation, values] for generation, values in self._phases("best")]
+        return found
+
+    def _tests(self, whose: Whose) -> list[dict[str, Any]]:
+        tested = [(seed, self.book.tested.get(Test(whose, seed))) for seed in self.sweep.seeds.test]
+        names = ("status", "score", "return_mean", "env_steps", "seconds", "weights_sha256", "error")
+        return [{"seed": s} | {name: e["result"][name] for name in names} for s, e in tested if e is not None]
+
+
+_WHOSE: tuple[Whose, Whose] = ("best", "base")
+LOST = {  # of a piece whose process died each time
+    **dict.fromkeys(("score", "rung_score", "return_mean", "weights_sha256")),
+    "status": "failed",
+    "env_steps": 0,
+    "seconds": 0.0,
+    "error": "its process died each time it was tried, perhaps for lack of memory",
+}

@@ -1,0 +1,124 @@
+"""`distrl.envs.spread` against mpe2's own simple_spread_v3, in every bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distrl.envs.spread import SpreadWorld
+from distrl.types import Array
+
+simple_spread_v3 = pytest.importorskip("mpe2.simple_spread_v3")
+
+COPIES = 4
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "one agent": {"N": 1, "max_cycles": 10},
+    "two": {"N": 2, "local_ratio": 0.3},
+    "many, continuous": {"N": 6, "local_ratio": 0.7, "max_cycles": 40, "continuous_actions": True},
+    "ends on success": {"terminate_on_success": True, "local_ratio": 0.0},
+}
+
+
+def assert_same_bits(ours: Array, theirs: Any) -> None:
+    theirs = np.asarray(theirs)
+    assert ours.dtype == theirs.dtype
+    assert ours.shape == theirs.shape
+    assert ours.tobytes() == theirs.tobytes(), f"{ours} against {theirs}"
+
+
+def assert_same_world(world: SpreadWorld, copy: int, env: Any) -> None:
+    inner, names = env.unwrapped.world, env.possible_agents
+    assert_same_bits(world.position[:, :, copy].T, [e.state.p_pos for e in inner.entities])
+    assert_same_bits(world.velocity[:, :, copy].T, [agent.state.p_vel for agent in inner.agents])
+    assert_same_bits(world.obs[copy], [env.aec_env.observe(name) for name in names])
+    assert_same_bits(world.state()[copy], env.state())
+    for i, name in enumerate(names):
+        assert env.observation_space(name).shape == world.obs[copy, i].shape
+
+
+@pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS.keys())
+def test_thousands_of_random_steps_are_those_of_mpe2(kwargs: dict[str, Any]) -> None:
+    rng = np.random.default_rng(7)
+    world = SpreadWorld(COPIES, **kwargs)
+    envs = [simple_spread_v3.parallel_env(**kwargs) for _ in range(COPIES)]
+    names = envs[0].possible_agents
+    fresh, overlapped, ended = np.arange(COPIES), 0, 0
+    for step in range(500):
+        if len(fresh):
+            seeds = rng.integers(0, 2**31, len(fresh)).tolist()
+            world.reset(fresh, seeds)
+            for copy, seed in zip(fresh, seeds, strict=True):
+                envs[copy].reset(seed=seed)
+                assert_same_world(world, copy, envs[copy])
+        shape = (COPIES, len(names))
+        if kwargs.get("continuous_actions"):
+            action = rng.random((*shape, 5), np.float32)
+            if step < 5:
+                action = 3 * action - 1  # beyond their bounds
+        else:
+            action = rng.integers(0, 5, shape)
+        reward, terminated, truncated = world.step(action)
+        for copy, env in enumerate(envs):
+            _, earned, term, trunc, _ = env.step({name: action[copy, i] for i, name in enumerate(names)})
+            assert_same_bits(reward[copy], [earned[name] for name in names])
+            assert {bool(terminated[copy])} == set(term.values())
+            assert {bool(truncated[copy])} == set(trunc.values())
+            assert_same_world(world, copy, env)
+            inner = env.unwrapped
+            overlapped += sum(inner.scenario.reward(agent, inner.world) < 0 for agent in inner.world.agents)
+        fresh = np.flatnonzero(terminated | truncated)
+        ended += len(fresh)
+    assert ended >= 4 * COPIES
+    assert overlapped > 50 or len(names) == 1  # agents that met, so that forces between them were large
+
+
+def test_an_episode_ends_when_every_landmark_is_covered_and_not_before() -> None:
+    kwargs = {"terminate_on_success": True, "max_cycles": 3}
+    world, env = SpreadWorld(1, **kwargs), simple_spread_v3.parallel_env(**kwargs)
+    for covered, cycle, ends in [(2, 1, (False, False)), (3, 1, (True, False)), (3, 3, (False, True))]:
+        world.reset(np.array([0]), [5])
+        env.reset(seed=5)
+        inner = env.unwrapped.world
+        for agent, landmark in list(zip(inner.agents, inner.landmarks, strict=True))[:covered]:
+            landmark.state.p_pos = agent.state.p_pos + 0.05
+        env.unwrapped.steps = cycle - 1
+        position = np.array([e.state.p_pos for e in inner.entities]).T[..., None]
+        world.restore(world.arrays() | {"position": position, "elapsed": np.array([cycle - 1])})
+        reward, terminated, truncated = world.step(np.zeros((1, 3), int))
+        _, earned, term, trunc, _ = env.step(dict.fromkeys(env.agents, 0))
+        assert (term["agent_0"], trunc["agent_0"]) == ends
+        assert (terminated[0], truncated[0]) == ends
+        assert_same_bits(reward[0], list(earned.values()))
+
+
+def test_a_world_goes_on_from_its_arrays_bit_for_bit() -> None:
+    rng = np.random.default_rng(3)
+    action = rng.integers(0, 5, (12, 8, 4))
+    world, other = SpreadWorld(8, N=4), SpreadWorld(8, N=4)
+    world.reset(np.arange(8), list(range(8)))
+    for row in action[:6]:
+        world.step(row)
+    kept = world.arrays()
+    other.restore(kept)
+    assert_same_bits(other.obs, world.obs)
+    for row in action[6:]:
+        for ours, theirs in zip(other.step(row), world.step(row), strict=True):
+            assert_same_bits(ours, theirs)
+    assert_same_bits(other.obs, world.obs)
+    assert kept["elapsed"].tolist() == [6] * 8  # it is a copy
+
+
+def test_what_one_copy_does_depends_on_no_other() -> None:
+    """Also in the last bit: 1 copy, and 33 whose arrays fill other registers."""
+    rng = np.random.default_rng(4)
+    many, one = SpreadWorld(33), SpreadWorld(1)
+    many.reset(np.arange(33), list(range(33)))
+    one.reset(np.array([0]), [32])
+    for _ in range(25):
+        action = rng.integers(0, 5, (33, 3))
+        for ours, theirs in zip(many.step(action), one.step(action[32:]), strict=True):
+            assert_same_bits(ours[32:], theirs)
+        assert_same_bits(many.obs[32:], one.obs)

@@ -1,0 +1,98 @@
+"""Real nodes that come, are told to end, and are killed, under two runs at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CARTPOLE, DQN, config_of, run_trainer
+from nodes import ENVIRONMENT, Nodes
+from processes import result_of, write
+
+from distrl.execution.local import LocalExecution
+
+ITERATIONS = 60
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes()
+    yield nodes
+    nodes.close()
+
+
+def base(algorithm: dict[str, Any], trouble: str) -> dict[str, Any]:
+    return {
+        **algorithm,
+        "env": {"id": "troubled:Troubled-v0", "kwargs": {"trouble": trouble}},
+        "stop": {"env_steps": 256 * ITERATIONS},
+        "evaluation": {"every": 20, "episodes": 1, "final_episodes": 0},
+        "track": {"mlflow": False, "video": False},
+    }
+
+
+def until(what: Callable[[], Any], runs: list[subprocess.Popen[str]], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        for run in runs:
+            assert run.poll() is None, run.stderr.read() if run.stderr else ""
+        time.sleep(0.1)
+
+
+def rows(run_dir: Path) -> int:
+    file = run_dir / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+@pytest.fixture
+def runs() -> Iterator[list[subprocess.Popen[str]]]:
+    runs: list[subprocess.Popen[str]] = []
+    yield runs
+    for run in runs:
+        run.kill()
+        run.wait()
+
+
+@pytest.mark.timeout(400)
+def test_nodes_come_are_told_to_end_and_are_killed(
+    nodes: Nodes, runs: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    dirs: list[Path] = []
+    first = nodes.add(2)
+    for name, algorithm in (("ppo", CARTPOLE), ("dqn", DQN)):
+        config = base(algorithm, "sleep") | {
+            "run_dir": str(tmp_path / name),
+            "cluster": {"address": nodes.address, "runners": "1..4", "cpus_per_runner": 0.5},
+        }
+        command = [sys.executable, "-m", "distrl", "train", write(tmp_path, config, f"{name}.yaml")]
+        dirs.append(tmp_path / name)
+        runs.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
+        until(lambda: nodes.workers(first).count("Learner") == len(runs), runs)
+    until(lambda: min(map(rows, dirs)) >= 3, runs)
+    assert set(nodes.workers(first)) >= {"Learner", "Replay", "Runner"}
+
+    second = nodes.add(2)
+    until(lambda: "Runner" in nodes.workers(second), runs)
+    nodes.drain(first)  # all that is there goes elsewhere before it ends
+    until(lambda: nodes.workers(second).count("Learner") == 2, runs)
+    until(lambda: not {"Runner", "Learner", "Replay"} & set(nodes.workers(first)), runs)
+
+    third = nodes.add(2)
+    until(lambda: "Runner" in nodes.workers(third), runs)
+    before = [rows(run_dir) for run_dir in dirs]
+    nodes.kill(second)  # with learners and replays
+    until(lambda: nodes.workers(third).count("Learner") == 2, runs)
+    until(lambda: all(rows(d) > n for d, n in zip(dirs, before, strict=True)), runs)
+    told = [run.communicate(timeout=200)[1] for run in runs]
+    for run, said, algorithm, run_dir in zip(runs, told, (CARTPOLE, DQN), dirs, strict=True):
+        assert run.returncode == 0, said
+        assert "a node came" in said and "a node left" in said
+        assert "move to other nodes" in said and "going back to iteration" in said
+        expected = run_trainer(config_of(base(algorithm, "")), LocalExecution(), tmp_path / f"{run_dir.name}-local")
+        assert result_of(run_dir)["weights_sha256"] == expected.sha256

@@ -1,0 +1,83 @@
+"""Where the workers of a run go."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from conftest import CARTPOLE, DQN, config_of
+
+from distrl.errors import UserError
+from distrl.execution.resources import Node, share_out
+
+HEAD = Node("head", cpus=4, head=True, memory=8e9)
+WORKERS = [Node(f"w{i}", cpus=4, memory=32e9) for i in range(3)]
+
+
+def test_runners_are_spread_by_the_cpus_of_the_nodes() -> None:
+    config = config_of(CARTPOLE, "rollout.shards=64")
+    seats = share_out(config, [HEAD, *WORKERS])
+    assert len(seats.runners) == 16
+    on = Counter(seat.node for seat in (*seats.runners, seats.learner))
+    assert max(on.values()) - min(on.values()) <= 1
+    for node in (HEAD, *WORKERS):  # what is promised fits
+        held = sum(seat.cpus for seat in (*seats.runners, seats.learner) if seat.node == node.id)
+        assert held <= node.cpus
+
+
+@pytest.mark.parametrize("runners", [1, 2, 3, 8])
+def test_never_all_on_the_head(runners: int) -> None:
+    config = config_of(CARTPOLE, "rollout.shards=64", f"cluster.runners={runners}")
+    large = Node("head", cpus=64, head=True)
+    assert {seat.node for seat in share_out(config, [large, Node("w", cpus=1)]).runners} > {"head"} or runners == 1
+    assert share_out(config, [large, Node("w", cpus=1)]).runners[0].node == "w"
+    assert {seat.node for seat in share_out(config, [large]).runners} == {"head"}
+
+
+def test_the_learner_is_where_a_gpu_is() -> None:
+    config = config_of(CARTPOLE, "learner.device=cuda")
+    seats = share_out(config, [HEAD, *WORKERS, Node("gpu", cpus=2, gpus=1)])
+    assert (seats.learner.node, seats.learner.gpus) == ("gpu", 1)
+    assert share_out(config_of(CARTPOLE, "learner.device=cpu"), [*WORKERS, HEAD]).learner.node == "head"
+    with pytest.raises(UserError, match="No GPU is free"):
+        share_out(config, [HEAD, *WORKERS])
+
+
+def test_replays_are_beside_the_learner_unless_they_do_not_fit() -> None:
+    config = config_of(DQN)  # two replays
+    together = share_out(config, [HEAD, *WORKERS], int(6e9))
+    assert {seat.node for seat in together.replays} == {together.learner.node} == {"head"}
+    apart = share_out(config, [HEAD, *WORKERS], int(14e9))
+    assert [seat.node == "head" for seat in apart.replays] == [True, False]
+    with pytest.raises(UserError, match="fits on no node"):
+        share_out(config, [HEAD, *WORKERS], int(80e9))
+
+
+def test_who_has_a_seat_keeps_it() -> None:
+    config = config_of(DQN)
+    before = share_out(config, WORKERS, int(2e9))
+    after = share_out(config, [HEAD, *WORKERS], int(2e9), before)
+    assert (after.learner.node, after.replays) == (before.learner.node, before.replays)
+    gone = share_out(config, [w for w in WORKERS if w.id != before.learner.node], int(2e9), before)
+    assert gone.learner.node != before.learner.node
+
+
+@pytest.mark.parametrize(
+    ("runners", "cpus", "expected"),
+    [("auto", 3, 3), ("auto", 40, 16), ("2..8", 1, 2), ("2..8", 5, 5), ("2..8", 40, 8), ("6", 2, 6), ("30", 40, 16)],
+)
+def test_how_many(runners: str, cpus: float, expected: int) -> None:
+    config = config_of(CARTPOLE, "rollout.shards=16", f"cluster.runners={runners}")
+    assert len(share_out(config, [Node(cpus=cpus)]).runners) == expected
+
+
+def test_what_cannot_be_had_is_refused_at_the_start_and_done_without_later() -> None:
+    config = config_of(CARTPOLE, "rollout.shards=16", "cluster.runners=6", "cluster.cpus_per_runner=1")
+    whole = share_out(config, WORKERS)
+    with pytest.raises(UserError, match=r"cluster\.runners=6 .* 4 fit"):
+        share_out(config, WORKERS[:1])
+    assert len(share_out(config, WORKERS[:1], before=whole).runners) == 4
+    with pytest.raises(UserError, match="No CPU is free"):
+        share_out(config, [])
+    with pytest.raises(UserError, match="smaller number first"):
+        config_of(CARTPOLE, "cluster.runners=8..2")

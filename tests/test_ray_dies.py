@@ -1,0 +1,124 @@
+"""A Ray that dies under a living driver, and what is left when all who would clean up are killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import DQN, Recorder, config_of
+from processes import SMALL, distrl, family, gone, result_of, start, told_by, wait_for_rows, write
+
+from distrl.acting.normalise import initial_weights, make_policy
+from distrl.envs.make import describe_env
+from distrl.errors import ExecutionLost, UserError
+from distrl.execution import Execution
+from distrl.execution.local import Done, LocalExecution, LocalWorker
+from distrl.execution.resources import Resources
+from distrl.models.store import list_checkpoints, read_model, weights_sha256
+from distrl.training.job import Job
+from distrl.training.trainer import make_trainer
+
+
+class Dying(LocalExecution):
+    """Is gone, with all that it held, after so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def submit(self, worker: LocalWorker, method: str, *args: Any) -> Done:
+        self.left -= 1
+        return super().submit(worker, method, *args)
+
+    def get(self, future: Done, timeout: float | None = None) -> Any:
+        if self.left <= 0:
+            raise ExecutionLost("Ray died (the test ended it)")
+        return super().get(future)
+
+
+def no_other() -> Execution:
+    raise UserError("No room.")
+
+
+@pytest.mark.parametrize(
+    ("again", "told"),
+    [(no_other, "one process, as there is no other Ray (No room.)"), (lambda: Dying(60), "another Ray")],
+    ids=["alone", "another"],
+)
+def test_another_execution_goes_on_to_the_same_bits(again: Callable[[], Execution], told: str, tmp_path: Path) -> None:
+    config = config_of(DQN)
+    info = describe_env(config.env)
+    policy = make_policy(config, info)
+
+    def trained(name: str, execution: Execution) -> tuple[Any, ...]:
+        run_dir, observer = tmp_path / name, Recorder()
+        job = Job(config, policy, initial_weights(config, policy), {}, info.reward_threshold, run_dir, None)
+        trainer = make_trainer(job, execution, Resources(2), observer, lambda: None, again=again)
+        trainer.run()
+        sha256 = weights_sha256(read_model(list_checkpoints(run_dir)[-1])[0])
+        return observer.messages, sha256, trainer.evaluations.final, trainer.progress.recent_returns
+
+    _, *whole = trained("whole", LocalExecution())
+    messages, *found = trained("dying", Dying(100))
+    assert "Ray died (the test ended it); going back to iteration" in messages[0]
+    assert messages[1] == f"the run goes on in {told}"
+    assert found == whole
+
+
+@pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
+def test_a_run_outlives_its_ray(victim: str, temporary: Path, tmp_path: Path) -> None:
+    run_dir, whole, config = tmp_path / "run", tmp_path / "whole", write(tmp_path, SMALL)
+    steps = "stop.env_steps=51200"
+    process = start(tmp_path, config, f"run_dir={run_dir}", steps, "checkpoint.every=10")
+    wait_for_rows(run_dir, 5, process)
+    [part] = [p for p in family(process) if p.name().startswith(victim)]
+    members = family(process)
+    part.kill()
+    assert process.wait(200) == 0, told_by(process)
+    told = told_by(process).splitlines()
+    assert told[0].startswith(f"warning: Ray died (its {victim} is gone); going back to "), told
+    assert told[1:] == ["warning: the run goes on in another Ray"]
+    assert gone(members, 10)
+    assert not [*temporary.glob("distrl-*")]
+    assert distrl("train", config, f"run_dir={whole}", steps, "--local", "-q", cwd=tmp_path).returncode == 0
+    assert result_of(run_dir)["weights_sha256"] == result_of(whole)["weights_sha256"]
+    assert result_of(run_dir)["evaluation"] == result_of(whole)["evaluation"]
+    iterations = [json.loads(row)["iteration"] for row in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert iterations == list(range(201))
+
+
+def janitor_of(process: psutil.Popen) -> psutil.Process:
+    [janitor] = [p for p in family(process) if "shutil.rmtree(directory" in " ".join(p.cmdline())]
+    return janitor
+
+
+def test_a_janitor_that_is_killed_is_replaced(temporary: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(tmp_path, write(tmp_path, SMALL), f"run_dir={run_dir}", "stop.env_steps=10000000")
+    wait_for_rows(run_dir, 5, process)
+    janitor_of(process).kill()
+    wait_for_rows(run_dir, (run_dir / "metrics.jsonl").read_text().count("\n") + 10, process)
+    members = family(process)
+    process.kill()
+    assert gone(members, 30)
+    assert not [*temporary.glob("distrl-*")]
+
+
+def test_what_driver_and_janitor_leave_behind_is_gone_with_the_next_run(temporary: Path, tmp_path: Path) -> None:
+    config = write(tmp_path, SMALL)
+    first = start(tmp_path, config, "run_dir=first", "stop.env_steps=10000000")
+    wait_for_rows(tmp_path / "first", 5, first)
+    members, janitor = family(first), janitor_of(first)
+    first.suspend()  # so that it cannot replace its janitor
+    janitor.kill()
+    first.send_signal(signal.SIGKILL)
+    gone(members, 10)
+    [left] = temporary.glob("distrl-*")
+    assert distrl("train", config, "run_dir=second", "stop.env_steps=256", "-q", cwd=tmp_path).returncode == 0
+    assert not left.exists()
+    assert not [*temporary.glob("distrl-*")]
+    assert gone(members, 10)

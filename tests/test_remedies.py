@@ -1,0 +1,268 @@
+"""No remedy is a dead end: who does what a message says goes on.
+
+Every message of the source that tells what to do is met by a row of the table below, or is named beside it with the reason
+why it cannot be met here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import distrl
+from distrl.cli import app
+from distrl.config import load_config
+from distrl.errors import UserError
+from distrl.runs.plan import plan_run
+
+TELLS = re.compile(
+    r"(?:^|[.:;] |, or |, and |: )(?:set|use|wrap|pass|take|give|leave|raise|lower|choose|write|add|begin|change|put|make|mend"
+    r"|install|fill|derive|call|start|wait|free|remove|train|go on)\b",
+    re.IGNORECASE,
+)
+PPO, A2C, DQN, Q = ("env.id=CartPole-v1", "algorithm={name: ppo}"), *(
+    ("env.id=CartPole-v1", f"algorithm={{name: {name}}}", *more)
+    for name, more in {"a2c": (), "dqn": ("replay={}",), "q": ()}.items()
+)  # fmt: skip
+BINS = "algorithm={name: q, coding: {kind: bins, n: [10, 10, 10, 10]}}"
+BOUNDED = "algorithm={name: q, coding: {kind: bins, n: [9, 9, 9, 9], low: [-2, -2, -1, -2], high: [2, 2, 1, 2]}}"
+IMAGE = ("env.id=distrl/FlappyBirdPixels-v0", "algorithm={name: dqn}", "replay={}")
+TWIN = ("env.id=toys:toys/Twin-v0", "algorithm={name: ppo}")
+MEMORY = "algorithm.memory={kind: gru, size: 64}"
+# What is wrong; a part of the message, with the remedy; what is done, in the words of the message.
+ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
+    ((*PPO, "env.id=FrozenLake-v1", "normalize.obs=true"), "Set normalize.obs=false.", ("normalize.obs=false",)),
+    ((*PPO, "algorithm.body=cnn"), "Set algorithm.body=auto", ("algorithm.body=auto",)),
+    ((*PPO, "algorithm.body=cnn"), "such as distrl/FlappyBirdPixels-v0", ("env.id=distrl/FlappyBirdPixels-v0",)),
+    ((*TWIN, "env.kwargs={action: unbounded}", "algorithm.squash=true"), "Set algorithm.squash=false", ("algorithm.squash=false",)),
+    ((*Q, "env.id=MountainCar-v0"), "Set algorithm.coding", ("algorithm.coding={kind: tiles, n: [8, 8], tilings: 8}",)),
+    (Q, "Set algorithm.coding", ("algorithm.coding={kind: bins, n: [10, 10, 20, 10]}", "algorithm.coding.low=[-2,-2,-1,-2]", "algorithm.coding.high=[2,2,1,2]")),
+    ((*Q, BINS), "Give clip ranges for all inputs", ("algorithm.coding.low=[-2,-2,-1,-2]", "algorithm.coding.high=[2,2,1,2]")),
+    ((*Q, BOUNDED, "algorithm.coding.n=[10, 10]"), "Give one for each.", ("algorithm.coding.n=[10, 10, 10, 10]",)),
+    ((*Q, BOUNDED, "algorithm.coding.low=[-1]"), "Give one for each.", ("algorithm.coding.low=[-1, -1, -1, -1]",)),
+    ((*PPO, "env.id=Pendulum-v1", "algorithm.action_probs=[0.5, 0.5]"), "Leave it out.", ("algorithm.action_probs=null",)),
+    ((*Q, BINS, "env.id=FrozenLake-v1"), "Leave algorithm.coding out.", ("algorithm={name: q}",)),
+    ((*A2C, "algorithm.minibatches=7"), "Take a divisor", ("algorithm.minibatches=8",)),
+    ((*A2C, "algorithm.shared_body=true", MEMORY, "algorithm.minibatches=128"), "such as 1.", ("algorithm.minibatches=1",)),
+    ((*PPO, "algorithm.shared_body=true", "algorithm.critic_lr=0.1"), "set algorithm.shared_body=false", ("algorithm.shared_body=false",)),
+    ((*PPO, "algorithm.shared_body=true", "algorithm.critic_lr=0.1"), "or leave it out", ("algorithm.critic_lr=null",)),
+    ((*PPO, MEMORY), "set algorithm.shared_body=true", ("algorithm.shared_body=true",)),
+    ((*PPO, MEMORY, "algorithm.shared_body=true", "algorithm.network=own_nets:Small"), "Set one of them to null", ("algorithm.network=null",)),
+    ((*PPO, MEMORY, "algorithm.shared_body=true", "track.register_as=x"), "Set track.register_as=null", ("track.register_as=null",)),
+    ((*DQN, "algorithm.dueling=true", "algorithm.hidden=[]"), "Give one", ("algorithm.hidden=[64]",)),
+    ((*DQN, "algorithm.dueling=true", "algorithm.hidden=[]"), "Or set it to false", ("algorithm.dueling=false",)),
+    ((*PPO, "algorithm.minibatch_size=100"), "such as 4.", ("algorithm.minibatch_size=4",)),
+    ((*PPO, MEMORY, "algorithm.shared_body=true", "algorithm.minibatch_size=16"), "Take such a multiple, or 2048", ("algorithm.minibatch_size=2048",)),
+    ((*PPO, "algorithm.adaptive_kl=0.01"), "such as algorithm.lr=0.0003", ("algorithm.lr=0.0003",)),
+    ((*Q, BOUNDED, "env.id=Pendulum-v1"), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}",)),
+    ((*DQN, "env.id=Pendulum-v1"), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}", "replay=null")),
+    (("dqn_cartpole", "algorithm.name=ppo", "track.mlflow=false"), "'algorithm={name: ppo}' replay=null", ("algorithm={name: ppo}", "replay=null", "algorithm.minibatch_size=256")),
+    ((*Q, "env.id=FrozenLake-v1", "algorithm.method=q_lambda", "algorithm.rehearsal={}"), "Set algorithm.method to q", ("algorithm.method=q",)),
+    ((*Q, "env.id=FrozenLake-v1", "algorithm.method=q_lambda", "algorithm.rehearsal={}"), "or algorithm.rehearsal=null", ("algorithm.rehearsal=null",)),
+    (("env.id=CartPole-v1",), "algorithm.name is missing; it must be one of ppo", ("algorithm={name: ppo}",)),
+    ((*PPO, "env.vectorize=table"), "Set env.vectorize to 'auto' or 'single'", ("env.vectorize=single",)),
+    ((*PPO, "env.id=LunarLander-v3", "env.vectorize=native"), "Set it to 'auto'", ("env.vectorize=auto",)),
+    ((*PPO, "env.wrappers=[{name: select, kwargs: {indices: [9]}}]"), "from 0 to 3 are due. Change env.wrappers", ("env.wrappers=[{name: select, kwargs: {indices: [3]}}]",)),
+    ((*PPO, "env.wrappers=[gymnasium.wrappers.NormalizeObservation]"), "set normalize.obs=true", ("env.wrappers=[]", "normalize.obs=true")),
+    ((*PPO, "cluster.runners=3", "cluster.cpus_per_runner=100"), "Lower one of them", ("cluster.cpus_per_runner=0.1",)),
+    ((*PPO, "cluster.runners=100000"), "or 'auto'", ("cluster.runners=auto",)),
+    ((*DQN, "algorithm.epsilon={start: 1, end: 0.1, over: 9, unit: episodes}"), "Set it to 'steps'", ("algorithm.epsilon.unit=steps",)),
+    ((*PPO, "stop.env_steps=null", "stop.seconds=9"), "Set it, or a number that stays: algorithm.lr=0.0003", ("algorithm.lr=0.0003",)),
+    ((*PPO, "stop.env_steps=null", "stop.seconds=9"), "Set it", ("stop.env_steps=10000",)),
+    ((*PPO, "stop.return_mean=auto", "env.id=Pendulum-v1"), "Give a number instead", ("stop.return_mean=-200",)),
+    ((*PPO, "schedule.kind=async"), "Set schedule.kind=lockstep", ("schedule.kind=lockstep",)),
+    ((*PPO, "schedule.kind=async"), "or that", ("algorithm.vtrace=true",)),
+    ((*PPO, "schedule.ahead=2"), "Leave it out", ("schedule={}",)),
+    ((*DQN, "normalize.obs=true"), "Set normalize.obs=false", ("normalize.obs=false",)),
+    ((*PPO, "replay={}"), "Leave it out", ("replay=null",)),
+    ((*DQN, "replay.start=10"), "Set replay.start to at least 65", ("replay.start=65",)),
+    ((*DQN, "replay.start=70", "algorithm.n_step=3"), "Set replay.start to more than 192", ("replay.start=193",)),
+    ((*DQN, "replay.capacity=100"), "5184 steps here", ("replay.capacity=5184",)),
+    ((*DQN, "replay.shards=3"), "Take a divisor", ("replay.shards=2",)),
+    ((*DQN, "replay.capacity=100000000000"), "Set replay.capacity to at most", ("replay.capacity=100000",)),
+    ((*PPO, "rollout.shards=1000000000"), "Set one of them lower", ("rollout.shards=4",)),
+    ((*PPO, "algorithm.hidden=[100000000, 1000]"), "Set algorithm.hidden to smaller layers", ("algorithm.hidden=[64, 64]",)),
+    ((*PPO, "env.id=LunarLander-v2"), "Did you mean 'LunarLander-v3'?", ("env.id=LunarLander-v3",)),
+    ((*PPO, "env.id=my-module:CartPole-v1"), "give a module that can be imported", ("env.id=gymnasium:CartPole-v1",)),
+    ((*PPO, "track.mlflow=true", "track.uri=http://me:secret@127.0.0.1:1"), "MLFLOW_TRACKING_USERNAME", ("track.uri=null",)),
+    ((*PPO, "track.mlflow=true", "track.uri=ftp://x"), "sqlite:///", ("track.uri=sqlite:///mlflow.db",)),
+    ((*Q, *TWIN[:1], "env.kwargs={obs: square of bits}"), "Set env.wrappers=[flatten], and cut up what that gives by algorithm.coding", ("env.wrappers=[flatten]", "algorithm.coding={kind: bins, n: [2, 2, 2, 2]}")),
+    ((*Q, *TWIN[:1], "env.kwargs={obs: square}", BINS), "Set env.wrappers=[flatten]", ("env.wrappers=[flatten]",)),
+    ((*Q, BOUNDED, "algorithm.coding.n=[1000, 1000, 1000, 1000]"), "or a hash: algorithm.capacity=100000", ("algorithm.capacity=100000",)),
+    ((*Q, BOUNDED, "algorithm.coding.n=[100000, 100000, 100000, 100000]", "algorithm.capacity=100000"), "Take fewer inputs or bins", ("algorithm.coding.n=[9, 9, 9, 9]",)),
+    ((*Q, "env.id=FrozenLake-v1", "algorithm.rehearsal={capacity: 10}"), "Raise it", ("algorithm.rehearsal={capacity: 10000}",)),
+    ((*TWIN, "env.kwargs={obs: text}"), "or a wrapper of your own", ("env.wrappers=['toys:read']",)),
+    ((*TWIN, "env.kwargs={action: text}"), "or a wrapper of your own", ("env.wrappers=['toys:written']",)),
+]  # fmt: skip
+
+
+def attempt(overrides: tuple[str, ...]) -> str | None:
+    """Plan a run as the command line does; returns what is told instead."""
+    preset = overrides[0] if "=" not in overrides[0] else None
+    try:
+        plan_run(
+            load_config(
+                preset or {"track": {"mlflow": False, "video": False}, "env": {}}, overrides[preset is not None :]
+            )
+        )
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@cache
+def told(wrong: tuple[str, ...]) -> str | None:
+    return attempt(wrong)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("wrong", "remedy", "done"), ROWS, ids=[f"{row[1]} {i}" for i, row in enumerate(ROWS)])
+def test_who_does_what_a_message_says_goes_on(wrong: tuple[str, ...], remedy: str, done: tuple[str, ...]) -> None:
+    message = told(wrong)
+    assert message is not None and remedy in message, message
+    assert attempt((*wrong, *done)) is None
+
+
+def messages() -> Iterator[tuple[str, str, re.Pattern[str]]]:
+    """Of every `UserError` in the source: where it is, what it says ('~' where that depends), and a pattern of that."""
+    root = Path(distrl.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError" and node.args:
+                parts = list(pieces(node.args[0]))
+                text = "".join("~" if part is None else part for part in parts)
+                pattern = "".join(".*" if part is None else re.escape(part) for part in parts)
+                yield f"{path.relative_to(root)}:{node.lineno}", text, re.compile(pattern, re.DOTALL)
+
+
+def pieces(node: ast.expr) -> Iterator[str | None]:
+    if isinstance(node, ast.Constant):
+        yield str(node.value)
+    elif isinstance(node, ast.JoinedStr):
+        for value in node.values:
+            yield from pieces(value)
+    elif isinstance(node, ast.BinOp):
+        yield from pieces(node.left)
+        yield from pieces(node.right)
+    else:
+        yield None
+
+
+TINY = "stop.env_steps=4096 evaluation.final_episodes=2 track.mlflow=false track.video=false --local -q"
+TABLE = f"train q_frozenlake {TINY} stop.return_mean=null"
+# What is typed, where `table` and `net` are runs that have ended; a part of the message; what is typed then.
+COMMANDS = [
+    ("env CartPole-v1 --out x.gif", "or leave them out", "env CartPole-v1"),
+    ("env CartPole-v1 --out x.gif", "Add it", "env CartPole-v1 --out x.gif --watch"),
+    ("evaluate table --exact --sampled", "leave out --sampled", "evaluate table --exact"),
+    ("evaluate net --exact", "leave out --exact", "evaluate net --episodes 2"),
+    ("config ppo algorithm.lr --schema", "Leave 'algorithm.lr' out", "config ppo --schema"),
+    ("train ppo_cartpole --save-config table/config.yaml", "Choose another name", "train ppo_cartpole --save-config x.yaml"),
+    ("train ppo_cartpole --env CartPole-v1 --dry-run", "Leave out --env and --algo", "train ppo_cartpole --dry-run"),
+    ("train ppo_cartpole --env CartPole-v1 --dry-run", "or the config", "train --env CartPole-v1 --dry-run"),
+    (f"{TABLE} run_dir=table", "Choose another one", f"{TABLE} run_dir=other"),
+    (f"{TABLE} run_dir=table", "--resume", "train --resume table --local -q"),
+    ("train --resume table algorithm.gamma=0.5 --local", "start a new run for the rest", f"{TABLE} run_dir=new algorithm.gamma=0.5"),
+    ("record net --out x.ogg", "must end in one of .webm, .mp4", "record net --out x.mp4"),
+    ("export table --format onnx --out x.onnx", "Take one of csv", "export table --format csv --out x.csv"),
+    ("verify ppo_cartpole", "Set stop.return_mean=null", None),
+    (f"train ppo_cartpole run_dir=cuda learner.device=cuda stop.return_mean=null {TINY}", "Set learner.device=cpu", f"train ppo_cartpole run_dir=cuda learner.device=cpu stop.return_mean=null {TINY}"),
+    ("evaluate empty", "distrl train --resume", "train --resume empty --local -q"),
+    ("plot damaged", "Remove that line", None),
+    (f"train ppo_cartpole cluster.address=127.0.0.1:1 {TINY.replace('--local', '')}", "leave it out to use a Ray of this run's own", None),
+]  # fmt: skip
+
+
+def typed(command: str) -> str | None:
+    """What a command says where it does not go on."""
+    done = CliRunner().invoke(app, command.split())
+    if done.exception is None or (isinstance(done.exception, SystemExit) and done.exit_code == 0):
+        return None
+    assert isinstance(done.exception, UserError), done.exception
+    return str(done.exception)
+
+
+@cache
+def refused(command: str) -> str | None:
+    return typed(command)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as context:
+        context.chdir(directory)
+        assert typed(f"{TABLE} run_dir=table") is None
+        assert typed(f"train ppo_cartpole run_dir=net stop.return_mean=null {TINY}") is None
+        for name in ("empty", "damaged"):
+            shutil.copytree("table", name)
+        shutil.rmtree("empty/best")
+        shutil.rmtree("empty/checkpoints")
+        rows = Path("damaged/metrics.jsonl")
+        rows.write_text("{what\n" + rows.read_text())
+    return directory
+
+
+@pytest.fixture
+def there(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs)
+
+
+@pytest.mark.parametrize(("wrong", "remedy", "then"), COMMANDS, ids=[f"{row[1]} {i}" for i, row in enumerate(COMMANDS)])
+def test_who_types_what_a_message_says_goes_on(wrong: str, remedy: str, then: str | None, there: None) -> None:
+    message = refused(wrong)
+    assert message is not None and remedy in message, message
+    if wrong.startswith("plot"):
+        rows = Path("damaged/metrics.jsonl")
+        rows.write_text("".join(rows.read_text().splitlines(keepends=True)[1:]))
+        then = f"{wrong} --out x.png"
+    assert then is None or typed(then) is None
+
+
+# Why a message is not met here, by a part of it.
+ELSEWHERE = {
+    "Choose another name for --out": "as --save-config",
+    "The table is full": "tests/algorithms/test_tabular_q.py: it takes some iterations",
+    "is registered by importing": "tests/envs/test_make.py: it takes a package",
+    "Call ray.shutdown() first": "tests/test_troubles.py: it takes a Ray",
+    "Ray could not be started": "nothing here keeps a Ray from starting",
+    "No CPU is free on the cluster": "it takes somebody else's jobs",
+    "takes longer than cluster.rebuild_timeout_s": "tests/workers/test_runner.py goes on with the number that it says",
+    "cannot be written": "tests/test_files.py, tests/tracking: it takes a full disk",
+    "is in use by another process": "tests/test_cli.py: it takes another process",
+    "metadata['frame_stack']": "tests/envs/test_wrappers.py: it takes an env that is wrong",
+    "cannot be made a torch module": "tests/models/test_export.py: it takes a policy of one's own",
+    "is a mistake of distrl or of a library": "there is no such mistake that is known",
+    "OpenCV here cannot write": "this OpenCV can",
+    "Derive them from it": "tests/test_registry.py: it takes an algorithm of one's own",
+    "Set replay.first_priority=max": "it takes an algorithm of one's own, whose policy tells no values",
+    "Training was too short to measure": "tests/tools/test_benchmark.py: it takes a measurement",
+    "install a CUDA build of torch": "it takes a GPU",
+    "With schedule.kind=async a run cannot be repeated": "tests/tools/test_verify.py: it takes seven runs",
+    "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",
+}
+
+
+def test_every_message_that_says_what_to_do_was_tried(there: None) -> None:
+    seen = [message for wrong, _, _ in ROWS if (message := told(wrong))]
+    seen += [message for wrong, _, _ in COMMANDS if (message := refused(wrong))]
+    tells = [(where, text, pattern) for where, text, pattern in messages() if TELLS.search(text)]
+    assert len(tells) > 60
+    missing = [
+        f"{where}: {text}"
+        for where, text, pattern in tells
+        if not any(pattern.search(message) for message in seen) and not any(part in text for part in ELSEWHERE)
+    ]
+    assert missing == []
+    assert [part for part in ELSEWHERE if not any(part in text for _, text, _ in tells)] == []
