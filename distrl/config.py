@@ -20,6 +20,7 @@ from distrl.presets import find_preset, unknown_preset
 from distrl.registry import ALGORITHMS, algorithm_module, wrapper
 from distrl.schema import settings
 from distrl.settings import EnvSettings
+from distrl.stores import Store
 from distrl.yaml_format import read_value, read_yaml
 
 
@@ -69,6 +70,8 @@ def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str)
             part.check(config)
     if config.init_from is not None:  # whoever reads the config may be elsewhere
         config = config.model_copy(update={"init_from": str(Path(config.init_from).absolute())})
+    if config.storage is not None:
+        config = config.model_copy(update={"storage": str(Store.parse(config.storage))})
     return config
 
 

@@ -257,7 +257,9 @@ class StopSettings(Settings):
     return_mean: float | Literal["auto"] | None = Field(
         default=None, description="mean of the last 100 training episodes; auto: the env's reward threshold"
     )
-    seconds: float | None = Field(default=None, gt=0, description="wall-clock, of this process")
+    seconds: float | None = Field(
+        default=None, gt=0, description="wall-clock, of training in this process; the last evaluation comes after"
+    )
     grace_s: float = Field(
         default=20,
         gt=0,
@@ -380,6 +382,10 @@ class Config(Settings):
     init_from: str | None = Field(
         default=None,
         description="a run, checkpoint or model whose weights this run begins with; in a run's own config: its copy of them",
+    )
+    storage: str | None = Field(
+        default=None,
+        description="where a copy of the run is kept: s3://BUCKET/DIR, gs://BUCKET/DIR, or a directory; null: nowhere",
     )
     env: EnvSettings = Field(description="what is trained on")
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")

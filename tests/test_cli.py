@@ -122,6 +122,15 @@ def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     assert "--version" in distrl("--help", cwd=tmp_path).stdout
 
 
+def test_the_first_thing_that_is_said_is_what_is_done(tmp_path: Path) -> None:
+    """Before anything is imported that takes long."""
+    command = [sys.executable, "-X", "importtime", "-m", "distrl", "train", write(tmp_path, SMALL), "seed=one"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    before, said, after = done.stderr.partition("Looking at the config and the env ...\n")
+    assert said and "seed is 'one'" in after
+    assert all(f" {name}\n" not in before for name in ("numpy", "gymnasium", "torch", "ray"))
+
+
 @pytest.mark.parametrize(("typed", "found"), [("distrl tra", "train"), ("distrl train ppo_lun", "ppo_lunarlander")])
 def test_a_shell_completes_commands_and_presets(typed: str, found: str, tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['distrl']; from distrl.__main__ import main; main()"

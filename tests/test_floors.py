@@ -31,6 +31,7 @@ ROOMS = [
         "signals",
         "outside",
         "fragments",
+        "stores",
     ],
     ["registry", "presets", "aliases", "schema", "config"],
     ["envs.*"],
@@ -42,6 +43,7 @@ ROOMS = [
     ["models.*"],
     ["training.*"],
     ["tracking.*"],
+    ["storage.*"],
     ["reports.*"],
     ["runs.*"],
     ["tools.*"],
@@ -49,8 +51,18 @@ ROOMS = [
 ]
 # Libraries, and the only modules that may import them.
 OWNERS = {
-    "ray": ["execution.cluster", "execution.own_ray", "execution.other_ray", "execution.tune"],
+    "ray": [
+        "execution.cluster",
+        "execution.own_ray",
+        "execution.other_ray",
+        "execution.jobs",
+        "execution.probe",
+        "execution.room",
+        "execution.cluster_files",
+        "execution.tune",
+    ],
     "yaml": ["yaml_format"],
+    "pyarrow": ["storage.place"],
     "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
     "torch": [
         "acting.modules",

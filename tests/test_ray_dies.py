@@ -69,6 +69,7 @@ def test_another_execution_goes_on_to_the_same_bits(again: Callable[[], Executio
     assert found == whole
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
 def test_a_run_outlives_its_ray(victim: str, temporary: Path, tmp_path: Path) -> None:
     run_dir, whole, config = tmp_path / "run", tmp_path / "whole", write(tmp_path, SMALL)

@@ -35,6 +35,7 @@ BINS = "algorithm={name: q, coding: {kind: bins, n: [10, 10, 10, 10]}}"
 BOUNDED = "algorithm={name: q, coding: {kind: bins, n: [9, 9, 9, 9], low: [-2, -2, -1, -2], high: [2, 2, 1, 2]}}"
 IMAGE = ("env.id=distrl/FlappyBirdPixels-v0", "algorithm={name: dqn}", "replay={}")
 TWIN = ("env.id=toys:toys/Twin-v0", "algorithm={name: ppo}")
+SPREAD, TURNS = "env.id=mpe2/simple_spread_v3", "env.id=classic/tictactoe_v3"
 MEMORY = "algorithm.memory={kind: gru, size: 64}"
 # What is wrong; a part of the message, with the remedy; what is done, in the words of the message.
 ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
@@ -100,6 +101,12 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*Q, "env.id=FrozenLake-v1", "algorithm.rehearsal={capacity: 10}"), "Raise it", ("algorithm.rehearsal={capacity: 10000}",)),
     ((*TWIN, "env.kwargs={obs: text}"), "or a wrapper of your own", ("env.wrappers=['toys:read']",)),
     ((*TWIN, "env.kwargs={action: text}"), "or a wrapper of your own", ("env.wrappers=['toys:written']",)),
+    ((*PPO, TURNS, "algorithm.shared_body=true", MEMORY), "Set it to null", ("algorithm.memory=null",)),
+    ((*DQN, TURNS), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}", "replay=null")),
+    ((*Q, SPREAD), "Set algorithm.name=ppo", ("algorithm={name: ppo}",)),
+    ((*PPO, SPREAD, "env.wrappers=[flatten]"), "Leave them out", ("env.wrappers=[]",)),
+    ((*PPO, SPREAD, "env.report=[score]"), "Leave it out", ("env.report=[]",)),
+    ((*PPO, SPREAD, "env.vectorize=native"), "Set it to 'auto'", ("env.vectorize=auto",)),
 ]  # fmt: skip
 
 

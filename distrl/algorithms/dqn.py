@@ -129,10 +129,9 @@ class DQN:
         spec, weights = policy.network.spec, policy.network.vector
         self.online, self.target = make_network(spec, weights), make_network(spec, weights)
         self.masks = Masks(policy.obs_layout).to(device)
-        self.parameters = FlatParameters([self.online], device)
-        self.target_parameters = FlatParameters([self.target], device)
-        self.vector, self.target_vector = self.parameters.vector, self.target_parameters.vector
-        self.optimizer = Adam({"online": self.parameters}, settings.adam_eps, settings.max_grad_norm)
+        online, target = (FlatParameters([network], device) for network in (self.online, self.target))
+        self.vector, self.target_vector = online.vector, target.vector
+        self.optimizer = Adam({"online": online}, settings.adam_eps, settings.max_grad_norm)
         self.epsilon = settings.epsilon(0.0, 0)
         self.updates = 0
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from distrl.cli import machine as machine  # each module adds its commands to the application
+from distrl.cli import cluster as cluster  # each module adds its commands to the application
+from distrl.cli import machine as machine
 from distrl.cli import models as models
 from distrl.cli import settings as settings
 from distrl.cli import sweeps as sweeps

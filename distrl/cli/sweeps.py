@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from distrl.cli.app import app, out
+from distrl.cli.app import app, err, out
 from distrl.errors import UserError
 
 
@@ -30,7 +30,7 @@ def tune(
 
     KEY=VALUE is of the sweep where it has the key, else of the config that all trials begin with.
     """
-    from distrl.runs.tune import find_sweep_dir, new_sweep, resumed_sweep
+    from distrl.runs.tune import find_sweep_dir, is_running, new_sweep, resumed_sweep
     from distrl.runs.tune import tune as run_sweep
 
     words = list(arguments or [])
@@ -38,7 +38,8 @@ def tune(
     if status is not None:
         if source or words or resume or name:
             raise UserError("--status NAME shows a sweep. Leave all else out.")
-        show(find_sweep_dir(status))
+        sweep_dir = find_sweep_dir(status)
+        show(sweep_dir, is_running(sweep_dir))
         return
     if resume is not None:
         if name is not None:
@@ -54,15 +55,22 @@ def tune(
     if result.status == "interrupted":
         out.print(f"Interrupted. Go on with:  distrl tune --resume {resume or result.sweep_dir.name}")
         raise typer.Exit(130)
+    if result.data["best"] is None:
+        err.print("No trial came to its end, so there is no best one. What failed is told above; the rest was stopped.")
+        raise typer.Exit(1)
 
 
-def show(sweep_dir: Path, rows: int = 10) -> None:
+def show(sweep_dir: Path, running: bool = False, rows: int = 10) -> None:
     """The best trials, what is running, and winner and base on the test seeds."""
     from distrl.reports.sweeps import compared, read_sweep, spread, told_overrides
 
     files = read_sweep(sweep_dir)
-    state, count = files.result.get("status", "running"), len(files.trials)
-    out.print(f"{sweep_dir.name}: {state}; {count} trials have ended or were stopped, {len(files.runs)} runs")
+    state = files.result.get("status", "running")
+    if state == "running" and not running:
+        state = f"killed; go on with 'distrl tune --resume {sweep_dir.name}'"
+    out.print(
+        f"{sweep_dir.name}: {state}; {len(files.trials)} trials and {len(files.runs)} runs have ended or were stopped"
+    )
     table = _table("trial", files.metric, "seeds", "status", "env steps", "seconds", "CPU s", "overrides")
     for trial in files.trials[:rows]:
         shown = spread(trial.scores) if trial.scores else "none" if trial.score is None else f"({trial.score:.4g})"

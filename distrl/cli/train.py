@@ -37,7 +37,8 @@ def train(
         bool, typer.Option("--local", help="everything in one process, without Ray; same results")
     ] = False,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="go on with a run, or from one of its checkpoints")
+        str | None,
+        typer.Option(metavar="RUN", help="go on with a run, from one of its checkpoints, or from s3://BUCKET/DIR/RUN"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show config, resources and sizes; train nothing")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress display")] = False,
@@ -48,6 +49,8 @@ def train(
     ] = None,
 ) -> None:
     """Train an agent, e.g. `distrl train ppo_cartpole seed=3 cluster.runners=2` or `distrl train --env CartPole-v1`."""
+    if not (quiet or dry_run or save_config is not None):  # what is imported now takes a second
+        err.print("Looking at the config and the env ...")
     from distrl import STARTED
     from distrl.runs.plan import plan_run
     from distrl.runs.resume import load_resumed_config
@@ -55,20 +58,33 @@ def train(
 
     words = list(arguments or [])
     source = words.pop(0) if words and "=" not in words[0] else None
+    there: Path | None = None
     if resume is not None:
-        config = load_resumed_config(resume, words, None if source is None else Path(source))
+        there, words = _here(resume, words)
+        config = load_resumed_config(there, words, None if source is None else Path(source))
     else:
         config = _config(source, env, algo, words)
     if save_config is not None:
         _save(config, save_config)
         return
     if dry_run:
-        _dry_run(plan_run(config, resume))
+        _dry_run(plan_run(config, there))
         return
-    result = train_run(config, local=local, resume=resume, quiet=quiet, since=STARTED)
+    result = train_run(config, local=local, resume=there, quiet=quiet, since=STARTED)
     summarize(result)
     if result.status == "interrupted":
         raise typer.Exit(130)
+
+
+def _here(resume: str, words: list[str]) -> tuple[Path, list[str]]:
+    """The run to go on with on this machine, brought from a store where it has to be, and the overrides with its storage."""
+    from distrl.storage.fetch import brought, storage_of
+    from distrl.stores import is_address
+
+    if not is_address(resume):
+        return Path(resume), words
+    run_dir = next((word.partition("=")[2] for word in words if word.startswith("run_dir=")), None)
+    return brought(resume, run_dir), [f"storage={storage_of(resume)}", *words]
 
 
 def _config(source: str | None, env: str | None, algo: str | None, overrides: list[str]) -> Config:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from distrl.errors import UserError
 from distrl.outside import OUTSIDE_S
 
 REMEDY = "Start one with 'ray start --head', correct cluster.address, or leave it out to use a Ray of this run's own."
 TOKEN = "it is closed to those without its token: put that into RAY_AUTH_TOKEN, or into the file ~/.ray/auth_token"
+
+
+def show_token() -> None:
+    """Let Ray send the token that this user has, where there is one and nothing else is asked for."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    if "RAY_AUTH_TOKEN" in os.environ or Path(path).exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def find(address: str) -> str:

@@ -134,9 +134,7 @@ class RayConnection:
         )
 
     def _join(self, address: str) -> None:
-        token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-        if "RAY_AUTH_TOKEN" in os.environ or Path(token).exists():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        other_ray.show_token()
         _reread_token()
         address = other_ray.find(address)
         self._refusal = f"The Ray cluster at {address} cannot be joined: {{}} {other_ray.REMEDY}"

@@ -16,6 +16,7 @@ from distrl.errors import UserError, WorkerLost
 from distrl.execution import SEAT, Execution, Future, Worker
 from distrl.execution.local import LocalExecution
 from distrl.execution.resources import Node, Seat
+from distrl.heartbeat import HEART
 from distrl.settings import ClusterSettings
 
 SLICE_S = 0.5  # how long is waited at most before somebody looks around
@@ -177,6 +178,11 @@ class WatchedExecution:
 
     def close(self) -> None:
         self.inner.close()
+
+    def doing(self) -> str:
+        """Where a worker is that is at work, the learner before all others, as far as it is known; '' where none is."""
+        known = (pulse.where for pulse in list(self.watch.pulses.values()) if pulse.where)
+        return next(known, HEART.place)
 
     def _look(self) -> None:
         if time.monotonic() - self.watch.last < SLICE_S / 2:

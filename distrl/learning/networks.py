@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
@@ -45,10 +45,7 @@ class Body(nn.Module):
 
     def forward(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
-        x = self.encode(obs)
-        for part in self.parts(layers):
-            x = part(x)
-        return x
+        return reduce(lambda x, part: part(x), self.parts(layers), self.encode(obs))
 
 
 class OwnBody(nn.Module):

@@ -99,15 +99,11 @@ class SweepFiles:
     @property
     def going(self) -> list[tuple[Path, dict[str, Any]]]:
         """Runs that are under way, or were when the sweep was killed, and the newest row of each."""
-        told = {run["run_dir"] for run in self.runs}
-        tested = [
-            str(self.path / "test" / whose / f"seed-{run['seed']}")
-            for whose, runs in (self.result.get("test") or {}).items()
-            for run in runs
-        ]
         rows = []
         for file in sorted(self.path.glob("*/*/seed-*/metrics.jsonl")):
-            if str(file.parent) not in {*told, *tested} and (found := read_metrics(file)):
+            result = file.with_name("result.json")
+            status = json.loads(result.read_text(encoding="utf-8"))["status"] if result.exists() else "running"
+            if status == "running" and (found := read_metrics(file)):
                 rows.append((file.parent, dict(found[-1])))
         return rows
 

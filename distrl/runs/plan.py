@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
 from distrl.sizes import check_fits
+from distrl.storage.fetch import check_storage
 from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Origin, Policy
@@ -83,6 +85,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config = config.on_device(before)
     if config.track.mlflow:
         check_tracking(tracking_uri(config, run_dir))
+    if config.storage is not None:
+        check_storage(config.storage, run_dir, new=resume is None)
     weights, origin = initial_weights(config, policy), None
     if config.init_from is not None:
         copied = None if resume is None else run_dir / COPY  # a run that goes on has its own
@@ -125,8 +129,10 @@ def _check_runners(config: Config) -> None:
 
 def _new_directory(config: Config, info: EnvInfo) -> Path:
     """Where a new run goes: nothing is there yet, or the name is one that is numbered where there is."""
-    name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}"
-    run_dir = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if config.storage is not None:  # where other machines may begin a run in the same second
+        name += f"-{secrets.token_hex(3)}"
+    run_dir = Path(config.run_dir or f"runs/{name}").absolute()
     if config.run_dir is not None:
         refuse_used(run_dir)
     return run_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from distrl.runs.origin import COPY, copy_origin
 from distrl.runs.plan import Plan, plan_run
 from distrl.runs.result import Result, present, write_result
 from distrl.settings import Config
+from distrl.storage.fetch import brought
+from distrl.storage.uploader import StorageCopy
+from distrl.stores import Store
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
@@ -57,7 +61,7 @@ def train(
     Args:
         config: or what `load_config` takes: a YAML file, a preset's name, a mapping
         local: everything in this process, without Ray; the same weights bit for bit
-        resume: a run directory, or one of its checkpoints, to go on from
+        resume: a run directory, or one of its checkpoints, to go on from; or a run's address in a store (`storage`)
         quiet: no progress display
         callbacks: objects with any of `on_iteration(row)` (a row of metrics.jsonl), `on_evaluation(evaluation)` (during
             training; a `distrl.types.Evaluation`) and `on_checkpoint(path)`. One that returns False ends the run as
@@ -72,8 +76,14 @@ def train(
     since = time.time() if since is None else since
     told = Callbacks(callbacks)
     config = config if isinstance(config, Config) else load_config(config)
-    plan = plan_run(config, None if resume is None else Path(resume))
-    return train_as(plan, lambda plan: _start_execution(plan, local), told, since=since, quiet=quiet)
+    plan = plan_run(config, None if resume is None else brought(resume, config.run_dir))
+
+    def start(plan: Plan) -> tuple[Execution, Config, Resources]:
+        if not (local or quiet):
+            print("Starting Ray ...", file=sys.stderr, flush=True)
+        return _start_execution(plan, local)
+
+    return train_as(plan, start, told, since=since, quiet=quiet)
 
 
 def train_as(
@@ -104,6 +114,7 @@ def train_as(
                 trainer = _make_trainer(
                     plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
                 )
+                observer.console.follow(trainer.recovery.execution.doing)
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
                     return _train(plan, trainer, request, observer, since, pictures)
@@ -186,7 +197,11 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
-    observer = RunObserver(MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet), tracker)
+    log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
+    copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
+    observer = RunObserver(log, console, tracker, copy)
+    if copy is not None:
+        observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
         observer.warn(message)
     if plan.replay_note is not None:

@@ -3,7 +3,7 @@
 A sweep that was killed is what its events say, and goes on from there. Files in a sweep's directory:
 
 `sweep.yaml` the sweep, itself a valid input    `trials/0007/seed-1/` a run of trial 7
-`trials.json` all runs that are not going on    `test/best/seed-101/` a run of the winner, or of the base, on a test seed
+`trials.json` all runs that are not going on    `test/base/seed-101/` a run of the base, or a winner, on a test seed
 `best.yaml` the best config so far              `result.json` how the sweep ended, and the comparison on the test seeds
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from distrl.errors import UserError
 from distrl.files import write_text
@@ -22,16 +22,19 @@ from distrl.json_format import json_text
 from distrl.runs.sweep_decisions import Outcome, Piece
 from distrl.runs.sweep_spaces import Overrides
 
-Whose = Literal["best", "base"]  # of the runs on test seeds
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Test:
-    """A run on a test seed."""
+    """A run on a test seed: of a trial, or (None) of the base config."""
 
-    whose: Whose
+    trial: int | None
     seed: int
+
+    @property
+    def whose(self) -> str:
+        return "base" if self.trial is None else f"trial-{self.trial:04}"
 
 
 Job = Piece | Test
@@ -76,7 +79,7 @@ class Book:
 
     def _apply(self, event: Event) -> None:
         if event["event"] == "tested":
-            self.tested[Test(event["whose"], event["seed"])] = event
+            self.tested[Test(event["trial"], event["seed"])] = event
             return
         piece = Piece(event["trial"], event["seed"], event["rung"])
         if event["event"] == "begun":
@@ -138,7 +141,7 @@ def outcome_of(result: dict[str, Any]) -> Outcome:
 
 def _of(job: Job) -> Event:
     if isinstance(job, Test):
-        return {"whose": job.whose, "seed": job.seed}
+        return {"trial": job.trial, "seed": job.seed}
     return {"trial": job.trial, "seed": job.seed, "rung": job.rung}
 
 

@@ -15,7 +15,7 @@ from distrl.errors import UserError, did_you_mean
 from distrl.files import locked, new_directory, write_text
 from distrl.json_format import json_text
 from distrl.runs.sweep import Sweep, load_sweep
-from distrl.runs.sweep_book import Book, Job, Test, Whose, outcome_of
+from distrl.runs.sweep_book import Book, Job, Test, outcome_of
 from distrl.runs.sweep_check import POPULATION, check_sweep, rungs, trial_count
 from distrl.runs.sweep_decisions import Decisions, Piece
 from distrl.runs.sweep_jobs import STOP, Jobs, key
@@ -66,6 +66,15 @@ def find_sweep_dir(name: str) -> Path:
     known = [path.parent.name for path in Path("sweeps").glob("*/sweep.yaml")]
     near = did_you_mean(name, known) or (f" There are {', '.join(sorted(known))}." if known else "")
     raise UserError(f"There is no sweep {name!r}: neither sweeps/{name} nor {name} holds a sweep.yaml.{near}")
+
+
+def is_running(sweep_dir: Path) -> bool:
+    """Whether a process is at work on the sweep now."""
+    try:
+        with locked(sweep_dir):
+            return False
+    except UserError:
+        return True
 
 
 def resumed_sweep(sweep_dir: Path, overrides: Sequence[str], source: str | None) -> Sweep:
@@ -205,7 +214,9 @@ class Driver:
             if job not in self.book.open or job in self.book.cut:
                 self._begin(job)
             self._write()
-        tried = self.book.overrides[job.trial] if isinstance(job, Piece) else self._phases(job.whose)[-1][1]
+        else:  # the time of the search may have been up
+            (self.book.directory / STOP).unlink(missing_ok=True)
+        tried = self.book.overrides[job.trial] if isinstance(job, Piece) else self._phases(job.trial)[-1][1]
         self.rows.begin(self.book.run_dir(job).parent, tried)
         return self._described(job)
 
@@ -278,9 +289,10 @@ class Driver:
                 return left[0]
             if (piece := self.decisions.next(pieces)) is not None:
                 return piece
-        if pieces or self.decisions.leader() is None:
+        leader = self.decisions.leader()
+        if pieces or leader is None:
             return None
-        tests = [Test(whose, seed) for seed in self.sweep.seeds.test for whose in _WHOSE]
+        tests = [Test(trial, seed) for seed in self.sweep.seeds.test for trial in (leader, None)]
         return next((test for test in tests if test not in self.book.tested and test not in self.busy), None)
 
     def _draw(self, trial: int) -> Overrides:
@@ -295,7 +307,7 @@ class Driver:
         """A job as plain JSON, for a trial's process."""
         run_dir = self.book.run_dir(job)
         if isinstance(job, Test):
-            phases = [self.jobs.phase(values, job.seed, run_dir, rung) for rung, values in self._phases(job.whose)]
+            phases = [self.jobs.phase(values, job.seed, run_dir, rung) for rung, values in self._phases(job.trial)]
             return self.jobs.describe(job, run_dir, phases)
         event = self.book.begun[job]
         taken = None if event["donor"] is None else self.jobs.taken_over(job.rung, job.trial)
@@ -306,14 +318,14 @@ class Driver:
     def _job(self, piece: Mapping[str, Any]) -> Job:
         return next(job for job in self.busy if key(job) == piece["job"])
 
-    def _phases(self, whose: Whose) -> list[tuple[int, Overrides]]:
-        """With what values the winner or the base is trained up to which rung; a population's winner by all it went through."""
-        leader, end = self.decisions.leader(), len(self.jobs.shares)
-        if whose == "base" or leader is None:
+    def _phases(self, trial: int | None) -> list[tuple[int, Overrides]]:
+        """With what values a trial or the base is trained up to which rung; of a population by all that it went through."""
+        end = len(self.jobs.shares)
+        if trial is None:
             return [(end, {})]
         if isinstance(self.decisions, Population):
-            return self.decisions.lineage(leader)
-        return [(end, self.book.overrides[leader])]
+            return self.decisions.lineage(trial)
+        return [(end, self.book.overrides[trial])]
 
     def _tell(self, job: Job, result: Mapping[str, Any]) -> None:
         score = "no score" if result["score"] is None else f"{result['score']:.4g}"
@@ -346,7 +358,7 @@ class Driver:
             "status": status,
             "metric": self.metric.name,
             "best": None if leader is None else self._best(leader),
-            "test": {whose: self._tests(whose) for whose in _WHOSE},
+            "test": {"best": [] if leader is None else self._tests(leader), "base": self._tests(None)},
             "search_s": self.book.search_s,
         }
         text = json_text(data, indent=1)
@@ -362,16 +374,20 @@ class Driver:
             "scores": scores,
         }
         if isinstance(self.decisions, Population):  # which values it had in each generation
-            found["schedule"] = [[generation, values] for generation, values in self._phases("best")]
+            found["schedule"] = [[generation, values] for generation, values in self._phases(leader)]
         return found
 
-    def _tests(self, whose: Whose) -> list[dict[str, Any]]:
-        tested = [(seed, self.book.tested.get(Test(whose, seed))) for seed in self.sweep.seeds.test]
+    def _tests(self, trial: int | None) -> list[dict[str, Any]]:
+        tested = [(seed, self.book.tested.get(Test(trial, seed))) for seed in self.sweep.seeds.test]
         names = ("status", "score", "return_mean", "env_steps", "seconds", "weights_sha256", "error")
-        return [{"seed": s} | {name: e["result"][name] for name in names} for s, e in tested if e is not None]
+        run_dirs = {seed: str(self.book.run_dir(Test(trial, seed))) for seed, _ in tested}
+        return [
+            {"seed": s, "run_dir": run_dirs[s]} | {name: e["result"][name] for name in names}
+            for s, e in tested
+            if e is not None
+        ]
 
 
-_WHOSE: tuple[Whose, Whose] = ("best", "base")
 LOST = {  # of a piece whose process died each time
     **dict.fromkeys(("score", "rung_score", "return_mean", "weights_sha256")),
     "status": "failed",

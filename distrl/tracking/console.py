@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import ENDS, MlflowTracker
@@ -15,18 +16,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-class RunObserver:
-    """Sends rows to metrics.jsonl and the console, and what MLflow's process has to say to the console."""
+class Copy(Protocol):
+    """Who copies a run to a store."""
 
-    def __init__(self, log: MetricsLog, console: Console, tracker: MlflowTracker | None) -> None:
-        self.log, self.console, self.tracker = log, console, tracker
+    def poll(self) -> str | None: ...
+
+    def finish(self, timeout: float) -> str | None: ...
+
+
+class RunObserver:
+    """Sends rows to metrics.jsonl and the console, and what the processes beside the run have to say to the console."""
+
+    def __init__(
+        self, log: MetricsLog, console: Console, tracker: MlflowTracker | None, copy: Copy | None = None
+    ) -> None:
+        self.log, self.console, self.tracker, self.copy = log, console, tracker, copy
         self.warned: set[str] = set()
 
     def record(self, row: dict[str, float]) -> None:
         self.log.append(row)
         self.console.update(row)
-        if self.tracker is not None and (message := self.tracker.poll()):
-            self.console.warn(message)
+        for beside in (self.tracker, self.copy):
+            if beside is not None and (message := beside.poll()):
+                self.console.warn(message)
 
     def note(self, message: str) -> None:
         self.console.note(message)
@@ -43,10 +55,12 @@ class RunObserver:
         self.console.close()
 
     def finish(self, status: str) -> None:
-        """Wait until MLflow has all of the run, and knows how it ended."""
+        """Wait until MLflow has all of the run, and knows how it ended, and until the copy of it is whole."""
         if self.tracker is not None and (
             behind := self.tracker.finish(ENDS[status], timeout=10 if status == "interrupted" else 60)
         ):
+            self.warn(behind)
+        if self.copy is not None and (behind := self.copy.finish(60 if status == "interrupted" else 300)):
             self.warn(behind)
 
 
@@ -59,6 +73,7 @@ class Console:
         self._shown = -math.inf
         self._row: Mapping[str, float | int | str] = {}
         self._best: float | None = None
+        self._lock, self._over = threading.RLock(), threading.Event()
         self._bar: Progress | None = None  # made by the first row: errors before it find the terminal as it was
 
     def update(self, row: Mapping[str, float | int | str]) -> None:
@@ -68,6 +83,19 @@ class Console:
             self._best = evaluation if self._best is None else max(self._best, evaluation)
         if not self._quiet and time.monotonic() - self._shown >= (0.2 if self._tty else 10):
             self._show()
+
+    def follow(self, doing: Callable[[], str]) -> None:
+        """Tell between rows, too, where they are long in coming, what is being done, if anything."""
+
+        def tell() -> None:
+            while not self._over.wait(1.0):
+                if time.monotonic() - self._shown >= (1.0 if self._tty else 10) and (what := doing()):
+                    with self._lock:
+                        if not self._over.is_set():
+                            self._show(what)
+
+        if not self._quiet:
+            threading.Thread(target=tell, name="console", daemon=True).start()
 
     def note(self, message: str) -> None:
         if not self._quiet:
@@ -79,16 +107,22 @@ class Console:
 
     def close(self) -> None:
         """Show the last row and leave the terminal as it was."""
-        if self._row and not self._quiet:
-            self._show()
-        self._row = {}
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._over.set()
+        with self._lock:
+            if self._row and not self._quiet:
+                self._show()
+            self._row = {}
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
 
-    def _show(self) -> None:
-        self._shown = time.monotonic()
-        done, total, text = int(self._row["env_steps"]), self._total, self._summary()
+    def _show(self, doing: str = "") -> None:
+        with self._lock:
+            self._shown = time.monotonic()
+            self._draw("  ".join(filter(None, [self._summary(), doing])))
+
+    def _draw(self, text: str) -> None:
+        done, total = int(self._row.get("env_steps", 0)), self._total
         if not self._tty:
             self._print(f"{done:,}{'' if total is None else f'/{total:,}'} env steps  {text}")
             return
@@ -122,6 +156,10 @@ class Console:
         return value if math.isfinite(value) else None
 
     def _print(self, message: str, style: str | None = None) -> None:
+        with self._lock:
+            self._write(message, style)
+
+    def _write(self, message: str, style: str | None) -> None:
         if self._bar is None:
             print(message, file=sys.stderr, flush=True)
         else:  # above the bar

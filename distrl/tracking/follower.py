@@ -7,10 +7,8 @@ import hashlib
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +17,7 @@ from distrl.acting.recurrent import RecurrentPolicy
 from distrl.errors import UserError
 from distrl.files import lock_now
 from distrl.models.store import read_model
+from distrl.tracking.companion import Driver, tell_behind
 from distrl.tracking.meter import Meter
 from distrl.tracking.metrics import Row
 from distrl.tracking.where import KEY, database_path, read_json, safe_name, without_credentials, write_json
@@ -26,32 +25,9 @@ from distrl.types import Evaluation
 
 REQUEST = 1000  # metrics that MLflow takes in one request
 FOLLOW_S, BACKOFF_S = 1.5, 10.0  # between two looks at the file; the longest pause between two tries
-ORPHAN_S = 60.0  # how long the process goes on after a driver that died without a word
 FILES = ("config.yaml", "result.json", "plots", "videos")  # of a run that become artifacts
 MODEL = "distrl.model_sha256"  # tag: the model that was logged last, so that none is logged twice
 LOG = logging.getLogger("distrl.tracking")
-
-
-class _Driver(threading.Thread):
-    """Listens to the driver; when that has ended, ends this process in time, whatever it is doing."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.ended = threading.Event()
-        self.status: str | None = None  # how the driver said that it ended; None: it said nothing, since it was killed
-        self._limit = ORPHAN_S
-
-    def run(self) -> None:
-        said = b""
-        while not said.endswith(b"\n") and (chunk := os.read(0, 4096)):
-            said += chunk
-        if said.endswith(b"\n"):
-            _, self.status, limit = said.decode().split()
-            self._limit = float(limit)
-        self.ended.set()
-        time.sleep(self._limit)
-        LOG.warning("gave up: not everything was sent within %g s", self._limit)
-        os._exit(3)
 
 
 def _make_store(database: Path) -> None:
@@ -166,15 +142,14 @@ class Follower:
     def fell_behind(self, error: Exception, log: bool) -> None:
         """Let the driver know, through track.state."""
         reason = without_credentials(" ".join(str(error).split()))[:300]
-        with suppress(UserError):  # the disk is full
-            write_json(self.run_dir / "track.state", {"behind": reason})
+        tell_behind(self.run_dir, "track", reason)
         if log:
             LOG.warning("MLflow does not take everything: %s", reason)
 
     def caught_up(self) -> None:
         """Let the driver know."""
         LOG.warning("MLflow takes the metrics again")
-        (self.run_dir / "track.state").unlink(missing_ok=True)
+        tell_behind(self.run_dir, "track", "")
 
     def send(self) -> None:
         """The rows that MLflow does not hold yet."""
@@ -280,7 +255,7 @@ def follow_run(run_dir: Path, make: Callable[[Path], Follows]) -> int:
     """Follow a run or a sweep, as `make` does, until its driver ends. Returns 0 where MLflow then has all of it."""
     os.nice(10)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    driver = _Driver()
+    driver = Driver(LOG)
     driver.start()
     with (run_dir / "track.log").open("ab") as lock:
         # The process of a killed driver may still be at work; that of the resumed run then waits for it. Should the
@@ -291,7 +266,7 @@ def follow_run(run_dir: Path, make: Callable[[Path], Follows]) -> int:
         return _follow(make(run_dir), driver)
 
 
-def _follow(follower: Follows, driver: _Driver) -> int:
+def _follow(follower: Follows, driver: Driver) -> int:
     from mlflow import MlflowException
 
     failures, connected = 0, False

@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any, Literal
 from distrl.errors import UserError
 from distrl.files import lock_now
 from distrl.settings import dotted
+from distrl.tracking.companion import Companion
 from distrl.tracking.where import database_path, read_json, safe_name, split_credentials, write_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -34,17 +32,25 @@ ENDS: dict[str, Status] = {
     "diverged": "FAILED",
     "failed": "FAILED",
 }
-STARTS = 3  # of the process, at most, while the run goes on
 
 
-class MlflowTracker:
+class MlflowTracker(Companion):
     """The process that tells MLflow of a run. It ends when its driver does, in whatever way: its stdin closes then."""
 
     def __init__(self, run_dir: str | Path, uri: str) -> None:
-        self.run_dir = Path(run_dir).absolute()
-        self._uri = uri
-        self._behind, self._starts, self._polled = False, 0, 0.0
-        self._spawn()
+        if uri.startswith("sqlite:"):
+            database_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        bare, credentials = split_credentials(uri)
+        # MLflow by itself would try again for minutes; the process does that. What the user has set stays.
+        settings = {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "GIT_PYTHON_REFRESH": "quiet",
+        }
+        unset = {name: value for name, value in settings.items() if name not in os.environ}
+        environment = unset | {"MLFLOW_TRACKING_URI": bare} | credentials
+        super().__init__(run_dir, "track", ["distrl.tracking", str(Path(run_dir).absolute())], environment)
 
     @classmethod
     def start(
@@ -73,68 +79,24 @@ class MlflowTracker:
 
     def poll(self) -> str | None:
         """A line for people when tracking has just fallen behind or caught up. Cheap enough for every iteration."""
-        if time.monotonic() - self._polled < 1:
-            return None
-        self._polled = time.monotonic()
-        if (code := self._child.poll()) is not None and self._starts < STARTS:
-            self._spawn()
-            return f"The process that tells MLflow ended ({code}) and was started again; see {self.run_dir}/track.log."
-        reason = read_json(self.run_dir / "track.state").get("behind")
-        if bool(reason) == self._behind:
-            return None
-        self._behind = bool(reason)
-        if reason:
-            return f"MLflow does not take the metrics ({reason}). Training goes on; they are kept and sent later."
-        return "MLflow takes the metrics again; nothing was lost."
+        match self.news():
+            case "ended", code:
+                return (
+                    f"The process that tells MLflow ended ({code}) and was started again; see {self.run_dir}/track.log."
+                )
+            case "behind", reason:
+                return f"MLflow does not take the metrics ({reason}). Training goes on; they are kept and sent later."
+            case "caught up", _:
+                return "MLflow takes the metrics again; nothing was lost."
+        return None
 
     def finish(self, status: Status, timeout: float) -> str | None:
         """Send all that is left, and end the run in MLflow. Returns a warning where `timeout` s were not enough."""
-        if self._child.poll() is not None:
-            self._spawn()
-        assert self._child.stdin is not None
-        try:
-            self._child.stdin.write(f"end {status} {timeout}\n".encode())
-            self._child.stdin.close()
-            code = self._child.wait(timeout + 5)  # it gives up by itself at `timeout`
-        except BrokenPipeError:
-            code = self._child.wait()
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            code = self._child.wait()
-        if code == 0:
+        if self.end(status, timeout) == 0:
             return None
-        reason = read_json(self.run_dir / "track.state").get("behind") or f"see {self.run_dir}/track.log"
+        reason = self.reason or f"see {self.run_dir}/track.log"
         command = f"python -m distrl.tracking --sync {shlex.quote(str(self.run_dir))}"
         return f"MLflow does not have all of this run ({reason}). Nothing is lost; send it later: {command}"
-
-    def _spawn(self) -> None:
-        self._starts += 1
-        (self.run_dir / "track.state").unlink(missing_ok=True)
-        if self._uri.startswith("sqlite:"):
-            database_path(self._uri).parent.mkdir(parents=True, exist_ok=True)
-        bare, credentials = split_credentials(self._uri)
-        # MLflow by itself would try again for minutes; the process does that. What the user has set stays.
-        settings = {
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "GIT_PYTHON_REFRESH": "quiet",
-        }
-        # When the run's own Ray ends, it ends all that bears its marks. The process must outlive it to send the rest.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DISTRL_RAY_"))}
-        path = os.pathsep.join(
-            entry for entry in sys.path if entry
-        )  # so that the process imports from where the driver does
-        forced = {"MLFLOW_TRACKING_URI": bare, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        with (self.run_dir / "track.log").open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "distrl.tracking", str(self.run_dir)],
-                env=settings | inherited | forced | credentials,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the driver, which then says how the run ended
-            )
 
 
 def sync(run_dir: str | Path, uri: str | None = None, timeout: float = 3600) -> None:

@@ -59,7 +59,7 @@ class SweepFollower:
         follower.send()
         status = read_json(result).get("status", "running")
         if status != "running":
-            follower.finish(ENDS[status], model=run_dir.parent == self.run_dir / "test" / "best")
+            follower.finish(ENDS[status], model=run_dir.match("test/trial-*/*"))
             write_json(run_dir / SENT, {"result": ended})
             del self.below[run_dir]
 
@@ -104,7 +104,9 @@ class SweepFollower:
     def _about_trial(self, trial: Path) -> dict[str, Any]:
         told = read_json(trial / "trial.json")
         params = {safe_name(key): str(value)[:500] for key, value in dotted(told.get("overrides", {})).items()}
-        name = f"trial {int(trial.name)}" if trial.parent.name == "trials" else f"{trial.name}, on the test seeds"
+        number = trial.name.rpartition("-")[2]
+        name = f"trial {int(number)}" if number.isdigit() else number
+        name += "" if trial.parent.name == "trials" else ", on the test seeds"
         return {
             "run_name": name,
             "params": params,

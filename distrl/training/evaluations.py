@@ -52,6 +52,8 @@ class Evaluations:
     def load(self, state: RunState) -> None:
         """Ask again for the evaluations that were under way."""
         self.progress, self.best = state.progress, state.best
+        if self.best is not None and not (self.run_dir / "best").exists():  # a copy of a run may lack it
+            self._write_best()
         self.asked: dict[int, Asked] = {}  # by number
         for pending in self.progress.pending:
             self._ask(pending, self.updates.versions.of(pending.version), self.config.evaluation.episodes)

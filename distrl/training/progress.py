@@ -155,8 +155,7 @@ class Ledger:
             self._count_streak(report)
             if report.unfaithful:
                 self.observer.warn(UNFAITHFUL.format(self.config.env.id))
-        assert self.earlier_s is not None
-        progress.train_s = self.earlier_s + time.time() - self.first_step
+        self._time()
         if progress.steps_to_threshold is None and progress.reached(self.threshold):
             progress.steps_to_threshold, progress.time_to_threshold_s = progress.env_steps, progress.train_s
         row = self.head(k) | {"train/episodes": float(progress.episodes)}
@@ -171,7 +170,8 @@ class Ledger:
 
     def close(self, row: dict[str, float], metrics: dict[str, float]) -> None:
         """Complete a row with what the learner says of the iteration, and record it."""
-        row["time/learn_s"] = metrics.pop("learn_s")
+        self._time()
+        row["time/learn_s"] = self.recovery.learn_s = metrics.pop("learn_s")
         row |= {f"train/{name}": value for name, value in metrics.items()}
         row["restarts"] = float(self.recovery.restarts)
         self.rows += 1
@@ -183,6 +183,11 @@ class Ledger:
     def head(self, k: int) -> dict[str, float]:
         """What every row begins with."""
         return {"iteration": float(k), "env_steps": float(self.progress.env_steps), "time": time.time()}
+
+    def _time(self) -> None:
+        """Training has gone on until now."""
+        assert self.earlier_s is not None and self.first_step is not None
+        self.progress.train_s = self.earlier_s + time.time() - self.first_step
 
     def _rates(self) -> dict[str, float]:
         now = time.perf_counter()

@@ -34,7 +34,7 @@ class Impatient(Interrupted):
 
 
 class TimeUp(Exception):
-    """`stop.seconds` have passed."""
+    """`stop.seconds` have passed, or will have by the end of another update."""
 
 
 class Recovery:
@@ -53,6 +53,7 @@ class Recovery:
         self.config, self.execution, self.observer, self.interrupted = config, execution, observer, interrupted
         self.began = time.perf_counter()
         self.decided = False  # that the run ends: its time does not matter any more
+        self.learn_s = 0.0  # of the newest update that is known: what follows a decision to end
         self.asked: float | None = None  # when the run was first seen to be asked to end
         self.restarts = 0
         self.blocked = 0.0  # seconds spent waiting for workers
@@ -84,7 +85,7 @@ class Recovery:
         seconds = self.config.stop.seconds
         if (reason := self.interrupted()) is not None:
             raise Interrupted(reason)
-        if seconds is not None and not self.decided and time.perf_counter() - self.began >= seconds:
+        if seconds is not None and not self.decided and time.perf_counter() - self.began + self.learn_s >= seconds:
             raise TimeUp
 
     def record(self, row: dict[str, float]) -> None:

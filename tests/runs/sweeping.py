@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,16 @@ def sweep_here(
     sweep_dir: Path,
     kill_at: int | None = None,
     resume: bool = False,
+    before: Callable[[tune.Driver, int], None] = lambda driver, count: None,
 ) -> tune.Tuned:
-    """Run a sweep; before its job number `kill_at` is told of, everything ends at once."""
+    """Run a sweep; before its job number `kill_at` is told of, everything ends at once. `before`: called before each job."""
 
     def in_turn(sweep: Sweep, driver: tune.Driver) -> None:
         count = 0
         while not driver.done():
             job = driver.deal()
             assert job is not None
+            before(driver, count)
             result = work(json.loads(json.dumps(job)))
             if count == kill_at:
                 raise Killed

@@ -148,7 +148,7 @@ def test_a_population_is_the_same_after_a_kill_and_its_winner_is_trained_as_it_w
         rows = read_metrics(whole / "trials" / f"{event['trial']:04}" / "seed-1" / "metrics.jsonl")
         first = next(row for row in rows if row["iteration"] >= 10 * event["rung"] / 3)
         assert first["train/learning_rate"] == pytest.approx(event["overrides"]["algorithm.lr"])
-    tested = read_metrics(whole / "test" / "best" / "seed-101" / "metrics.jsonl")
+    tested = read_metrics(Path(result.data["test"]["best"][0]["run_dir"]) / "metrics.jsonl")
     rates = dict.fromkeys(
         round(float(row["train/learning_rate"]), 12) for row in tested if "train/learning_rate" in row
     )

@@ -104,7 +104,7 @@ def test_interrupted_and_killed_and_gone_on_with_it_is_the_same_sweep(whole: Pat
     json.loads((sweep_dir / "trials.json").read_text())
     load_config(sweep_dir / "best.yaml")
     shown = distrl("tune", "--status", "mine", cwd=tmp_path)
-    assert shown.returncode == 0 and "mine: running" in shown.stdout
+    assert shown.returncode == 0 and "mine: killed; go on with 'distrl tune --resume mine'" in shown.stdout
     done = distrl("tune", "--resume", "mine", cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     assert gone(members, 20)
@@ -145,3 +145,18 @@ def test_a_trial_that_fails_is_told_with_its_cause_and_a_process_that_dies_is_st
     assert [t["status"] for t in by_trouble["nan"]] == ["failed"] and "nan" in by_trouble["nan"][0]["error"].lower()
     assert [t["status"] for t in by_trouble["crash"]] == ["finished"] * 2
     assert len({t["weights_sha256"] for t in [*by_trouble["crash"], *by_trouble[""]]}) == 1
+
+
+def test_a_trial_with_runners_of_its_own_learns_the_same(tmp_path: Path) -> None:
+    sweep = {
+        **SWEEP,
+        "budget": {"trials": 1, "env_steps": 2560},
+        "scheduler": "none",
+        "seeds": {"tune": [3], "test": [101]},
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep))
+    done = distrl("tune", "s.yaml", "trial.runners=1", "--name", "r", cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads((tmp_path / "sweeps" / "r" / "trials.json").read_text())
+    config = load_config(tmp_path / "sweeps" / "r" / "best.yaml", ["seed=3", f"run_dir={tmp_path}/run"])
+    assert train(config, local=True, quiet=True).data["weights_sha256"] == told["weights_sha256"]

@@ -185,6 +185,24 @@ def test_console_on_a_terminal_shows_a_bar_and_puts_messages_above_it(monkeypatc
     assert text.count("\n") < 20
 
 
+def test_console_tells_what_is_done_where_no_row_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    console, doing = Console(total_env_steps=1000), iter(["", "minibatch 7", *["minibatch [8]"] * 100])
+    console.follow(lambda: next(doing))
+    deadline = time.monotonic() + 30
+    while "minibatch [8]" not in terminal.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    console.close()
+    assert "minibatch 7" in terminal.getvalue() and "minibatch [8]" in terminal.getvalue()
+
+
 # --- where MLflow is -------------------------------------------------------------------------------------------------
 
 

@@ -129,3 +129,27 @@ def test_time_does_not_matter_once_the_end_is_decided_but_an_interruption_does()
     recovery.check()
     with pytest.raises(Interrupted, match="enough"):
         recovery.check()
+
+
+SLOW: dict[str, Any] = {  # an update takes at least 0.8 s
+    **CARTPOLE,
+    "algorithm": {**CARTPOLE["algorithm"], "name": "slow", "minibatch_s": 0.2},
+    "evaluation": {"every": 0, "final_episodes": 0},
+}
+
+
+def test_the_time_of_training_holds_the_updates_that_are_learnt_at_its_end(tmp_path: Path) -> None:
+    outcome = run_trainer(config_of(SLOW, "stop.env_steps=512"), LocalExecution(), tmp_path)
+    learn_s = sum(row["time/learn_s"] for row in outcome.observer.rows)
+    assert learn_s > 1.6
+    assert outcome.trainer.progress.train_s >= learn_s
+    assert read_checkpoint(list_checkpoints(tmp_path)[-1], 4).progress.train_s >= learn_s
+
+
+def test_no_update_is_begun_that_would_end_after_the_time(tmp_path: Path) -> None:
+    config = config_of(SLOW, "stop.seconds=3", "stop.env_steps=1000000", "schedule.lag=0")
+    outcome = run_trainer(config, LocalExecution(), tmp_path)
+    assert outcome.trainer.progress.stopped == "seconds"
+    rows = [row for row in outcome.observer.rows if "time/learn_s" in row]
+    before_the_last = sum(row["time/learn_s"] for row in rows[:-1])
+    assert before_the_last + rows[-2]["time/learn_s"] < 3

@@ -1,0 +1,89 @@
+"""What a job is on the cluster: its processes made ready, versions compared, then `distrl` as on any machine.
+
+What it is handed lies in the package `distrl_job`, which comes with the job (`distrl.execution.jobs`). Before versions are
+compared, this needs nothing but Python: a cluster may have any.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import runpy
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+PAYLOAD = "distrl_job"
+ORDER, ENVIRONMENT, CONFIG = "order.json", "environment.json", "config.yaml"  # in it
+ROOM = "distrl.execution.room"  # in a process of its own: a run joins Ray in its own way
+REFUSED = 2  # exit code, as of `UserError`
+
+
+def payload() -> str:
+    """The directory of what the job was handed."""
+    spec = importlib.util.find_spec(PAYLOAD)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"{PAYLOAD} is not there: this is no job that distrl submitted")
+    return os.path.dirname(spec.origin)
+
+
+def prepare() -> None:
+    """Called by Ray in each worker of the job: the Python that Ray runs on comes first, and the submitter's values are set.
+
+    They come in a file, since Ray logs and shows what it is given as environment variables.
+    """
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    os.environ.update(_read(ENVIRONMENT))
+
+
+def different(wanted: dict[str, str]) -> list[str]:
+    """What is of another version here than is wanted, for people. Of Python, and of builds of a package, the first numbers count."""
+    found = []
+    for name, version in wanted.items():
+        try:
+            here = platform.python_version() if name == "python" else metadata.version(name)
+        except metadata.PackageNotFoundError:
+            here = "none"
+        if release(name, here) != release(name, version):
+            found.append(f"{name} {here} ({version} where it was submitted)")
+    return found
+
+
+def release(name: str, version: str) -> str:
+    """What of a version must be the same: of Python the first two numbers, of a package all but its build."""
+    return ".".join(version.split(".")[:2]) if name == "python" else version.partition("+")[0]
+
+
+def main() -> None:
+    """Do what was ordered, in this process; leaves with the exit code of the command."""
+    prepare()  # Ray does that in workers alone
+    order = _read(ORDER)
+    if other := different(order["versions"]):
+        print(
+            f"error: this cluster has {', '.join(other)}. Install there what scripts/constraints.txt names, or submit with "
+            "--any-versions: then other weights may come out.",
+            file=sys.stderr,
+        )
+        sys.exit(REFUSED)
+    room = [sys.executable, "-m", ROOM, json.dumps(order["room"]), str(order["wait_s"])]
+    if order["room"] and (code := subprocess.run(room, check=False).returncode):
+        sys.exit(code)
+    handed, run_dir = payload(), os.path.expanduser(order["run_dir"])
+    new = [os.path.join(handed, CONFIG), f"run_dir={run_dir}"]
+    begins = [] if order["model"] is None else [f"init_from={os.path.join(handed, order['model'])}"]
+    arguments = ["--resume", run_dir] if order["resume"] else new + begins
+    sys.argv = ["distrl", "train", *arguments, *order["overrides"], "cluster.address=auto"]
+    runpy.run_module("distrl", run_name="__main__", alter_sys=True)
+
+
+def _read(name: str) -> dict[str, Any]:
+    with open(os.path.join(payload(), name), encoding="utf-8") as file:
+        read: dict[str, Any] = json.load(file)
+    return read
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Runs on a real cluster, a head on this machine with its dashboard and a token, as its user meets it: by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from conftest import CARTPOLE
+from processes import distrl, gone, result_of, write
+
+from distrl.execution import on_cluster
+from distrl.runs.jobs import order_run
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.timeout(600)  # jobs start slowly, and more so where other things run
+TOKEN, SECRET = "7" * 64, "very-secret-18273"
+SMALL = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
+OWN_ENV = """
+import os
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Mine(CartPoleEnv):
+    def __init__(self, **kwargs):
+        assert os.environ["MINE_KEY"]
+        super().__init__(**kwargs)
+
+gymnasium.register("Mine-v0", Mine, max_episode_steps=100)
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Below those that Ray's workers take."""
+    found: list[int] = []
+    for port in range(8000 + os.getpid() % 1500, 10_000):
+        with socket.socket() as server:
+            if len(found) < count and server.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """The address of a cluster's dashboard; the commands of a test find its token and nothing else of this machine's Rays."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as directory:
+        home = Path(directory) / "home"
+        home.mkdir()
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HOME": str(home), "RAY_TMPDIR": directory}
+        os.environ |= {"RAY_raylet_start_wait_time_s": "120"}
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        port, agent, client = free_ports(3)
+        command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--port=0", "--disable-usage-stats"]
+        command += [
+            f"--dashboard-port={port}",
+            f"--temp-dir={directory}/ray",
+            f"--ray-client-server-port={client}",
+            "--object-store-memory=300000000",
+        ]
+        command += [f"--dashboard-agent-listen-port={agent}"]
+        with (Path(directory) / "log").open("w") as log:
+            ray = psutil.Popen(command, cwd=directory, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield f"http://127.0.0.1:{port}"
+            assert ray.poll() is None, (Path(directory) / "log").read_text()[-3000:]
+        finally:
+            family = [ray, *ray.children(recursive=True)]
+            ray.send_signal(signal.SIGTERM)
+            gone(family, 40)
+            for process in family:
+                if process.is_running():
+                    process.kill()
+            os.environ.clear()
+            os.environ |= before
+
+
+@pytest.fixture(scope="module")
+def address(head: str) -> str:
+    """Of the cluster, which is up."""
+    import urllib.request
+
+    request = urllib.request.Request(f"{head}/api/version", headers={"Authorization": f"Bearer {TOKEN}"})
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return head
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the head did not start")
+
+
+class Link:
+    """A way to a port that can be cut, with all connections over it."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.up, self._sockets = port, True, list[socket.socket]()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        self.up = False
+        for end in self._sockets:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._sockets.clear()
+
+    def _serve(self) -> None:
+        while True:
+            near, _ = self._server.accept()
+            if not self.up:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self.port))
+            self._sockets += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pump(one: socket.socket, other: socket.socket) -> None:
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def test_a_run_with_an_env_of_ones_own_over_a_link_that_is_cut_comes_back_with_the_same_bits(
+    address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_ENV)
+    (tmp_path / ".env").write_text(f"MINE_KEY={SECRET}\nRAY_AUTH_TOKEN={TOKEN}\n")
+    config = write(tmp_path, {**SMALL, "env": {"id": "mine:Mine-v0"}, "stop": {"env_steps": 256 * 40}})
+    refused = distrl("submit", config, "--address", address, cwd=tmp_path)
+    assert refused.returncode == 2 and f"--working-dir {tmp_path}" in refused.stderr and refused.stdout == ""
+
+    link = Link(int(address.rpartition(":")[2]))
+    command = [
+        sys.executable,
+        "-m",
+        "distrl",
+        "submit",
+        config,
+        "--address",
+        link.address,
+        "--working-dir",
+        ".",
+        "-o",
+        "there",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as submitting:
+        assert submitting.stdout is not None and submitting.stderr is not None
+        job = submitting.stdout.readline().strip()
+        assert re.fullmatch(r"ppo-mine-v0-\d{8}-\d{6}-[0-9a-f]{4}", job), submitting.stderr.read()
+        told = ""
+        while "env steps" not in told:
+            told += (line := submitting.stdout.readline())
+            assert line, submitting.stderr.read()
+        link.cut()
+        time.sleep(4)
+        link.up = True
+        told += submitting.stdout.read()
+        warned = submitting.stderr.read()
+        assert submitting.wait(60) == 0, warned
+    assert "connection" in warned.lower() or "does not answer" in warned
+    assert told.count("Finished after 10,240 env steps") == 1 and told.count("Running entrypoint") == 1
+
+    done = distrl("train", config, "--local", "-q", "run_dir=here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    here, there = result_of(tmp_path / "here"), result_of(tmp_path / "there")
+    assert there["weights_sha256"] == here["weights_sha256"] and there["evaluation"] == here["evaluation"]
+    assert len(list((tmp_path / "there" / "checkpoints").iterdir())) == 1
+
+    session = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest"
+    logs = [path for path in (session / "logs").rglob("*") if path.is_file()]
+    assert len(logs) > 20 and any(job in path.name for path in logs)
+    runs = [path for path in Path(os.environ["HOME"]).rglob("*") if path.is_file() and ".env" not in path.name]
+    assert [path for path in (*logs, *runs) if SECRET.encode() in path.read_bytes()] == []
+    held = [
+        path
+        for path in (session / "runtime_resources").rglob("*")
+        if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+    assert {path.name for path in held} == {on_cluster.ENVIRONMENT}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in held)
+
+
+def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(address: str, tmp_path: Path) -> None:
+    config = write(tmp_path, {**SMALL, "stop": {"env_steps": 256 * 2000}, "evaluation": {"every": 0}})
+    poor = tmp_path / "poor"
+    poor.mkdir()
+    (poor / "sitecustomize.py").write_text(
+        "import sys\nfor name in 'numpy torch typer rich gymnasium mlflow safetensors dotenv threadpoolctl'.split(): sys.modules[name] = None\n"
+    )
+    script = [
+        sys.executable,
+        str(ROOT / "scripts" / "submit_job.py"),
+        config,
+        "seed=5",
+        "--address",
+        address,
+        "--detach",
+    ]
+    started = subprocess.run(
+        script, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(poor)}, capture_output=True, text=True, check=False
+    )
+    assert started.returncode == 0, started.stderr
+    [job] = started.stdout.split()
+    deadline = time.monotonic() + 120
+    while "env steps" not in (said := distrl("logs", job, "--address", address, cwd=tmp_path).stdout):
+        assert time.monotonic() < deadline, said
+        time.sleep(1)
+    typo = distrl("stop", job[:-1], "--address", address, cwd=tmp_path)
+    assert typo.returncode == 2 and f"Did you mean {job!r}" in typo.stderr and "Traceback" not in typo.stderr
+    assert distrl("stop", job, "--address", address, cwd=tmp_path).returncode == 0
+    assert distrl("logs", "-f", job, "--address", address, cwd=tmp_path).returncode == 130
+    listed = [
+        line for line in distrl("jobs", "--address", address, cwd=tmp_path).stdout.splitlines() if line.startswith(job)
+    ]
+    assert len(listed) == 1 and "STOPPED" in listed[0]
+
+    assert distrl("fetch", job, "--address", address, "--out", "stopped", cwd=tmp_path).returncode == 0
+    stopped = result_of(tmp_path / "stopped")
+    steps = stopped["env_steps"]
+    assert stopped["status"] == "interrupted" and 0 < steps < 256 * 2000
+    assert yaml.safe_load((tmp_path / "stopped" / "config.yaml").read_text())["seed"] == 5
+    again = distrl("fetch", job, "--address", address, "--out", "stopped", cwd=tmp_path)
+    assert again.returncode == 2 and "exists" in again.stderr
+    nothing = distrl("stop", job, "--address", address, cwd=tmp_path)
+    assert nothing.returncode == 2 and "not running" in nothing.stderr
+
+    more = f"stop.env_steps={steps + 2560}"
+    resumed = distrl("submit", "--resume", job, more, "--address", address, "--out", "ended", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    done = distrl("train", config, "--local", "-q", "seed=5", more, "run_dir=here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert result_of(tmp_path / "ended")["weights_sha256"] == result_of(tmp_path / "here")["weights_sha256"]
+
+
+WRONG = """
+import sys
+import distrl.models.store as store
+wrong = store.versions() | {sys.argv[1]: "0.0.1"}
+store.versions = lambda: wrong
+sys.argv = ["distrl", "submit", "config.yaml", "--address", sys.argv[2]]
+from distrl.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("package", ["ray", "numpy"])
+def test_other_versions_on_the_cluster_are_refused(package: str, address: str, tmp_path: Path) -> None:
+    """Ray's is known before anything is sent; of others the cluster itself finds out."""
+    write(tmp_path, SMALL)
+    done = subprocess.run(
+        [sys.executable, "-c", WRONG, package, address],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    said = done.stdout + done.stderr
+    assert "0.0.1" in said and "scripts/constraints.txt" in said and "Traceback" not in said
+    assert (done.stdout == "") == (package == "ray") and not (tmp_path / "runs").exists()
+
+
+def test_versions_are_compared_as_far_as_they_matter() -> None:
+    import numpy
+
+    python = ".".join(map(str, sys.version_info[:2]))
+    assert on_cluster.different({"python": f"{python}.99", "numpy": f"{numpy.__version__}+cu130"}) == []
+    assert on_cluster.different({"python": "2.7.18", "nothing-like-it": "1.0"}) == [
+        f"python {'.'.join(map(str, sys.version_info[:3]))} (2.7.18 where it was submitted)",
+        "nothing-like-it none (1.0 where it was submitted)",
+    ]
+
+
+def test_what_is_wrong_is_told_before_anything_is_sent(address: str, tmp_path: Path) -> None:
+    write(tmp_path, SMALL)
+    large = tmp_path / "large"
+    large.mkdir()
+    with (large / "data.bin").open("wb") as file:
+        file.truncate(513 * 2**20)
+    (tmp_path / "taken").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        nobody = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        cases = {
+            ("submit", "config.yaml", "algorithm.lrr=1", "--address", address): "Did you mean",
+            ("submit", "config.yaml", "run_dir=runs/x", "--address", address): "begins with /",
+            ("submit", "config.yaml", "--address", address, "--out", "taken"): "exists",
+            ("submit", "config.yaml", "--address", address, "--working-dir", "large"): "data.bin (513 MiB)",
+            ("submit", "config.yaml"): "--address",
+            ("jobs", "--address", "ray://127.0.0.1:10001"): "dashboard",
+            ("jobs", "--address", nobody): "does not answer",
+            ("jobs", "--address", "http://127.0.0.1:1"): "does not answer",
+            ("fetch", "nothing", "--address", address): "There is no job 'nothing'",
+            ("logs", "nothing", "--address", address): "There is no job 'nothing'",
+        }
+        for arguments, part in cases.items():
+            done = distrl(*arguments, cwd=tmp_path)
+            assert done.returncode == 2 and part in done.stderr and done.stdout == "", (arguments, done)
+            assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_wrong_token_is_told(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "8" * 64)
+    done = distrl("jobs", "--address", address, cwd=tmp_path)
+    assert done.returncode == 2 and "RAY_AUTH_TOKEN" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_that_finds_no_room_waits_says_so_and_gives_up(address: str, tmp_path: Path) -> None:
+    asked = ["cluster.runners=3", "cluster.cpus_per_runner=1", "--wait", "8", "--address", address]
+    done = distrl("submit", write(tmp_path, SMALL), *asked, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "waiting for 3 CPUs, up to 8 s; 2 CPUs and 0 GPUs are free" in done.stdout
+    assert "error: 3 CPUs are needed at once" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_a_cluster_that_is_up_is_looked_at(address: str, tmp_path: Path) -> None:
+    done = distrl("cluster", "check", address, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        "ok    machines: 1 with 2 CPUs" in done.stdout
+        and f"ok    python: {sys.version.split()[0]} everywhere" in done.stdout
+    )
+    assert "distrl-probe" not in distrl("jobs", "--address", address, cwd=tmp_path).stdout
+
+
+def test_a_model_to_begin_with_comes_along(tmp_path: Path) -> None:
+    done = distrl("train", write(tmp_path, SMALL), "--local", "-q", "run_dir=first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, order = order_run(str(tmp_path / "config.yaml"), [f"init_from={tmp_path}/first"], None)
+    assert order.model == tmp_path / "first" / "best"
+    assert yaml.safe_load(order.config or "")["init_from"] is None and json.dumps(dict(order.versions))
