@@ -95,6 +95,9 @@ class Layout:
     states: tuple[str, ...] = ()  # masks of all states of a single Discrete observation, as '0110'
     unread: tuple[str, ...] = ()  # parts that are left out, since they are texts
     agents: tuple[str, ...] = ()  # names of those of one env copy: each has a row; () where there is but one, unnamed
+    members: tuple[
+        Layout, ...
+    ] = ()  # of each agent, where there are groups: rows are bytes, each as its own layout says
     central: Part | None = None  # a state of all of them, which a critic is shown beside the parts, and who acts is not
 
     @property
@@ -105,7 +108,7 @@ class Layout:
     @property
     def plain(self) -> bool:
         """Whether the env's own arrays travel as they are."""
-        return self.parts[0].at is None
+        return not self.members and self.parts[0].at is None
 
     @property
     def masked(self) -> bool:
@@ -164,19 +167,34 @@ class Layout:
             self.mask.of(flat)[...] = checked_mask(allowed, lead, self.mask, over)
         return flat
 
+    def of(self, agent: str) -> Layout:
+        """That of an agent's own observations (or actions)."""
+        return self.members[self.agents.index(agent)] if self.members else self
+
     def pack_agents(self, seen: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]) -> Array:
         """The rows [A, size] of what some agents of an env copy see, as the env has it; nothing is in those of the others."""
-        rows = np.stack([self.example()] * len(self.agents))
+        rows = self.examples()
         for name, value in seen.items():
-            mask = infos.get(name, {}).get(MASK)
-            rows[self.agents.index(name)] = self.pack(self.seen_by(name, value), mask, over=True)
+            own, mask = self.of(name), infos.get(name, {}).get(MASK)
+            row = own.pack(own.seen_by(name, value), mask, over=True)
+            rows[self.agents.index(name)] = widened(row[None], self.nbytes)[0] if self.members else row
         return rows
+
+    def unpack_agents(self, rows: Array) -> list[Any]:
+        """The actions of all agents of an env copy, as the env has them, of rows [A, size]."""
+        if not self.members:
+            return [self.unpack(row) for row in rows]
+        return [own.unpack(own.narrow(row)) for own, row in zip(self.members, rows, strict=True)]
 
     def seen_by(self, agent: str, value: Any, batch: tuple[int, ...] = ()) -> dict[str, Any]:
         """What an agent sees, as the env has it, in the form that `pack` takes."""
         one_hot = np.zeros((*batch, len(self.agents)))
         one_hot[..., self.agents.index(agent)] = 1
         return split_mask(value) | {AGENT: one_hot}
+
+    def narrow(self, rows: Array) -> Array:
+        """The flat arrays [..., *shape] that lie in wider rows of bytes [..., W]; in memory of their own."""
+        return narrowed(rows, self.shape, self.dtype)
 
     def join(self, arrays: Sequence[Array], mask: Array | None = None) -> Array:
         """The flat array [N, size] of arrays [N, *shape], one a part."""
@@ -212,11 +230,13 @@ class Layout:
     def from_description(cls, data: Mapping[str, Any]) -> Layout:
         """Raises ValueError where the parts do not lie in the flat array, or one says not what is in it."""
         layout = from_json(cls, data)
-        if not layout.parts:
+        for own in layout.members:
+            cls.from_description(own.describe())
+        if not layout.parts and not layout.members:
             raise ValueError("a layout has no parts")
         for part in (*layout.parts, *(part for part in (layout.mask, layout.central) if part is not None)):
             part.check(layout)
-        states = layout.parts[0].n[0] if layout.states else 0
+        states = layout.parts[0].n[0] if layout.states and layout.parts else 0
         if layout.states and (len(layout.states) != states or len({len(row) for row in layout.states}) != 1):
             raise ValueError(f"a layout has not a mask for each of {states} states")
         return layout
@@ -231,6 +251,44 @@ class Layout:
             self.mask.of(flat)[...] = 1
         one: Array = flat[0]
         return one
+
+    def examples(self) -> Array:
+        """As `example`, of all agents of an env copy: [A, size]."""
+        if not self.members:
+            return np.stack([self.example()] * self.rows)
+        return np.concatenate([widened(own.example()[None], self.nbytes) for own in self.members])
+
+
+def joint_layout(of_agents: Mapping[str, Layout]) -> Layout:
+    """Of the rows of agents whose layouts may differ: each lies at the beginning of a row as wide as the widest needs."""
+    width = -(-max(own.nbytes for own in of_agents.values()) // 8) * 8  # so that each begins where any type may
+    return Layout((), (width,), "uint8", agents=tuple(of_agents), members=tuple(of_agents.values()))
+
+
+def widened(array: Array, width: int) -> Array:
+    """Arrays [N, ...] as bytes [N, width], with zeros behind them."""
+    wide = np.zeros((len(array), width), np.uint8)
+    own = np.ascontiguousarray(array).reshape(len(array), prod(array.shape[1:])).view(np.uint8)
+    wide[:, : own.shape[1]] = own
+    return wide
+
+
+def narrowed(rows: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    """The arrays [..., *shape] of which `widened` made bytes [..., W]; in memory of their own."""
+    own: Array = np.ascontiguousarray(rows[..., : prod(shape) * np.dtype(dtype).itemsize]).view(dtype)
+    return own.reshape((*rows.shape[:-1], *shape))
+
+
+def row_space(space: gym.Space[Any], agents: int) -> gym.Space[Any]:
+    """Of what a row holds: what one of several agents sees, a mask of its own, and which of them it is."""
+    import gymnasium as gym
+
+    parts = split_mask(space)
+    seen = parts[OBSERVATION]
+    parts[OBSERVATION] = gym.spaces.Dict(seen) if isinstance(seen, dict) else seen
+    floats = isinstance(parts[OBSERVATION], gym.spaces.Box) and parts[OBSERVATION].dtype.kind == "f"
+    one_hot = gym.spaces.Box(0.0, 1.0, (agents,), np.float32) if floats else gym.spaces.MultiBinary(agents)
+    return gym.spaces.Dict(parts | {AGENT: one_hot})
 
 
 def action_layout(space: gym.Space[Any]) -> Layout:

@@ -1,7 +1,9 @@
-"""How long to wait for what lies outside of this program: servers and clusters, which may hang or say nothing for ever."""
+"""What lies outside of this program: how long to wait for servers and clusters, and what other processes of ours get to know."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -34,3 +36,12 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     if not result:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return result[0]
+
+
+def child_environment() -> dict[str, str]:
+    """For another process of ours, that imports from where this one does, and is none of Ray's.
+
+    When the run's own Ray ends, it ends all that bears its marks.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DISTRL_RAY_"))}
+    return inherited | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), "OMP_NUM_THREADS": "1"}

@@ -108,6 +108,7 @@ POLICIES = Registry(
         "epsilon_greedy": "distrl.acting.policies:EpsilonGreedyPolicy",
         "table": "distrl.acting.tables:TablePolicy",
         "normalised": "distrl.acting.normalise:NormalisedPolicy",
+        "team": "distrl.acting.team:TeamPolicy",
     },
     places=None,
 )

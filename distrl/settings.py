@@ -315,7 +315,8 @@ class ClusterSettings(Settings):
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
     )
     start: Literal["at_once", "wait"] = Field(
-        default="wait", description="at_once: begin in this process, go on with a Ray of the run's own once that is up"
+        default="wait",
+        description="for a Ray of this run's own; at_once: train in this process until it is up, and go on there if that pays",
     )
     cpus_per_runner: float | None = Field(
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
@@ -346,6 +347,11 @@ class ClusterSettings(Settings):
         return value
 
     @property
+    def at_once(self) -> bool:
+        """Whether training begins before a Ray is up."""
+        return self.start == "at_once" and self.address == "local"
+
+    @property
     def bounds(self) -> tuple[int, int | None]:
         """The fewest and the most runners; None: as many as there are CPUs."""
         if self.runners == "auto":
@@ -365,12 +371,19 @@ class TrackSettings(Settings):
     mlflow: bool = Field(default=True, description="send metrics and the best model to MLflow")
     uri: str | None = Field(default=None, description="null: MLFLOW_TRACKING_URI, else a SQLite store beside the run")
     experiment: str = Field(default="distrl", min_length=1, description="name of the MLflow experiment")
+    description: str | None = Field(default=None, description="of the run in MLflow; null: algorithm, env and seed")
     register_as: str | None = Field(default=None, description="name in the MLflow model registry; null: not registered")
+    tensorboard: bool = Field(default=False, description="write the metrics as event files into RUN/tensorboard, too")
     streak: StreakSettings | None = Field(
         default=None, description="report when so many training episodes in a row had a return above a mark"
     )
     video: bool = Field(
         default=True, description="record an episode of the best model at the end, where the env renders"
+    )
+    video_every: int = Field(
+        default=0,
+        ge=0,
+        description="record the weights of every so many-th evaluation, too, beside the training; 0: none",
     )
 
 
@@ -388,6 +401,11 @@ class Config(Settings):
         description="where a copy of the run is kept: s3://BUCKET/DIR, gs://BUCKET/DIR, or a directory; null: nowhere",
     )
     env: EnvSettings = Field(description="what is trained on")
+    policies: Literal["shared", "per_agent"] | dict[str, tuple[str, ...]] = Field(
+        default="shared",
+        description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
+        "such as {adversaries: [adversary_*], others: [agent_*]}",
+    )
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")
     schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="who waits for whom")

@@ -39,6 +39,19 @@ def handled(handler: Handler) -> Iterator[None]:
         put_back()
 
 
+@contextmanager
+def ignored() -> Iterator[None]:
+    """These signals come to nothing until the block ends, which must be soon."""
+    put_back = keep()
+    if _in_main_thread():
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        put_back()
+
+
 def keep() -> Callable[[], None]:
     """What puts the handlers of now back in their places, whoever has replaced them since."""
     handlers = {number: signal.getsignal(number) for number in ENDING} if _in_main_thread() else {}

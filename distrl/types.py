@@ -6,7 +6,7 @@ T: steps of a fragment. N: env copies of a shard. S: shards. B: samples in a bat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrl.errors import UserError
-from distrl.layouts import Layout, action_layout, choices_of, observation_layout
+from distrl.layouts import Layout, action_layout, choices_of, joint_layout, observation_layout, row_space
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
@@ -330,6 +330,9 @@ class EnvInfo:
     mask_in_info: bool = False  # the info names the actions that are allowed, as `action_mask`
     agents: Mapping[str, tuple[gym.Space[Any], gym.Space[Any]]] = field(default_factory=dict)  # of several agents, by
     # name: what each sees and does. `observation_space` is then that of a row: an `observation` and which `agent`'s it is
+    groups: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # of agents that share a policy; {}: all share one
     turns: bool = False  # they act one after the other
     state_space: gym.Space[Any] | None = None  # of what the env tells of all, if it does
     central: bool = False  # that is laid beside what each agent sees, for a critic
@@ -337,6 +340,8 @@ class EnvInfo:
     @cached_property
     def obs_layout(self) -> Layout:
         """How observations travel. Raises `UserError` for spaces that cannot."""
+        if self.groups:
+            return joint_layout({name: self.of(name).obs_layout for name in self.agents})
         in_info = self.mask_in_info and self.action_mask is None
         try:
             choices = choices_of(self.action_layout)
@@ -354,6 +359,8 @@ class EnvInfo:
     @cached_property
     def action_layout(self) -> Layout:
         """How actions travel. Raises `UserError` for spaces that cannot."""
+        if self.groups:
+            return joint_layout({name: self.of(name).action_layout for name in self.agents})
         try:
             return action_layout(self.action_space)
         except ValueError as error:
@@ -361,6 +368,13 @@ class EnvInfo:
                 f"Actions of {self.id} are {self.action_space}, which no policy here can choose: {error}. Make numbers of "
                 "them, with gymnasium.wrappers.TransformAction or a wrapper of your own."
             ) from None
+
+    def of(self, agent: str) -> EnvInfo:
+        """What the group of an agent needs to know: the same of these agents alone."""
+        names = next(names for names in self.groups.values() if agent in names)
+        spaces = self.agents[names[0]]
+        seen, own = row_space(spaces[0], len(names)), {name: self.agents[name] for name in names}
+        return replace(self, observation_space=seen, action_space=spaces[1], agents=own, groups={})
 
     def _check_alike(self) -> None:
         """Raise `UserError` where agents see or do different things."""
@@ -371,5 +385,6 @@ class EnvInfo:
                 if one != other:
                     raise UserError(
                         f"{self.id} has agents whose {what} differ: those of {names[0]} are {one}, those of {name} {other}. "
-                        "One policy cannot be shared by them."
+                        "One policy cannot be shared by them: set policies=per_agent, or give groups of those that are alike, such as "
+                        f"policies={{first: [{names[0]}], others: [{name}]}}."
                     )

@@ -13,10 +13,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded
-from distrl.acting.normalise import initial_weights, make_policy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
+from distrl.envs.multi import grouped
 from distrl.execution import Execution
 from distrl.execution.cluster import RayExecution
 from distrl.execution.resources import Resources, Seat
@@ -151,7 +152,7 @@ def run_trainer(
     resources: Resources | None = None,
 ) -> Outcome:
     single_threaded()
-    info = describe_env(config.env)
+    info = grouped(describe_env(config.env), config.policies)
     policy = make_policy(config, info)
     observer = observer or Recorder()
     about = {"env": config.env.model_dump(mode="json")}

@@ -63,7 +63,13 @@ OWNERS = {
     ],
     "yaml": ["yaml_format"],
     "pyarrow": ["storage.place"],
-    "mlflow": ["tracking.follower", "tracking.mlflow_model", "tracking.mlflow_files"],
+    "mlflow": [
+        "tracking.follower",
+        "tracking.mlflow_model",
+        "tracking.mlflow_files",
+        "tracking.mlflow_store",
+        "tracking.registry",
+    ],
     "torch": [
         "acting.modules",
         "learning.*",

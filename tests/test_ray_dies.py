@@ -13,12 +13,12 @@ import pytest
 from conftest import DQN, Recorder, config_of
 from processes import SMALL, distrl, family, gone, result_of, start, told_by, wait_for_rows, write
 
-from distrl.acting.normalise import initial_weights, make_policy
+from distrl.acting.make import initial_weights, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.local import Done, LocalExecution, LocalWorker
-from distrl.execution.resources import Resources
+from distrl.execution.resources import Resources, Seat
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.training.job import Job
 from distrl.training.trainer import make_trainer
@@ -57,7 +57,7 @@ def test_another_execution_goes_on_to_the_same_bits(again: Callable[[], Executio
     def trained(name: str, execution: Execution) -> tuple[Any, ...]:
         run_dir, observer = tmp_path / name, Recorder()
         job = Job(config, policy, initial_weights(config, policy), {}, info.reward_threshold, run_dir, None)
-        trainer = make_trainer(job, execution, Resources(2), observer, lambda: None, again=again)
+        trainer = make_trainer(job, execution, Resources((Seat(), Seat())), observer, lambda: None, again=again)
         trainer.run()
         sha256 = weights_sha256(read_model(list_checkpoints(run_dir)[-1])[0])
         return observer.messages, sha256, trainer.evaluations.final, trainer.progress.recent_returns

@@ -225,7 +225,7 @@ def test_reading_a_model_imports_nothing_that_only_the_file_names(kind: Any, own
     toys.rewrite_model(own, lambda about: about["policy"].update(type=kind))
     with pytest.raises(
         UserError,
-        match=rf"^The model in {own} .*must be one of stochastic, recurrent, epsilon_greedy, table, normalised, or .*distrl\.policies",
+        match=rf"^The model in {own} .*must be one of stochastic, recurrent, epsilon_greedy, table, normalised, team, or .*distrl\.policies",
     ):
         read_model(own)
     assert not (own / "sprung").exists()

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import distrl
@@ -21,6 +22,8 @@ from distrl.cli import app
 from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.runs.plan import plan_run
+from distrl.runs.sweep import load_sweep
+from distrl.runs.sweep_check import check_sweep
 
 TELLS = re.compile(
     r"(?:^|[.:;] |, or |, and |: )(?:set|use|wrap|pass|take|give|leave|raise|lower|choose|write|add|begin|change|put|make|mend"
@@ -107,6 +110,7 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, SPREAD, "env.wrappers=[flatten]"), "Leave them out", ("env.wrappers=[]",)),
     ((*PPO, SPREAD, "env.report=[score]"), "Leave it out", ("env.report=[]",)),
     ((*PPO, SPREAD, "env.vectorize=native"), "Set it to 'auto'", ("env.vectorize=auto",)),
+    ((*PPO, SPREAD, "algorithm.critic=central", "algorithm.shared_body=true"), "set algorithm.shared_body=false", ("algorithm.shared_body=false",)),
 ]  # fmt: skip
 
 
@@ -237,6 +241,56 @@ def test_who_types_what_a_message_says_goes_on(wrong: str, remedy: str, then: st
     assert then is None or typed(then) is None
 
 
+SEARCH = "search={algorithm.lr: {loguniform: [1.0e-4, 1.0e-2]}}"
+SWEEP = {
+    "base": {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo"}, "track": {"mlflow": False}},
+    "search": {"algorithm.lr": {"loguniform": [1e-4, 1e-2]}},
+    "budget": {"trials": 4, "env_steps": 10240 * 4},
+}
+# As above, of a sweep.
+SWEEPS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
+    (("search={}",), "such as algorithm.lr: {loguniform: [1e-4, 1e-2]}", (SEARCH,)),
+    (("trial.runners=1000",), "Set trial.runners to at most", ("trial.runners=1",)),
+    (("budget.env_steps=null", "stop.env_steps=null", "stop.seconds=9", "algorithm.lr=0.001"), "set budget.env_steps", ("budget.env_steps=40960",)),
+    (("scheduler=pbt", "searcher=optuna"), "Set searcher=random", ("searcher=random",)),
+    (("scheduler=pbt", "budget.trials=2"), "Set it to 4 or more", ("budget.trials=4",)),
+    (("scheduler=pbt", "population.generations=100000"), "Set it to at most that", ("population.generations=5",)),
+    (("search.seed={choice: [1, 2]}",), "Leave it out", (SEARCH,)),
+    (("search.cluster.runners={choice: [1, 2]}",), "Set it in the base config", (SEARCH, "cluster.runners=1")),
+    (("search.algorithm={choice: [{name: a2c}, {name: ppo}]}",), "Leave one of them out", (SEARCH,)),
+    (("searcher=grid", "search={algorithm.epochs: {choice: [1, 2, 3, 4, 5]}}"), "Set budget.trials to 5", ("budget.trials=5",)),
+    (("searcher=grid", "search={algorithm.epochs: {choice: [1, 2, 3, 4, 5]}}"), "or set searcher=random", ("searcher=random",)),
+    (("budget.trials=null",), "Set budget.trials=32", ("budget.trials=32",)),
+    (("budget.env_steps=100",), "Set budget.env_steps to many times that", ("budget.env_steps=40960",)),
+    (("scheduler=pb2", "search={algorithm.gamma: {choice: [0.9, 0.99]}}"), "Set scheduler=pbt", ("scheduler=pbt",)),
+    (("evaluation.every=0",), "Set evaluation.every=auto", ("evaluation.every=auto",)),
+    (("searcher=grid",), "or set searcher=random", ("searcher=random",)),
+]  # fmt: skip
+
+
+def sweep_attempt(overrides: tuple[str, ...]) -> str | None:
+    Path("sweep.yaml").write_text(yaml.safe_dump(SWEEP))
+    try:
+        check_sweep(load_sweep("sweep.yaml", overrides), str(Path("sweep").absolute()))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@cache
+def sweep_refused(overrides: tuple[str, ...]) -> str | None:
+    return sweep_attempt(overrides)
+
+
+@pytest.mark.parametrize(("wrong", "remedy", "done"), SWEEPS, ids=[f"{row[1]} {i}" for i, row in enumerate(SWEEPS)])
+def test_a_sweep_that_does_what_a_message_says_goes_on(
+    wrong: tuple[str, ...], remedy: str, done: tuple[str, ...]
+) -> None:
+    message = sweep_refused(wrong)
+    assert message is not None and remedy in message, message
+    assert sweep_attempt((*wrong, *done)) is None
+
+
 # Why a message is not met here, by a part of it.
 ELSEWHERE = {
     "Choose another name for --out": "as --save-config",
@@ -257,6 +311,17 @@ ELSEWHERE = {
     "Training was too short to measure": "tests/tools/test_benchmark.py: it takes a measurement",
     "install a CUDA build of torch": "it takes a GPU",
     "With schedule.kind=async a run cannot be repeated": "tests/tools/test_verify.py: it takes seven runs",
+    "No GPU is free on the cluster": "it takes somebody else's jobs",
+    "fits on no node of the cluster": "tests/execution/test_resources.py: it takes a cluster",
+    "(one for the trial, one for each runner); there are": "as on this machine, of a cluster",
+    "--status NAME shows a sweep": "tests/runs/test_tune.py: it takes a sweep",
+    "goes on with a sweep that has a name": "tests/runs/test_tune.py: it takes a sweep",
+    "Begin the sweep anew": "tests/runs/test_tune.py: it takes a sweep",
+    "The sweep ~ exists": "tests/runs/test_sweep_check.py: it takes a sweep",
+    "is another sweep": "tests/runs/test_sweep_check.py: it takes a sweep",
+    "that is not installed. Install it with": "tests/runs/test_sweep_check.py: it takes a package that is missing",
+    "Set metric=": "tests/runs: an env without a threshold has other metrics",
+    "which needs a state of all agents": "it takes an env of several agents whose state() does not work",
     "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",
 }
 
@@ -264,6 +329,7 @@ ELSEWHERE = {
 def test_every_message_that_says_what_to_do_was_tried(there: None) -> None:
     seen = [message for wrong, _, _ in ROWS if (message := told(wrong))]
     seen += [message for wrong, _, _ in COMMANDS if (message := refused(wrong))]
+    seen += [message for wrong, _, _ in SWEEPS if (message := sweep_refused(wrong))]
     tells = [(where, text, pattern) for where, text, pattern in messages() if TELLS.search(text)]
     assert len(tells) > 60
     missing = [

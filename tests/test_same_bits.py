@@ -44,6 +44,12 @@ SPREAD = {  # several agents, who share a policy, and a critic that sees all of 
     "stop": {"env_steps": 128 * 12},
 }
 CROWD = {**DQN, "env": {"id": "teams:Crowd", "kwargs": {"masks": True}}}  # who come and leave
+APART = {  # each of whom has a policy of its own, and one sees more than the others
+    **CARTPOLE,
+    "env": {"id": "teams:Crowd", "kwargs": {"masks": True, "other": True}},
+    "policies": {"ab": ["[ab]"], "c": ["c"]},
+    "normalize": {"obs": True, "reward": True},
+}
 AUCTION = {
     **CARTPOLE,
     "env": {"id": "teams:Auction", "kwargs": {"agents": 3}, "max_episode_steps": 30},
@@ -52,7 +58,7 @@ CROWD["replay"] = {**DQN["replay"], "capacity": 4800}
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
     "wrapped": WRAPPED, "own network": OWN, "memory": MEMORY,
-    "spread": SPREAD, "crowd": CROWD, "auction": AUCTION,
+    "spread": SPREAD, "crowd": CROWD, "auction": AUCTION, "apart": APART,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
@@ -78,6 +84,13 @@ def test_the_seed_and_the_lag_matter(reference: dict[tuple[str, int], Outcome], 
     """Else the equalities below would say little."""
     other = run_trainer(config_of(CARTPOLE, "seed=2"), LocalExecution(), tmp_path)
     assert len({other.sha256, reference["cartpole", 0].sha256, reference["cartpole", 1].sha256}) == 3
+
+
+def test_worlds_in_arrays_are_as_good_as_their_own_envs(
+    reference: dict[tuple[str, int], Outcome], tmp_path: Path
+) -> None:
+    own = run_trainer(config_of(SPREAD, "env.vectorize=single"), LocalExecution(), tmp_path)
+    assert own.sha256 in {reference["spread", lag].sha256 for lag in (0, 1)}
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -118,6 +131,7 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
         ("memory", 1),
         ("crowd", 1),
         ("auction", 1),
+        ("apart", 1),
         ("taxi", 1),
         ("hashed", 0),
         ("dqn", 0),
@@ -196,6 +210,7 @@ def kill(name: str) -> None:
         ("pendulum", {2: "Runner", 8: "Learner"}),
         ("spread", {2: "Runner", 8: "Learner"}),
         ("auction", {2: "Runner", 8: "Learner"}),
+        ("apart", {2: "Runner", 8: "Learner"}),
         ("memory", {2: "Runner", 8: "Learner"}),
         ("taxi", {2: "Runner", 8: "Learner"}),
         ("cartpole", {5: "Evaluator"}),

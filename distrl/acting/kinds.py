@@ -51,3 +51,6 @@ def network_places(description: object) -> Iterator[str]:
             yield place
         for below in description.values():
             yield from network_places(below)
+    elif isinstance(description, list | tuple):
+        for below in description:
+            yield from network_places(below)

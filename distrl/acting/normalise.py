@@ -15,11 +15,8 @@ from typing import Any, Self
 import numpy as np
 
 from distrl.acting.policies import from_description
-from distrl.errors import UserError
 from distrl.layouts import Layout, Part
-from distrl.registry import algorithm_module
-from distrl.settings import Config
-from distrl.types import Array, Arrays, EnvInfo, Policy
+from distrl.types import Array, Arrays, Policy
 
 EPSILON, LIMIT = 1e-8, 10.0
 STATISTICS = ("obs.mean", "obs.scale")  # the names of the arrays, which lie behind those of the policy within
@@ -87,28 +84,6 @@ class NormalisedPolicy:
         return cls(from_description(data["inner"]))
 
 
-def make_policy(config: Config, info: EnvInfo) -> Policy:
-    """What acts in a run, without weights yet. Raises `UserError` for spaces that the config's algorithm cannot take."""
-    policy: Policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, info)
-    if not config.normalize.obs:
-        return policy
-    if not numbers(policy.obs_layout):
-        raise UserError(
-            f"normalize.obs is true, but observations of {info.id} are {info.observation_space}: there are no floating-point "
-            "numbers to normalise. Set normalize.obs=false."
-        )
-    return NormalisedPolicy(policy)
-
-
 def without(policy: Policy) -> Policy:
     """The algorithm's own policy: the one within, where observations are normalised."""
     return policy.inner if isinstance(policy, NormalisedPolicy) else policy
-
-
-def initial_weights(config: Config, policy: Policy) -> Array:
-    """The weights of version 0, [P], of what `make_policy` made."""
-    module = algorithm_module(config.algorithm.name)
-    weights = module.initial_weights(config.algorithm, without(policy), config.seed)
-    if isinstance(policy, NormalisedPolicy):
-        return policy.join(weights, np.zeros(policy.size), np.ones(policy.size))
-    return weights

@@ -16,6 +16,7 @@ from distrl.cli import machine as machine
 from distrl.cli import models as models
 from distrl.cli import settings as settings
 from distrl.cli import sweeps as sweeps
+from distrl.cli import tracking as tracking
 from distrl.cli import train as train
 from distrl.cli.app import app, err
 from distrl.errors import Diverged, EnvError, UserError

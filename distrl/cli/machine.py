@@ -11,10 +11,13 @@ from distrl.cli.app import Seed, app, err, out
 from distrl.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from distrl.tools.benchmark import Benchmark
     from distrl.tools.explore import Exploration
+    from distrl.types import EnvInfo
 
 
 @app.command()
@@ -48,6 +51,8 @@ def env(
         recording = play(settings, seed, episodes, output, out.print)
         if recording is not None:
             out.print(f"{recording.path}: {recording.frames} frames")
+            if recording.warning is not None:
+                err.print(f"warning: {recording.warning}")
         return
     if output is not None or episodes != 1:
         raise UserError("--out and --episodes are of --watch. Add it, or leave them out.")
@@ -119,14 +124,7 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
         table.add_row(name, Text(str(value), style))
 
     if info.agents:
-        names = list(info.agents)
-        row("agents", f"{len(names)}, {'one after the other' if info.turns else 'at once'}: {', '.join(names)}")
-        for number, what in enumerate(("observations", "actions")):
-            spaces = {name: short(of_agent[number]) for name, of_agent in info.agents.items()}
-            for text in dict.fromkeys(spaces.values()):
-                whose = [name for name, other in spaces.items() if other == text]
-                row(what, text if len(whose) == len(names) else f"{', '.join(whose)}: {text}")
-        row("state of all", "none" if info.state_space is None else f"{short(info.state_space)}, for a central critic")
+        _tell_agents(row, info)
     else:
         row("observations", short(info.observation_space))
         row("actions", short(info.action_space))
@@ -158,6 +156,24 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
         console.print(Text.assemble(("warning ", "bold yellow"), warning))
     if not e.warnings:
         console.print(Text("no warnings", "green"))
+
+
+def _tell_agents(row: Callable[[str, object], None], info: EnvInfo) -> None:
+    """Rows about several agents: who they are, and what each sees and does."""
+    from distrl.tools.env_checks import short
+
+    names = list(info.agents)
+    row("agents", f"{len(names)}, {'one after the other' if info.turns else 'at once'}: {', '.join(names)}")
+    for number, what in enumerate(("observations", "actions")):
+        spaces = {name: short(of_agent[number]) for name, of_agent in info.agents.items()}
+        for text in dict.fromkeys(spaces.values()):
+            whose = [name for name, other in spaces.items() if other == text]
+            row(what, text if len(whose) == len(names) else f"{', '.join(whose)}: {text}")
+    row(
+        "policies",
+        "per_agent, or groups of those that are alike" if info.groups else "shared, per_agent, or groups",
+    )
+    row("state of all", "none" if info.state_space is None else f"{short(info.state_space)}, for a central critic")
 
 
 def render_benchmark(benchmark: Benchmark) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from distrl.cli.app import EnvModules, Run, Sampled, Seed, app, out
+from distrl.cli.app import EnvModules, Run, Sampled, Seed, app, err, out
 from distrl.errors import UserError
 
 
@@ -69,7 +69,12 @@ def record(
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help=".webm, .mp4 or .gif; default: RUN/videos/seedN.webm")
     ] = None,
-    episodes: Annotated[int, typer.Option(min=1)] = 1,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="default: as many as make 5 s, and 3 at most", show_default=False)
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="a video of each of the episodes 0, EVERY, 2 EVERY, ... of --episodes")
+    ] = None,
     sampled: Sampled = False,
     seed: Seed = 0,
     env_module: EnvModules = None,
@@ -79,11 +84,20 @@ def record(
     from distrl.models.play import by_policy
     from distrl.models.video import record_video
 
+    if every is not None and episodes is None:
+        raise UserError(f"--every {every} keeps some of how many episodes? Add --episodes {5 * every}.")
     policy, env, _ = load_to_play(run, env_module or [])
     where = output or (run if run.is_dir() else run.parent) / "videos" / f"seed{seed}.webm"
-    recording = record_video(by_policy(policy, seed, not sampled), env, where, seed, episodes)
-    returns = ", ".join(f"{r:.1f}" for r in recording.returns)
-    out.print(f"{recording.path}: {recording.frames} frames, return {returns}")
+    numbers = [None] if every is None else list(range(0, episodes or 0, every))
+    for number in numbers:
+        # An episode is fixed by its number and the seed, so the others need not be played.
+        out_of = where if number is None else where.with_stem(f"{where.stem}-episode{number:04}")
+        count, first = (episodes, 0) if number is None else (1, number)
+        recording = record_video(by_policy(policy, seed, not sampled), env, out_of, seed, count, first=first)
+        returns = ", ".join(f"{r:.1f}" for r in recording.returns)
+        out.print(f"{recording.path}: {recording.frames} frames, return {returns}")
+        if recording.warning is not None:
+            err.print(f"warning: {recording.warning}")
 
 
 @app.command()

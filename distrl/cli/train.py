@@ -54,6 +54,7 @@ def train(
     from distrl import STARTED
     from distrl.runs.plan import plan_run
     from distrl.runs.resume import load_resumed_config
+    from distrl.runs.run import nodes_note
     from distrl.runs.run import train as train_run
 
     words = list(arguments or [])
@@ -68,7 +69,8 @@ def train(
         _save(config, save_config)
         return
     if dry_run:
-        _dry_run(plan_run(config, there))
+        plan = plan_run(config, there)
+        _dry_run(plan, {} if local or config.cluster.address == "local" else nodes_note(plan))
         return
     result = train_run(config, local=local, resume=there, quiet=quiet, since=STARTED)
     summarize(result)
@@ -128,7 +130,8 @@ def presets() -> None:
         out.print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _dry_run(plan: Plan) -> None:
+def _dry_run(plan: Plan, nodes: dict[str, str]) -> None:
+    """`nodes`: what would go to each of a cluster's, by its name."""
     config, rollout = plan.config, plan.config.rollout
     out.print(config.to_yaml().rstrip())
     table = Table(show_header=False, box=None, title="What this run is made of", title_justify="left")
@@ -141,10 +144,12 @@ def _dry_run(plan: Plan) -> None:
         "env copies": f"{rollout.shards * rollout.envs_per_shard} in {rollout.shards} shards",
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": plan.runners_note,
+        **{f"on {name}": what for name, what in nodes.items()},
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
         **({} if plan.replay_note is None else {"replay": plan.replay_note}),
         "object store": f"{plan.object_store_bytes / 2**20:,.0f} MiB at most",
         "run directory": plan.run_dir,
+        **({} if config.storage is None else {"a copy of it in": config.storage}),
         **({} if plan.origin is None else {"begins with": plan.origin.source["path"]}),
         **({"starts from": plan.start or "the beginning"} if plan.resuming else {}),
     }.items():

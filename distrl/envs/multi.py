@@ -12,6 +12,8 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.errors import UserError, did_you_mean, reason, shown, users_code
-from distrl.layouts import AGENT, MASK, OBSERVATION, split_mask
+from distrl.layouts import MASK, row_space
 from distrl.settings import EnvSettings
 from distrl.types import Array, EnvInfo
 
@@ -284,7 +286,7 @@ def describe_team(settings: EnvSettings) -> EnvInfo:
         first = next(iter(team.spaces.values()))
         return EnvInfo(
             id=settings.id,
-            observation_space=_of_row(first[0], len(team.agents)),
+            observation_space=row_space(first[0], len(team.agents)),
             action_space=first[1],
             max_episode_steps=settings.max_episode_steps or _own_limit(team),
             reward_threshold=None,
@@ -299,14 +301,43 @@ def describe_team(settings: EnvSettings) -> EnvInfo:
         team.close()
 
 
-def _of_row(space: gym.Space[Any], agents: int) -> gym.Space[Any]:
-    """What a row holds: what an agent sees, a mask of its own, and which agent it is."""
-    parts = split_mask(space)
-    seen = parts[OBSERVATION]
-    parts[OBSERVATION] = gym.spaces.Dict(seen) if isinstance(seen, dict) else seen
-    floats = isinstance(parts[OBSERVATION], gym.spaces.Box) and parts[OBSERVATION].dtype.kind == "f"
-    one_hot = gym.spaces.Box(0.0, 1.0, (agents,), np.float32) if floats else gym.spaces.MultiBinary(agents)
-    return gym.spaces.Dict(parts | {AGENT: one_hot})
+def grouped(info: EnvInfo, policies: str | Mapping[str, Sequence[str]]) -> EnvInfo:
+    """With the groups of agents that share a policy, as the setting `policies` names them; none where all share one.
+
+    Raises:
+        UserError: an agent is in no group or in two, or a group has none
+    """
+    if policies == "shared":
+        return info
+    if not info.agents:
+        raise UserError(f"policies are of several agents, and {info.id} has one alone. Leave it out.")
+    if isinstance(policies, str):
+        return replace(info, groups={name: (name,) for name in info.agents})
+    groups: dict[str, tuple[str, ...]] = {}
+    of: dict[str, str] = {}
+    for group, patterns in policies.items():
+        found = [name for name in info.agents if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in info.agents):
+                near = did_you_mean(pattern, info.agents)
+                raise UserError(
+                    f"policies.{group} has {pattern!r}, which is no agent of {info.id}; they are {', '.join(info.agents)}.{near}"
+                )
+        if twice := next((name for name in found if name in of), None):
+            raise UserError(
+                f"policies.{of[twice]} and policies.{group} both claim {twice!r}. An agent has one policy: name it once."
+            )
+        of |= dict.fromkeys(found, group)
+        groups[group] = tuple(found)
+    if missing := [name for name in info.agents if name not in of]:
+        raise UserError(f"policies have no group for {', '.join(map(repr, missing))} of {info.id}. Add one.")
+    return replace(info, groups=groups)
+
+
+def apart(info: EnvInfo) -> EnvInfo:
+    """With a policy for each agent, where they see or do different things and cannot share one."""
+    spaces = list(info.agents.values())
+    return info if all(of_agent == spaces[0] for of_agent in spaces) else grouped(info, "per_agent")
 
 
 def _own_limit(team: Team) -> int | None:

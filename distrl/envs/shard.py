@@ -10,7 +10,8 @@ function of run seed, env copy and episode number; so that seed and the actions 
 `TeamShard` does so with environments of several agents, each of which has a column of its own.
 
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
-`distrl.envs.table.TableShard` does the same for environments whose transition table is known.
+`distrl.envs.table.TableShard` does the same for environments whose transition table is known, and
+`distrl.envs.spread.SpreadShard` for mpe2's simple_spread.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from distrl.envs import table
 from distrl.envs.multi import is_team
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
+from distrl.envs.spread import SpreadShard
 from distrl.envs.team import TeamShard
 from distrl.errors import UserError
 from distrl.layouts import Layout
@@ -70,6 +72,8 @@ def make_shard(
     Args:
         layout: how the policy wants its observations; None: as the env's spaces say
     """
+    if SpreadShard.fits(settings):
+        return SpreadShard(settings, seed, shard, copies, layout)
     if is_team(settings.id):
         return TeamShard(settings, seed, shard, copies, layout)
     if layout is not None and layout.in_info:  # which only envs stepped one by one have

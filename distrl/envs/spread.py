@@ -9,13 +9,20 @@ so it is computed once. And of the pair b, a it is minus that of a, b: the force
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from gymnasium.utils.seeding import np_random
 
-from distrl.types import Array, Arrays
+from distrl.envs.multi import describe_team
+from distrl.layouts import AGENT, OBSERVATION, Layout
+from distrl.seeding import derive
+from distrl.settings import EnvSettings
+from distrl.types import Array, Arrays, Snapshot, Step
 
+ID = "mpe2/simple_spread_v3"
 SIZE, CAPTURE = 0.15 + 0.15, 0.1  # agents nearer than this overlap; a landmark is covered by an agent nearer than that
 DT, KEPT, SENSITIVITY = 0.1, 1 - 0.25, 5.0  # seconds of a step; of the velocity after it; the force of an action
 CONTACT_FORCE, CONTACT_MARGIN = 1e2, 1e-3
@@ -124,3 +131,71 @@ class SpreadWorld:
         self._contact *= penetration[self._pair]
         self.obs[:, :, 0:2], self.obs[:, :, 2:4] = self.velocity.T, agents.T
         self.obs[:, :, 4 : 4 * n + 2] = between.transpose(3, 1, 2, 0).reshape(self.copies, n, -1)
+
+
+class SpreadShard:
+    """N env copies as columns of their agents, those of the first copy first. `distrl.envs.shard.Shard`.
+
+    Episodes have the seeds that they have where mpe2 is stepped itself (`distrl.envs.team.TeamShard`), so all is the same.
+    """
+
+    @staticmethod
+    def fits(settings: EnvSettings) -> bool:
+        """Whether arrays do all that is asked of mpe2, which they may stand for."""
+        known = {*inspect.signature(SpreadWorld).parameters, "dynamic_rescaling"} - {
+            "copies"
+        }  # the latter is of pictures
+        return (
+            settings.id.replace("-v", "_v") == ID and settings.vectorize == "auto" and settings.kwargs.keys() <= known
+        )
+
+    def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int, layout: Layout | None = None) -> None:
+        """`layout`: of a row of an observation; None: as the env's spaces say."""
+        self.seed, self.shard, self.copies = seed, shard, copies
+        self.frame_stack, self.replays, self.active = 0, False, None
+        self.limit = settings.max_episode_steps or math.inf
+        self.world = SpreadWorld(copies, **{k: v for k, v in settings.kwargs.items() if k != "dynamic_rescaling"})
+        self.agents, layout = self.world.agents, layout or describe_team(settings).obs_layout
+        self.episode = np.zeros(copies, np.int64)
+        self.obs = np.stack([layout.example()] * (copies * self.agents))
+        views = {part.path: part.of(self.obs) for part in layout.parts}
+        views[AGENT,][:] = np.tile(np.eye(self.agents), (copies, 1))
+        self._own = views[OBSERVATION,]
+        self._central = None if layout.central is None else layout.central.of(self.obs)
+        self._begin(np.arange(copies))
+        self._see()
+
+    def step(self, action: Array) -> Step:
+        reward, terminated, truncated = self.world.step(action.reshape(self.copies, self.agents, *action.shape[1:]))
+        truncated |= (self.world.elapsed >= self.limit) & ~terminated
+        self._see()
+        ended, final_obs = np.flatnonzero(terminated | truncated), self.obs[:0]
+        if len(ended):
+            final_obs = self.obs.reshape(self.copies, self.agents, -1)[ended].reshape(-1, self.obs.shape[1])
+            self.episode[ended] += 1
+            self._begin(ended)
+            self._see()
+        n = self.agents
+        return Step(self.obs, reward.ravel(), np.repeat(terminated, n), np.repeat(truncated, n), final_obs)
+
+    def arrays(self) -> Arrays:
+        return self.world.arrays() | {"episode": self.episode.copy()}
+
+    def restore(self, snapshot: Snapshot, timeout_s: float = math.inf) -> Array:
+        self.world.restore(snapshot.env)
+        self.episode = snapshot.env["episode"].copy()
+        self._see()
+        return np.ones(self.copies, bool)
+
+    def close(self) -> None:
+        pass
+
+    def _begin(self, copies: Array) -> None:
+        episodes, first = self.episode[copies].tolist(), self.shard * self.copies
+        seeds = [derive(self.seed, "episode", first + i, n) for i, n in zip(copies.tolist(), episodes, strict=True)]
+        self.world.reset(copies, seeds)
+
+    def _see(self) -> None:
+        self._own[:] = self.world.obs.reshape(self._own.shape)
+        if self._central is not None:
+            self._central[:] = np.repeat(self.world.state(), self.agents, axis=0)

@@ -6,7 +6,7 @@ all its agents since are the state of an env copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,49 @@ import numpy as np
 from distrl.envs.multi import Team, describe_team, make_team
 from distrl.envs.single import SingleShard
 from distrl.heartbeat import HEART
-from distrl.layouts import AGENT, MASK, OBSERVATION, Layout, checked_mask, inside, split_mask
+from distrl.layouts import AGENT, MASK, OBSERVATION, Layout, action_layout, checked_mask, inside, split_mask
 from distrl.settings import EnvSettings
 from distrl.types import Array, Step
+
+
+class Seat:
+    """Where an agent's rows are written, and its actions read, in all env copies."""
+
+    def __init__(self, name: str, rows: Array, layout: Layout, actions: Layout) -> None:
+        """`rows`: [N, *layout.shape], a view of the shard's observations"""
+        self.name, self.rows, self.layout, self.actions = name, rows, layout, actions
+        # The parts of an observation, with paths within what the agent sees.
+        parts = [part for part in layout.parts if part.path[0] == OBSERVATION]
+        self.views = [(replace(part, path=part.path[1:]), part.of(rows)) for part in parts]
+        self.mask = None if layout.mask is None else layout.mask.of(rows)
+        self.central = None if layout.central is None else layout.central.of(rows)
+        self.nothing = layout.example()
+        one_hot = next(part for part in layout.parts if part.path == (AGENT,)).of(self.nothing)
+        one_hot[layout.agents.index(name)] = 1
+
+    def see(self, copy: int, value: Any, info: Mapping[str, Any], acts: bool) -> None:
+        """Write down what the agent is told. Raises ValueError where it has another shape, or a mask forbids all."""
+        told = split_mask(value)
+        for part, view in self.views:
+            array = inside(told[OBSERVATION], part)
+            if array.shape != part.shape:
+                raise ValueError(
+                    f"the observation of {self.name} has shape {list(array.shape)}, the space says {list(part.shape)}"
+                )
+            view[copy] = array
+        if self.mask is not None:
+            assert self.layout.mask is not None
+            mask = info.get(MASK) if self.layout.in_info else told[MASK]
+            self.mask[copy] = checked_mask(mask, (), self.layout.mask, over=not acts)
+
+    def actions_of(self, column: Array, wide: bool) -> list[Any]:
+        """Its actions as the env takes them, of rows [K, ...]; `wide`: these are bytes, and wider than it needs."""
+        own = self.actions.narrow(column) if wide else column
+        part = self.actions.parts[0]
+        if self.actions.plain and part.kind == "discrete" and not part.shape:
+            numbers: list[Any] = own.tolist()
+            return numbers
+        return list(own.astype(self.actions.dtype)) if self.actions.plain else [self.actions.unpack(row) for row in own]
 
 
 class TeamShard(SingleShard):
@@ -36,26 +76,21 @@ class TeamShard(SingleShard):
     ) -> None:
         self.settings, self.seed, self.shard, self.copies = settings, seed, shard, copies
         self.heart = HEART
-        info = describe_team(settings)
-        self.layout, self.actions = layout or info.obs_layout, info.action_layout
         self.episode, self._steps, self.frame_stack = np.zeros(copies, np.int64), np.zeros(copies, np.int64), 0
         self.envs = []
         for copy in range(copies):
             self.heart.beat(copy, "being made")
             self.envs.append(make_team(settings))
-        self.agents = len(self.layout.agents)
-        self.discrete = self.actions.plain and self.actions.parts[0].kind == "discrete" and not self.actions.shape
-        self.action_dtype = np.dtype(self.actions.dtype)
-        self._nothing = self.layout.example()
-        self.obs = np.stack([self._nothing] * (copies * self.agents))
+        self.layout = layout = layout or describe_team(settings).obs_layout
+        self.agents, self._wide = len(layout.agents), bool(layout.members)
+        self.obs = np.zeros((copies * self.agents, *layout.shape), layout.dtype)
         self._float = self.obs.dtype.kind == "f"
-        # Where the parts of an observation are written to, as views; their paths are those within what an agent sees.
-        parts = [part for part in self.layout.parts if part.path[0] == OBSERVATION]
-        self._views = [(replace(part, path=part.path[1:]), part.of(self.obs)) for part in parts]
-        own = next(part for part in self.layout.parts if part.path == (AGENT,))
-        self._one_hot, self._which = own.of(self.obs), np.tile(np.eye(self.agents), (copies, 1))
-        self._mask = None if self.layout.mask is None else self.layout.mask.of(self.obs)
-        self._central = None if self.layout.central is None else self.layout.central.of(self.obs)
+        self.seats = []
+        for place, name in enumerate(layout.agents):
+            own, rows = layout.of(name), self.obs[place :: self.agents]
+            rows = rows[:, : own.nbytes].view(own.dtype) if self._wide else rows
+            rows = rows.reshape(copies, *own.shape)
+            self.seats.append(Seat(name, rows, own, action_layout(self.envs[0].spaces[name][1])))
         self.active = np.zeros(copies * self.agents, bool)
         for copy in range(copies):
             self.heart.beat(copy, "its first reset")
@@ -68,14 +103,14 @@ class TeamShard(SingleShard):
         terminated, truncated = np.zeros(columns, bool), np.zeros(columns, bool)
         final_obs: list[Array] = []
         self._steps += 1
-        actions = self._for_env(action)
+        actions = self._by_copy(action.reshape(self.copies, agents, *action.shape[1:]))
         i = 0
         try:
             for i, team in enumerate(self.envs):
                 heart.copy = i
                 heart.beats += 1
                 own = slice(i * agents, (i + 1) * agents)
-                team.advance(actions[own])
+                team.advance(actions[i])
                 self._see(i)
                 reward[own], terminated[own], truncated[own] = team.reward, team.terminated, team.truncated
                 ended = team.terminated | team.truncated
@@ -91,9 +126,8 @@ class TeamShard(SingleShard):
 
     def _start_episode(self, copy: int) -> None:
         self._steps[copy] = 0
-        own = slice(copy * self.agents, (copy + 1) * self.agents)
-        self.obs[own] = self._nothing
-        self._one_hot[own] = self._which[own]
+        for seat in self.seats:
+            seat.rows[copy] = seat.nothing
         self.envs[copy].begin(self._episode_seed(copy))
         self._see(copy)
 
@@ -101,31 +135,22 @@ class TeamShard(SingleShard):
         """Write down what was told to agents, and whose turn it is. Those who were told nothing keep what they saw last."""
         team, first = self.envs[copy], copy * self.agents
         self.active[first : first + self.agents] = team.acts
-        if self._central is not None:
-            self._central[first : first + self.agents] = team.state()
         for name, value in team.seen.items():
             place = team.place[name]
-            row = first + place
-            told = split_mask(value)
-            for part, view in self._views:
-                array = inside(told[OBSERVATION], part)
-                if array.shape != part.shape:
-                    raise ValueError(
-                        f"the observation of {name} has shape {list(array.shape)}, the space says {list(part.shape)}"
-                    )
-                view[row] = array
-            if self._mask is not None:
-                assert self.layout.mask is not None
-                mask = team.infos[name].get(MASK) if self.layout.in_info else told[MASK]
-                self._mask[row] = checked_mask(mask, (), self.layout.mask, over=not team.acts[place])
+            self.seats[place].see(copy, value, team.infos.get(name, {}), bool(team.acts[place]))
+        if any(seat.central is not None for seat in self.seats):
+            state = team.state()
+            for seat in self.seats:
+                if seat.central is not None:
+                    seat.central[copy] = state
 
     def _replay(self, copy: int, actions: Array, check_time: Callable[[], None]) -> Any:
         """As of `SingleShard`, by actions [L, A, ...]; the returns are those of each agent, [A]."""
         self._start_episode(copy)
         total, team = np.zeros(self.agents), self.envs[copy]
-        for of_all in actions:
+        for of_all in self._by_copy(actions):
             self._steps[copy] += 1
-            team.advance(self._for_env(of_all))
+            team.advance(of_all)
             self._see(copy)
             total += team.reward
             self.heart.beats += 1
@@ -134,7 +159,7 @@ class TeamShard(SingleShard):
                 return np.full(self.agents, np.nan)
         return total
 
-    def _for_env(self, actions: Array) -> Any:
-        if self.actions.plain:
-            return super()._for_env(actions)
-        return [self.actions.unpack(action) for action in actions]
+    def _by_copy(self, actions: Array) -> list[Any]:
+        """What all agents do, of actions [K, A, ...]: K times A actions as the env takes them."""
+        columns = (seat.actions_of(actions[:, place], self._wide) for place, seat in enumerate(self.seats))
+        return list(zip(*columns, strict=True))

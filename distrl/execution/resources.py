@@ -93,6 +93,25 @@ def share_out(
     )
 
 
+def placement(resources: Resources, nodes: Sequence[Node]) -> dict[str, str]:
+    """What goes to each node, for people: by the node's name, with a number where several have the same."""
+    told: dict[str, str] = {}
+    for node in nodes:
+        runners = [seat for seat in resources.runners if seat.node == node.id]
+        parts = ["the learner" + (" and its GPU" if resources.learner.gpus else "")] * (
+            resources.learner.node == node.id
+        )
+        replays = sum(seat.node == node.id for seat in resources.replays) if resources.replay_bytes else 0
+        parts += [f"{replays} {'replay' if replays == 1 else 'replays'}"] * (replays > 0)
+        parts += ["the evaluator"] * (resources.evaluator.node == node.id)
+        count = f"{len(runners)} {'runner' if len(runners) == 1 else 'runners'}"
+        parts += [f"{count} of {runners[0].cpus:g} CPUs"] if runners else []
+        name = f"{node.name}{' (head)' if node.head else ''}"
+        same = sum(known.partition(" #")[0] == name for known in told)
+        told[f"{name} #{same + 1}" if same else name] = f"{', '.join(parts) or 'nothing'}; {node.cpus:g} CPUs are free"
+    return told
+
+
 def _check_wanted(config: Config, wanted: int, cpus: float, most: int) -> None:
     cluster = config.cluster
     each = cluster.cpus_per_runner
@@ -153,7 +172,7 @@ def _seat_replays(
 
 def _quietest(nodes: Sequence[Node], load: dict[str, int]) -> Node:
     """For the evaluator, which has no CPU of its own: the head, which is lost last, or where there is most room."""
-    return max(nodes, key=lambda node: (node.head and node.cpus > 0, node.cpus - load[node.id], node.id))
+    return max(nodes, key=lambda node: (node.cpus > 0, node.head, node.cpus - load[node.id], node.id))
 
 
 def _unit(cpus: float, processes: int) -> float:

@@ -14,9 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from distrl.acting.normalise import EPSILON, LIMIT, NormalisedPolicy, initial_weights, without
+from distrl.acting.make import initial_weights, of_member
+from distrl.acting.normalise import EPSILON, LIMIT, NormalisedPolicy, without
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.fragments import unstacked
+from distrl.learning.team import Team
 from distrl.registry import algorithm_module
 from distrl.settings import Config
 from distrl.types import Algorithm, Array, Arrays, Fragment, OnPolicy, Origin, Policy
@@ -166,7 +169,7 @@ def _rows(policy: NormalisedPolicy, obs: Array) -> Array:
 
 
 def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin | None = None) -> Algorithm:
-    """What learns, for the policy of `distrl.acting.normalise.make_policy`.
+    """What learns, for the policy of `distrl.acting.make.make_policy`.
 
     Args:
         device: None where no torch is needed
@@ -174,6 +177,8 @@ def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin |
     Raises:
         UserError: the algorithm begins with weights of its own nevertheless
     """
+    if isinstance(policy, TeamPolicy):
+        return _make_team(config, policy, device, origin)
     module = algorithm_module(config.algorithm.name)
     vector = initial_weights(config, policy) if origin is None else origin.vector
     policy = copy.deepcopy(policy)  # in one process it would be shared
@@ -188,3 +193,14 @@ def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin |
             "from the policy, see distrl.registry.AlgorithmModule; or leave init_from out."
         )
     return algorithm
+
+
+def _make_team(config: Config, policy: TeamPolicy, device: Any, origin: Origin | None) -> Algorithm:
+    origins: list[Origin | None] = [None] * len(policy.members)
+    if origin is not None:
+        origins = [replace(origin, vector=vector) for vector in policy.split(origin.vector)]
+    algorithms = [
+        make_algorithm(of_member(config, number), member.policy, device, own)
+        for number, (member, own) in enumerate(zip(policy.members, origins, strict=True))
+    ]
+    return Team(policy, algorithms)

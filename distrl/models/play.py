@@ -58,8 +58,7 @@ def by_policy(policy: Policy, seed: int, greedy: bool = True) -> Actor:
             layout = policy.obs_layout
             batch = layout.pack_agents(obs, info["infos"]) if team else layout.pack(obs, info.get(MASK))[None]
             action = acting.greedy(batch) if greedy else acting.act(batch, policy.draw(rng, 1, len(batch))[0])[0]
-            actions = [policy.action_layout.unpack(one) for one in action]
-            return actions if team else actions[0]
+            return policy.action_layout.unpack_agents(action) if team else policy.action_layout.unpack(action[0])
 
         return act
 
@@ -116,9 +115,9 @@ def play(
     return tuple(returns)
 
 
-def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: int) -> Iterator[Moment]:
-    """Play, and tell of every moment of each episode."""
-    for episode in range(episodes):
+def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: int, first: int = 0) -> Iterator[Moment]:
+    """Play, and tell of every moment of each episode. `first`: the number of the first one, which with the seed fixes it."""
+    for episode in range(first, first + episodes):
         act = actor(episode)
         episode_seed = derive(seed, "play episode", episode)
         with _stepped(game, episode_seed, 0):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distrl.acting.episodes import Acting
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError, shown
 from distrl.layouts import OBSERVATION, Layout, inside, split_mask
 from distrl.models.store import env_of, find_model, read_model
@@ -61,11 +62,14 @@ class Player:
         if not self._checked:
             check_modules(self.path, None, self.policy, self.modules)
             self._checked = True
-        flat = self.policy.obs_layout.pack(self._seen_by(agent, obs), action_mask)
-        _refuse_nan(flat, self.policy.obs_layout)
-        batch = flat.reshape(-1, *self.policy.obs_layout.shape)
+        policy, seen = self._of(agent, obs)
+        flat = policy.obs_layout.pack(seen, action_mask)
+        _refuse_nan(flat, policy.obs_layout)
+        batch = flat.reshape(-1, *policy.obs_layout.shape)
+        if policy is not self.policy:  # of a team, whose members remember nothing
+            self._acting = None
         if self._acting is None or self._acting.memory is None:
-            self._acting = Acting(self.policy, len(batch))
+            self._acting = Acting(policy, len(batch))
         elif len(batch) != len(self._acting.memory):
             raise ValueError(
                 f"{len(batch)} observations, after {len(self._acting.memory)} of the step before: this policy remembers its "
@@ -74,21 +78,24 @@ class Player:
         if greedy:
             action = self._acting.greedy(batch)
         else:
-            action, _ = self._acting.act(batch, self.policy.draw(self._rng, 1, len(batch))[0])
-        single = flat.shape == self.policy.obs_layout.shape
-        return self.policy.action_layout.unpack(action[0] if single else action)
+            action, _ = self._acting.act(batch, policy.draw(self._rng, 1, len(batch))[0])
+        single = flat.shape == policy.obs_layout.shape
+        return policy.action_layout.unpack(action[0] if single else action)
 
-    def _seen_by(self, agent: str | None, obs: Any) -> Any:
-        agents, layout = self.policy.obs_layout.agents, self.policy.obs_layout
+    def _of(self, agent: str | None, obs: Any) -> tuple[Policy, Any]:
+        """The policy that acts for an agent, and what it is given."""
+        agents, policy = self.policy.obs_layout.agents, self.policy
         if agent not in (agents or (None,)):
             raise UserError(
                 f"agent is {shown(agent)}; it must be {'one of ' + ', '.join(agents) if agents else 'left out, as this env has one alone'}."
             )
         if agent is None:
-            return obs
+            return policy, obs
+        policy = policy.of(agent) if isinstance(policy, TeamPolicy) else policy
+        layout = policy.obs_layout
         part = next(part for part in layout.parts if part.path[0] == OBSERVATION)
         first = inside(split_mask(obs), part)
-        return layout.seen_by(agent, obs, first.shape[: first.ndim - len(part.shape)])
+        return policy, layout.seen_by(agent, obs, first.shape[: first.ndim - len(part.shape)])
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """One copy of the env that the policy was trained on, within its wrappers; its observations are what `act` takes.

@@ -70,7 +70,7 @@ def load_weights(policy: Policy, arrays: Arrays) -> None:
     policy.load(vector)
     try:
         if not any(network_places(policy.describe())):  # else it would import what it names
-            policy.greedy(policy.obs_layout.example()[None])
+            policy.greedy(policy.obs_layout.examples())
     except Exception as error:
         raise ValueError(f"its parts do not fit together ({reason(error)})") from error
 

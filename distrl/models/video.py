@@ -24,8 +24,9 @@ from distrl.errors import UserError
 from distrl.files import draft
 from distrl.models.play import Actor, Tell, display, play_episodes
 from distrl.settings import EnvSettings
-from distrl.types import Array
+from distrl.types import Array, EnvInfo
 
+SHORTEST, EPISODES = 5.0, 3  # s of a video, and so many episodes where each is shorter
 GIF_WIDTH = 480  # pixels at most
 GIF_FRAMES = 300  # at most; an even number. Longer games are thinned out evenly
 GIF_SAMPLE = 4096  # pixels of a frame from which its colours are chosen
@@ -42,6 +43,17 @@ class Recording:
     lengths: tuple[int, ...]  # likewise, in steps
     frames: int  # in the file
     complete: bool  # `max_frames` cut off no episode
+    blank: bool  # every frame is of one colour alone
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with it, for people."""
+        if not self.blank:
+            return None
+        return (
+            f"{self.path} shows nothing: each of its frames is of one colour. Perhaps the env draws only with another "
+            "SDL_VIDEODRIVER, or only in a window: look at it with 'distrl play'."
+        )
 
 
 def record_video(
@@ -49,21 +61,62 @@ def record_video(
     env: EnvSettings,
     out: Path,
     seed: int,
-    episodes: int = 1,
+    episodes: int | None = None,
     max_frames: int = 3000,
     tell: Tell = lambda moment: None,
+    first: int = 0,
 ) -> Recording:
     """Play episodes and write them as .webm, .mp4 or .gif.
 
-    Where there is no display and SDL_VIDEODRIVER is not set, it is set to "dummy" for this process.
+    Where there is no display and SDL_VIDEODRIVER is not set, it is set to "offscreen" for this process: with "dummy" some
+    envs draw nothing.
 
     Args:
+        episodes: None: as many as make five seconds, and three at most
+        first: the number of the first episode
         max_frames: playing stops after so many frames of all episodes together.
         tell: is told of every moment that is recorded
 
     Raises:
         UserError: the env has no pictures, or `out` cannot be written or has another suffix.
     """
+    enough = 0 if episodes is not None else SHORTEST
+    episodes = EPISODES if episodes is None else episodes
+    fps = max(1, _recordable(env, out, episodes, max_frames).render_fps)
+    if not display():
+        os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
+    returns: list[float] = []
+    lengths: list[int] = []
+    shown, complete, blank = 0, True, True
+    with draft(out) as path:
+        sink = SINKS[out.suffix](path, fps)
+        game = make_env(env, render_mode="rgb_array")
+        try:
+            for moment in play_episodes(actor, game, seed, episodes, first):
+                if shown == max_frames:
+                    complete = False
+                    break
+                if enough and moment.step == 0 and shown >= enough * fps:
+                    break
+                if moment.step == 0:
+                    returns.append(0.0)
+                    lengths.append(0)
+                returns[-1] += moment.reward
+                lengths[-1] = moment.step
+                frame = _frame(game, env.id)
+                blank = blank and bool((frame == frame[0, 0]).all())
+                sink.add(frame)
+                tell(moment)
+                shown += 1
+        finally:
+            game.close()
+            sink.release()
+        frames = sink.finish()
+    return Recording(out, tuple(returns), tuple(lengths), frames, complete, blank)
+
+
+def _recordable(env: EnvSettings, out: Path, episodes: int, max_frames: int) -> EnvInfo:
+    """What is known of the env. Raises `UserError` where a video cannot be had."""
     if out.suffix not in SINKS:
         raise UserError(f"{str(out)!r} must end in one of {', '.join(SINKS)}; .webm is what browsers play.")
     if episodes < 1 or max_frames < 1:
@@ -72,32 +125,7 @@ def record_video(
     if "rgb_array" not in info.render_modes:
         modes = ", ".join(info.render_modes) or "none"
         raise UserError(f"{env.id} cannot be recorded: its render_modes ({modes}) lack 'rgb_array'.")
-    if not display():
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    returns: list[float] = []
-    lengths: list[int] = []
-    shown, complete = 0, True
-    with draft(out) as path:
-        sink = SINKS[out.suffix](path, max(1, info.render_fps))
-        game = make_env(env, render_mode="rgb_array")
-        try:
-            for moment in play_episodes(actor, game, seed, episodes):
-                if shown == max_frames:
-                    complete = False
-                    break
-                if moment.step == 0:
-                    returns.append(0.0)
-                    lengths.append(0)
-                returns[-1] += moment.reward
-                lengths[-1] = moment.step
-                sink.add(_frame(game, env.id))
-                tell(moment)
-                shown += 1
-        finally:
-            game.close()
-            sink.release()
-        frames = sink.finish()
-    return Recording(out, tuple(returns), tuple(lengths), frames, complete)
+    return info
 
 
 def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 INK = "#123456"  # of letters and axes, until it becomes the page's own
 SIZES = {"wide": (9.0, 4.2), "narrow": (4.4, 3.6)}  # inches; the second is for telephones
 VIDEO = "videos/best.webm"  # in a run directory
+FILMS = 9  # videos of learning in the page, at most
 LARGEST = 30 * 2**20  # bytes of a video in the page
 PICTURES = {".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}  # that browsers show
 
@@ -94,7 +95,7 @@ def _group(label: str, members: Sequence[Told]) -> dict[str, Any]:
     ranked = sorted(members, key=lambda told: told.evaluation.mean if told.evaluation else -np.inf, reverse=True)
     scored = [told for told in ranked if told.evaluation is not None]
     first, best = members[0], ranked[0]
-    filmed = next((told for told in ranked if (told.run.path / VIDEO).exists()), best)
+    filmed = next((told for told in ranked if (told.run.path / VIDEO).parent.exists()), best)
     return {
         "label": label,
         "members": sorted(members, key=lambda told: told.run.config.get("seed", 0)),
@@ -111,6 +112,7 @@ def _group(label: str, members: Sequence[Told]) -> dict[str, Any]:
         "losses": _drawn(partial(losses, best.run)),
         "map": _embedded(best.run.path / "plots" / "policy.png"),
         "filmed": filmed,
+        "films": _films(filmed.run.path),
         "video": _embedded(filmed.run.path / VIDEO),
     }
 
@@ -236,6 +238,14 @@ def _svg(figure: Figure) -> Markup:
     for colour, name in colours.items():
         text = text.replace(colour.lower(), f"var(--{name})")
     return Markup(text)
+
+
+def _films(run_dir: Path) -> list[dict[str, Any]]:
+    """Videos of learning, evenly chosen, with the env steps behind them."""
+    paths = sorted((run_dir / VIDEO).parent.glob("step-*.webm"))
+    chosen = sorted({round(i * (len(paths) - 1) / (FILMS - 1)) for i in range(FILMS)}) if len(paths) > FILMS else None
+    shown = paths if chosen is None else [paths[i] for i in chosen]
+    return [{"env_steps": int(path.stem.removeprefix("step-")), "video": _embedded(path)} for path in shown]
 
 
 def _embedded(path: Path) -> dict[str, str] | None:

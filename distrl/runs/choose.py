@@ -10,6 +10,7 @@ import numpy as np
 
 from distrl.config import load_config
 from distrl.envs.make import describe_env
+from distrl.envs.multi import apart
 from distrl.presets import preset_for
 from distrl.settings import Config
 from distrl.types import EnvInfo
@@ -28,7 +29,7 @@ def choose_config(env_id: str, algorithm: str | None, overrides: Sequence[str] =
         return load_config(preset.path, overrides), f"the preset {preset.name}"
     # What the env needs to be made may be among the overrides.
     given = load_config({"env": {"id": env_id}, "algorithm": {"name": algorithm or "ppo"}}, _of_env(overrides))
-    chosen, reasons = defaults(describe_env(given.env), algorithm or "ppo")
+    chosen, reasons = defaults(apart(describe_env(given.env)), algorithm or "ppo")
     chosen["env"] = {"id": env_id} | chosen.get("env", {})
     why = f" ({'; '.join(reasons)})" if reasons else ""
     return load_config(chosen, overrides), f"defaults for its spaces{why}, as no preset is for this pair"
@@ -42,7 +43,10 @@ def defaults(info: EnvInfo, algorithm: str) -> tuple[dict[str, Any], list[str]]:
     """What differs from the defaults of the settings for an env's spaces, and why."""
     config: dict[str, Any] = {"algorithm": {"name": algorithm}}
     reasons = []
-    if info.max_episode_steps is None:
+    if info.groups:
+        config["policies"] = "per_agent"
+        reasons.append("a policy for each agent, as they see or do different things")
+    if info.max_episode_steps is None and not info.turns:
         config["env"] = {"max_episode_steps": LONGEST}
         reasons.append(f"episodes end after {LONGEST} steps, as the env knows no limit")
     obs = info.observation_space

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded
-from distrl.acting.normalise import initial_weights, make_policy
 from distrl.acting.tables import TablePolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.envs.mdp import read_table
+from distrl.envs.multi import grouped
 from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import Node, cpu_count, share_out
@@ -74,7 +75,7 @@ class Plan:
 def plan_run(config: Config, resume: Path | None = None) -> Plan:
     """Check everything that can be checked without starting anything. Raises `UserError`; makes no file."""
     single_threaded()
-    info = describe_env(config.env)
+    info = grouped(describe_env(config.env), config.policies)
     _check_sizes(config, info)
     _check_env(config, info)
     policy = make_policy(config, info)

@@ -88,6 +88,9 @@ def present(plan: Plan, observer: Observer) -> None:
         if plan.config.track.video and "rgb_array" in plan.info.render_modes:
             policy, _ = read_model(run_dir / "best")
             seed = plan.config.seed
-            video.record_video(by_policy(policy, seed), plan.config.env, run_dir / "videos" / "best.webm", seed)
+            out = run_dir / "videos" / "best.webm"
+            recording = video.record_video(by_policy(policy, seed), plan.config.env, out, seed)
+            if recording.warning is not None:
+                observer.warn(recording.warning)
     except (UserError, OSError, ImportError) as error:
         observer.warn(f"not all pictures of this run could be made: {error}")

@@ -17,7 +17,7 @@ from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution, RayBeside
-from distrl.execution.resources import Resources, Seat, share_out
+from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
 from distrl.models.store import newest_checkpoint
@@ -32,11 +32,13 @@ from distrl.stores import Store
 from distrl.tracking.console import Console, RunObserver
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import MlflowTracker
-from distrl.tracking.where import collect_tags, tracking_uri
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.tracking.where import run_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
 from distrl.training.job import Job
 from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
+from distrl.types import EnvInfo
 from distrl.workers.learner import choose_device, gpu_count
 
 if TYPE_CHECKING:
@@ -79,9 +81,10 @@ def train(
     plan = plan_run(config, None if resume is None else brought(resume, config.run_dir))
 
     def start(plan: Plan) -> tuple[Execution, Config, Resources]:
-        if not (local or quiet):
+        here = local or plan.config.cluster.at_once
+        if not (here or quiet):
             print("Starting Ray ...", file=sys.stderr, flush=True)
-        return _start_execution(plan, local)
+        return _start_here(plan, local) if here else _start_elsewhere(plan)
 
     return train_as(plan, start, told, since=since, quiet=quiet)
 
@@ -136,19 +139,20 @@ def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
         yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
 
-def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resources]:
-    """What runs the workers, the config with the device that the learner gets there, and what each worker gets."""
+def _start_here(plan: Plan, to_stay: bool) -> tuple[Execution, Config, Resources]:
+    """This process, the config with the device that the learner gets in it, and what each worker gets."""
     config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
-    at_once = config.cluster.start == "at_once" and config.cluster.address == "local"
-    if local or at_once:
-        matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
-        config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
-        here = (
-            LocalExecution()
-            if local
-            else MovingExecution(RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch))
-        )
-        return here, config, Resources((Seat(),))
+    matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
+    config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
+    if to_stay:
+        return LocalExecution(), config, Resources((Seat(),))
+    beside = RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch)
+    return MovingExecution(beside), config, Resources((Seat(),))
+
+
+def _start_elsewhere(plan: Plan) -> tuple[Execution, Config, Resources]:
+    """A Ray, likewise."""
+    config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
     execution = _start_ray(plan)
     try:
         nodes = execution.nodes()
@@ -158,6 +162,15 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
     except BaseException:
         execution.close()
         raise
+
+
+def nodes_note(plan: Plan) -> dict[str, str]:
+    """What would go to each node of the cluster that the run joins, by its name. Raises `UserError` where it cannot be joined."""
+    execution, _, resources = _start_elsewhere(plan)
+    try:
+        return placement(resources, execution.nodes())
+    finally:
+        execution.close()
 
 
 def _start_ray(plan: Plan) -> RayExecution:
@@ -182,9 +195,11 @@ def _train(
         observer.warn(str(full))  # what ended the run matters more
     if status == "finished":
         trainer.recovery.execution.close()  # plots and videos need no workers, and some memory
+        trainer.evaluations.films.close(wait=True)
         if pictures:
             present(plan, observer)
-    observer.finish(status)
+    trainer.evaluations.films.close(wait=False)
+    observer.finish(status, trainer.evaluations.final)
     if error is not None:
         raise error
     return result
@@ -199,7 +214,8 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     tracker = _start_tracker(plan) if config.track.mlflow else None
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
     copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
-    observer = RunObserver(log, console, tracker, copy)
+    board = TensorBoard(run_dir) if config.track.tensorboard else None
+    observer = RunObserver(log, console, tracker, board, copy)
     if copy is not None:
         observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
@@ -216,7 +232,7 @@ def _start_tracker(plan: Plan) -> MlflowTracker:
         plan.run_dir,
         uri=tracking_uri(config, plan.run_dir),
         experiment=config.track.experiment,
-        tags=collect_tags(),
+        tags=run_tags(config, plan.run_dir),
         params=params,
         run_name=plan.run_dir.name,
         register_as=config.track.register_as,
@@ -264,9 +280,16 @@ def _about(plan: Plan) -> dict[str, Any]:
     return {
         "algorithm": config.algorithm.name,
         "env": config.env.model_dump(mode="json"),
-        "observation": info.obs_layout.tensors(info.observation_space),
-        "action": info.action_layout.tensors(info.action_space),
+        "observation": _tensors(info, "obs_layout", "observation_space"),
+        "action": _tensors(info, "action_layout", "action_space"),
     }
+
+
+def _tensors(info: EnvInfo, layout: str, space: str) -> Any:
+    """The arrays that observations (or actions) are of; where agents are in groups those of each agent by name."""
+    if info.groups:
+        return {name: _tensors(info.of(name), layout, space) for name in info.agents}
+    return getattr(info, layout).tensors(getattr(info, space))
 
 
 def _run(trainer: Trainer) -> tuple[str, BaseException | None]:

@@ -23,6 +23,7 @@ NOT_SEARCHED = {
     "seed": "seeds.tune says with which seeds each trial runs",
     "run_dir": "runs of a sweep lie in its directory",
     "sweep_dir": "a sweep has one directory",
+    "storage": "a sweep's runs are kept nowhere else",
     "init_from": "put it into the base config",
     "stop.env_steps": "budget.env_steps says how long a run is",
     "stop.seconds": "a run that ends by the clock cannot be repeated; budget.env_steps says how long it is",
@@ -38,6 +39,10 @@ def check_sweep(sweep: Sweep, sweep_dir: str) -> Metric:
     _check_runners(sweep)
     _check_keys(sweep)
     base = sweep.base_config()
+    if base.storage is not None:
+        raise UserError(
+            "storage is for single runs; those of a sweep are kept nowhere else. Leave it out of the base config."
+        )
     if base.track.mlflow:
         check_tracking(tracking_uri(base, sweep_dir))
     _check_budget(sweep, base)

@@ -15,12 +15,11 @@ from typing import Any
 from distrl.errors import UserError
 from distrl.files import refuse_used
 from distrl.models.store import list_checkpoints, read_model
-from distrl.outside import OUTSIDE_S, within
+from distrl.outside import OUTSIDE_S, child_environment, within
 from distrl.storage.mirror import MANIFEST
 from distrl.storage.place import Place
 from distrl.storage.uploader import told
 from distrl.stores import Store, is_address
-from distrl.tracking.companion import python_path
 from distrl.training.checkpoint import read_checkpoint_config
 
 START_S = 60.0  # for a process to start and import, on a busy machine
@@ -54,7 +53,7 @@ def storage_of(resume: str | Path) -> str:
 
 def _ask(*arguments: str, limit: float | None) -> dict[str, Any]:
     command = [sys.executable, "-P", "-m", "distrl.storage", *arguments]
-    environment = {**os.environ, "PYTHONPATH": python_path()}
+    environment = child_environment()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=environment)
     except subprocess.TimeoutExpired:

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from distrl.acting.make import make_policy
 from distrl.acting.network import single_threaded
-from distrl.acting.normalise import make_policy
 from distrl.envs.make import describe_env
+from distrl.envs.multi import apart, grouped
 from distrl.envs.shard import make_shard
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count
@@ -72,7 +73,7 @@ class Benchmark:
 
 def simulate(env: EnvSettings, seed: int, shards: list[int], copies: int, seconds: float) -> float:
     """env steps/s of shards stepped in turn with random actions in this process."""
-    info = describe_env(env)
+    info = apart(describe_env(env))
     live = [make_shard(env, seed, shard, copies, info.obs_layout) for shard in shards]
     actions = RandomActions(info, seed, copies)
     steps, start = 0, time.perf_counter()
@@ -109,7 +110,7 @@ def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
         seconds: for each of them
     """
     single_threaded()
-    policy = make_policy(config, describe_env(config.env))
+    policy = make_policy(config, grouped(describe_env(config.env), config.policies))
     learner = Learner(config, policy, None)
     runner = Runner(config.env, config.rollout, config.seed, policy)
     weights, fragments = learner.weights(), list[Fragment]()

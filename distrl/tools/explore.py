@@ -19,6 +19,7 @@ import numpy as np
 from distrl.envs import table
 from distrl.envs.journal import Journal, Underway
 from distrl.envs.make import describe_env, make_env
+from distrl.envs.multi import apart
 from distrl.envs.native import NativeShard
 from distrl.envs.shard import make_shard
 from distrl.errors import EnvError, UserError, users_traceback
@@ -63,7 +64,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
         UserError: the environment cannot be made.
         EnvError: it raised while it was played.
     """
-    info = describe_env(settings)
+    info = apart(describe_env(settings))
     travels = _travels(info)
     played = _play(settings, seed, info, seconds)
     warnings = [*space_warnings(info), *play_warnings(info, played), *api_warnings(settings, info)]
@@ -245,7 +246,10 @@ def _misfit(name: str, info: EnvInfo) -> str | None:
     """Why an algorithm does not fit an env, or None."""
     try:
         module = algorithm_module(name)
-        module.make_policy(module.Settings(name=name), info)
+        for of_group in {names: info.of(names[0]) for names in info.groups.values()}.values() or [info]:
+            module.make_policy(module.Settings(name=name), of_group)
+        if info.groups and module.Settings(name=name).replayed is not None:
+            return f"{name} has one policy for all, and agents of {info.id} see or do different things"
     except UserError as error:
         return str(error)
     return None

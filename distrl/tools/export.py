@@ -11,6 +11,7 @@ from typing import Any
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.tables import TablePolicy
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError, did_you_mean
 from distrl.models.evaluate import load_to_play
 from distrl.types import Policy
@@ -62,6 +63,11 @@ def export(run: Path, format: str | None, out: Path | None, modules: Sequence[st
         )
     policy, _, about = load_to_play(run, modules)
     inner = without(policy)
+    if isinstance(inner, TeamPolicy):
+        raise UserError(
+            f"{str(run)!r} holds several policies, of {', '.join(m.name for m in inner.members)}, and what is exported is one. Use "
+            "distrl's own: load_policy(RUN).act(obs, agent=NAME)."
+        )
     fitting = [name for name, known in FORMATS.items() if known.fits(inner)]
     chosen = format or fitting[0]
     if chosen not in fitting:

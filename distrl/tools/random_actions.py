@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from distrl.acting.spaces import action_distribution
 from distrl.errors import UserError
-from distrl.layouts import MASK, split_mask
+from distrl.layouts import MASK, split_mask, widened
 from distrl.seeding import derive, stream
 from distrl.types import Array, EnvInfo
 
@@ -25,6 +26,14 @@ class RandomActions:
 
     def __init__(self, info: EnvInfo, seed: int, copies: int = 1) -> None:
         self.info = info
+        for name, (_, space) in info.agents.items():
+            space.seed(derive(seed, "random actions", *name.encode()))
+        self.each = [  # of agents that have policies of their own
+            RandomActions(replace(info.of(name), agents={}), derive(seed, "random actions", place), copies)
+            for place, name in enumerate(info.agents if info.groups else ())
+        ]
+        if self.each:
+            return
         try:
             self.masked = info.obs_layout.mask is not None  # what a table of all states names does no harm
         except UserError:  # nothing can learn from such observations; the env can be looked at all the same
@@ -32,8 +41,6 @@ class RandomActions:
         self.distribution = action_distribution(info) if self.masked else None
         self.rng = stream(seed, "random actions")
         copies *= max(1, len(info.agents))
-        for name, (_, space) in info.agents.items():
-            space.seed(derive(seed, "random actions", *name.encode()))
         info.action_space.seed(derive(seed, "random actions"))
         samples = [info.action_space.sample() for _ in range(DRAWN * copies)]
         self._single = itertools.cycle(samples)
@@ -58,6 +65,13 @@ class RandomActions:
 
     def batch(self, obs: Array) -> Array:
         """Actions [N, ...] for flat observations [N, ...]."""
+        if self.each:
+            layout, agents = self.info.obs_layout, len(self.each)
+            actions = np.zeros((len(obs), *self.info.action_layout.shape), np.uint8)
+            for place, own in enumerate(self.each):
+                seen = layout.members[place].narrow(obs[place::agents])
+                actions[place::agents] = widened(own.batch(seen), self.info.action_layout.nbytes)
+            return actions
         return self._allowed(obs) if self.masked else next(self._batches)
 
     def _allowed(self, obs: Array) -> Array:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from distrl.errors import UserError
+from distrl.outside import child_environment
 from distrl.tracking.where import read_json, write_json
 
 ORPHAN_S = 60.0  # how long it goes on after a driver that died without a word
@@ -70,22 +71,15 @@ class Companion:
     def _spawn(self) -> None:
         self._starts += 1
         (self.run_dir / f"{self.name}.state").unlink(missing_ok=True)
-        # When the run's own Ray ends, it ends all that bears its marks. The process must outlive it to send the rest.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "DISTRL_RAY_"))}
         with (self.run_dir / f"{self.name}.log").open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", *self._command],
-                env=inherited | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1", **self._settings},
+                env={**child_environment(), **self._settings},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the driver, which then says how the run ended
             )
-
-
-def python_path() -> str:
-    """So that a process imports from where this one does."""
-    return os.pathsep.join(entry for entry in sys.path if entry)
 
 
 class Driver(threading.Thread):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import ENDS, MlflowTracker
+from distrl.tracking.tensorboard import TensorBoard
+from distrl.types import Evaluation
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -25,15 +27,22 @@ class Copy(Protocol):
 
 
 class RunObserver:
-    """Sends rows to metrics.jsonl and the console, and what the processes beside the run have to say to the console."""
+    """Sends rows to metrics.jsonl, TensorBoard and the console, and what the processes beside the run have to say to the console."""
 
     def __init__(
-        self, log: MetricsLog, console: Console, tracker: MlflowTracker | None, copy: Copy | None = None
+        self,
+        log: MetricsLog,
+        console: Console,
+        tracker: MlflowTracker | None,
+        board: TensorBoard | None = None,
+        copy: Copy | None = None,
     ) -> None:
-        self.log, self.console, self.tracker, self.copy = log, console, tracker, copy
+        self.log, self.console, self.tracker, self.board, self.copy = log, console, tracker, board, copy
         self.warned: set[str] = set()
 
     def record(self, row: dict[str, float]) -> None:
+        if self.board is not None and row["iteration"] > self.log.last_iteration:
+            self.board.append(row)
         self.log.append(row)
         self.console.update(row)
         for beside in (self.tracker, self.copy):
@@ -54,8 +63,16 @@ class RunObserver:
         self.log.close()
         self.console.close()
 
-    def finish(self, status: str) -> None:
-        """Wait until MLflow has all of the run, and knows how it ended, and until the copy of it is whole."""
+    def finish(self, status: str, evaluation: Evaluation | None = None) -> None:
+        """Wait until MLflow has all of the run, and knows how it ended, and until the copy of it is whole.
+
+        Args:
+            evaluation: of the best model
+        """
+        if self.board is not None:
+            if evaluation is not None:
+                self.board.final(evaluation, time.time())
+            self.board.close()
         if self.tracker is not None and (
             behind := self.tracker.finish(ENDS[status], timeout=10 if status == "interrupted" else 60)
         ):

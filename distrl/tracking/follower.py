@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,34 +13,21 @@ from typing import Any, Protocol
 
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.files import lock_now
 from distrl.models.store import read_model
 from distrl.tracking.companion import Driver, tell_behind
 from distrl.tracking.meter import Meter
-from distrl.tracking.metrics import Row
-from distrl.tracking.where import KEY, database_path, read_json, safe_name, without_credentials, write_json
+from distrl.tracking.metrics import Row, points, safe_name
+from distrl.tracking.mlflow_store import experiment_id, make_store
+from distrl.tracking.where import KEY, MODEL, NOTE, database_path, read_json, without_credentials, write_json
 from distrl.types import Evaluation
 
 REQUEST = 1000  # metrics that MLflow takes in one request
 FOLLOW_S, BACKOFF_S = 1.5, 10.0  # between two looks at the file; the longest pause between two tries
 FILES = ("config.yaml", "result.json", "plots", "videos")  # of a run that become artifacts
-MODEL = "distrl.model_sha256"  # tag: the model that was logged last, so that none is logged twice
 LOG = logging.getLogger("distrl.tracking")
-
-
-def _make_store(database: Path) -> None:
-    """Make a SQLite store where there is none, whole or not at all: MLflow can never use one that is half made."""
-    from mlflow import MlflowClient
-
-    with database.with_name(f".{database.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # runs that begin together wait for the first of them
-        if database.exists() and database.stat().st_size:
-            return
-        draft = database.with_name(f".{database.name}.tmp")
-        draft.unlink(missing_ok=True)
-        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
-        os.replace(draft, database)
 
 
 class Follower:
@@ -55,7 +41,7 @@ class Follower:
         self.run_dir, self.files = run_dir, files
         self.about = read_json(run_dir / "track.json")
         if (uri := os.environ["MLFLOW_TRACKING_URI"]).startswith("sqlite:"):
-            _make_store(database_path(uri))
+            make_store(database_path(uri))
         self.client = MlflowClient()
         self.run_id = ""
         self.env_steps = 0
@@ -79,9 +65,10 @@ class Follower:
         params = [Param(key, value) for key, value in self.about["params"].items() if key not in run.data.params]
         for start in range(0, len(params), 100):
             self.client.log_batch(self.run_id, params=params[start : start + 100])
-        self.client.log_batch(
-            self.run_id, tags=[RunTag(safe_name(key), text) for key, text in self.about["tags"].items()]
-        )
+        tags = {safe_name(key): text for key, text in self.about["tags"].items()}
+        if NOTE in run.data.tags:  # somebody may have written another one there
+            tags.pop(NOTE, None)
+        self.client.log_batch(self.run_id, tags=[RunTag(key, text) for key, text in tags.items()])
         self._held, self._offset = int(run.data.metrics.get("iteration", -1)), 0
 
     def _find(self) -> Any:
@@ -101,19 +88,7 @@ class Follower:
         return found[0] if found else None
 
     def _experiment(self) -> str:
-        from mlflow import MlflowException
-
-        name, uri = self.about["experiment"], os.environ["MLFLOW_TRACKING_URI"]
-        if experiment := self.client.get_experiment_by_name(name):
-            return str(experiment.experiment_id)
-        # By itself MLflow would put the artifacts of a SQLite store into the directory where it happens to be started.
-        location = (database_path(uri).parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        try:
-            return str(self.client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return self._experiment()  # another run was faster
+        return experiment_id(self.client, self.about["experiment"], os.environ["MLFLOW_TRACKING_URI"])
 
     def follow(self) -> None:
         """Send the rows that MLflow does not hold yet, and now and then what the machine is doing."""
@@ -122,7 +97,8 @@ class Follower:
             self._upload("config.yaml")
             self._introduced = True
         if metrics := self._meter.read():
-            self._log(metrics, time.time())
+            row = {**metrics, "env_steps": self.env_steps}
+            self.client.log_batch(self.run_id, metrics=self._metrics(row, time.time()))
 
     def finish(self, status: str, model: bool = True) -> None:
         """Send all that is left of a run that has ended, with or without its best model."""
@@ -130,14 +106,20 @@ class Follower:
             self.send()
             for name in self.files:
                 self._upload(name)
-            result = self.run_dir / "result.json"
-            if (final := read_json(result).get("evaluation")) is not None:
-                # The time is that of the file, not now: sent twice, it is still the same point.
-                self._log(Evaluation.from_json(final).metrics("final"), result.stat().st_mtime)
-            if model:
-                self._model()
+            self._final(self._model() if model else None)
         finally:  # also where MLflow did not take everything, it learns how the run ended
             self.client.set_terminated(self.run_id, status)
+
+    def _final(self, model_id: str | None) -> None:
+        """Send the last evaluation, as metrics of the run and of the model that it is of."""
+        result = self.run_dir / "result.json"
+        if (final := read_json(result).get("evaluation")) is not None:
+            evaluation = Evaluation.from_json(final)
+            # The time is that of the file, not now: sent twice, it is still the same point.
+            row, of_model = {**evaluation.metrics("final"), "env_steps": evaluation.env_steps}, dict[str, str]()
+            if model_id is not None:
+                of_model = {"model_id": model_id, "run_id": self.run_id}
+            self.client.log_batch(self.run_id, metrics=self._metrics(row, result.stat().st_mtime, **of_model))
 
     def fell_behind(self, error: Exception, log: bool) -> None:
         """Let the driver know, through track.state."""
@@ -183,20 +165,10 @@ class Follower:
         if request:
             yield request
 
-    def _metrics(self, row: Mapping[str, Any], unix: float) -> list[Any]:
+    def _metrics(self, row: Mapping[str, Any], unix: float, **of: str) -> list[Any]:
         from mlflow.entities import Metric
 
-        evaluated = int(row.get("evaluation/env_steps", self.env_steps))  # its result came some iterations after it
-        return [
-            Metric(
-                safe_name(key), value, int(unix * 1000), evaluated if key.startswith("evaluation/") else self.env_steps
-            )
-            for key, value in row.items()
-            if isinstance(value, (int, float)) and key not in ("env_steps", "time", "evaluation/env_steps")
-        ]
-
-    def _log(self, row: Mapping[str, Any], unix: float) -> None:
-        self.client.log_batch(self.run_id, metrics=self._metrics(row, unix))
+        return [Metric(name, value, int(unix * 1000), step, **of) for name, value, step in points(row)]
 
     def _upload(self, name: str) -> None:
         path = self.run_dir / name
@@ -205,36 +177,38 @@ class Follower:
         elif path.exists():
             self.client.log_artifact(self.run_id, str(path))
 
-    def _model(self) -> None:
+    def _model(self) -> str | None:
         """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed.
 
-        One that remembers would have to be told which episode an observation is of: its files are logged as they are.
-        """
-        import mlflow
-        from mlflow.models import Model
+        One that remembers would have to be told which episode an observation is of: its files are logged as they are,
+        and so are those of several policies.
 
+        Returns:
+            the id of a model that was logged now
+        """
         from distrl.tracking import mlflow_files
 
         best = self.run_dir / "best"
         if not (best / "policy.json").exists():
-            return
-        if isinstance(without(read_model(best)[0]), RecurrentPolicy):
+            return None
+        if isinstance(without(read_model(best)[0]), RecurrentPolicy | TeamPolicy):
             self._upload("best")
-            return
-        digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(best.iterdir()))).hexdigest()
-        run = self.client.get_run(self.run_id)
+            return None
+        digest, run = mlflow_files.digest(best), self.client.get_run(self.run_id)
         if run.data.tags.get(MODEL) == digest:
-            return
-        mlflow.set_experiment(experiment_id=run.info.experiment_id)
-        Model.log(
-            artifact_path=None,
-            name="policy",
-            flavor=mlflow.pyfunc,
-            run_id=self.run_id,
-            **mlflow_files.parts(best, read_json(best / "policy.json")),
-            registered_model_name=self.about["register_as"],
-        )
+            return None
+        about = read_json(best / "policy.json")
+        name = model_name(run.info.run_name, str(about.get("algorithm")))
+        experiment, register_as = run.info.experiment_id, self.about["register_as"]
+        model_id = mlflow_files.log_model(self.client, experiment, name, best, about, run, register_as)
         self.client.set_tag(self.run_id, MODEL, digest)
+        return model_id
+
+
+def model_name(run_name: str, algorithm: str) -> str:
+    """Tells run and algorithm, without the characters that MLflow refuses in it."""
+    name = run_name if algorithm in run_name else f"{algorithm}-{run_name}"
+    return re.sub(r"[/:.%\"']+", "-", name)
 
 
 class Follows(Protocol):

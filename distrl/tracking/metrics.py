@@ -7,7 +7,8 @@ import json
 import math
 import numbers
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from distrl.errors import UserError
@@ -22,8 +23,8 @@ class MetricsLog:
         self.path = Path(path)
         try:
             self._file = self.path.open("ab", buffering=0)
-            rows, self._size = _read(self.path)
-            self._file.truncate(self._size)  # a killed process may leave half a line
+            rows, self._size = _read(self.path, trained=True)
+            self._file.truncate(self._size)  # a killed process may leave half a line, and the end of a run comes again
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error}. Free it, or choose another run_dir.") from error
         self.last_iteration = int(rows[-1]["iteration"]) if rows else -1
@@ -56,15 +57,39 @@ class MetricsLog:
         self._file.close()
 
 
+def points(row: Mapping[str, float | int | str]) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of every number of a row, as MLflow and TensorBoard get them: names without what MLflow refuses.
+
+    What an evaluation found belongs to the env steps of its weights; it came some iterations after these.
+    """
+    silent = {"env_steps", "time", "evaluation/env_steps"} | (set() if is_of_training(row) else {"iteration"})
+    at = int(row["env_steps"])
+    evaluated = int(row.get("evaluation/env_steps", at))
+    for key, value in row.items():
+        if isinstance(value, (int, float)) and key not in silent:
+            yield safe_name(key), float(value), evaluated if key.startswith("evaluation/") else at
+
+
+def safe_name(key: str) -> str:
+    """`key` without the characters that MLflow refuses in names, together with the whole request."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
+
+
 def read_metrics(path: str | Path) -> list[Row]:
     """All whole rows of a metrics.jsonl. Half a last line is a row that is being written, or never will be."""
     return _read(Path(path))[0]
 
 
-def _read(path: Path) -> tuple[list[Row], int]:
-    """The whole rows, and how many bytes they take."""
+def is_of_training(row: Mapping[str, object]) -> bool:
+    """Else it is of an evaluation at the end of a run, where no iteration took place."""
+    return any(key.startswith("train/") for key in row)
+
+
+def _read(path: Path, trained: bool = False) -> tuple[list[Row], int]:
+    """The whole rows, and how many bytes they take; `trained`: up to the last one of training."""
     rows: list[Row] = []
     size = 0
+    last = 0, 0  # of training: how many rows and bytes
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -76,7 +101,9 @@ def _read(path: Path) -> tuple[list[Row], int]:
                     f"{path}, line {len(rows) + 1}, is not JSON: it was damaged. Remove that line."
                 ) from None
             size += len(line)
-    return rows, size
+            if is_of_training(rows[-1]):
+                last = len(rows), size
+    return (rows[: last[0]], last[1]) if trained else (rows, size)
 
 
 def _plain(key: str, value: object) -> float | int | str | None:

@@ -21,7 +21,8 @@ from distrl.errors import UserError
 from distrl.files import lock_now
 from distrl.settings import dotted
 from distrl.tracking.companion import Companion
-from distrl.tracking.where import database_path, read_json, safe_name, split_credentials, write_json
+from distrl.tracking.metrics import safe_name
+from distrl.tracking.where import database_path, read_json, split_credentials, write_json
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow's word for the status in result.json; a run that says "running" was killed.

@@ -11,7 +11,8 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.models import ModelSignature
+from mlflow.entities import LoggedModelOutput
+from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
 from distrl.acting.network import flatten
@@ -20,8 +21,11 @@ from distrl.files import write_directory
 from distrl.layouts import MASK
 from distrl.models.export import played
 from distrl.models.store import write_model
-from distrl.models.trial import compare
-from distrl.types import Array, Arrays, Policy
+from distrl.models.trial import Trial, compare
+from distrl.tracking.where import MODEL, read_json
+from distrl.types import Array, Arrays, EnvInfo, Policy
+
+SOURCE = ("mlflow.source.", "mlflow.user")  # tags that a model shares with its run
 
 
 def parts(model: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +46,43 @@ def parts(model: Path, about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def digest(model: Path) -> str:
+    """The checksum of all that a model directory says, its weights among it."""
+    return str(read_json(model / "policy.json")["checksum"])
+
+
+def log_model(
+    client: Any,
+    experiment: str,
+    name: str,
+    model: Path,
+    about: dict[str, Any],
+    run: Any | None,
+    register_as: str | None = None,
+) -> str:
+    """Log a model directory as a model of MLflow's, at the env steps that it was trained for, and return its id.
+
+    Args:
+        about: its policy.json
+        run: in MLflow, that the model is of
+        register_as: a name in the registry, too
+    """
+    env = about.get("env") or {}
+    known = {"algorithm": about.get("algorithm"), "env": env.get("id"), "env_steps": about.get("env_steps")}
+    tags = {key: str(value) for key, value in known.items() if value is not None} | {MODEL: digest(model)}
+    params, run_id = {}, None
+    if run is not None:
+        run_id, params = run.info.run_id, dict(run.data.params)
+        tags |= {key: text for key, text in run.data.tags.items() if key.startswith(SOURCE)}
+    made = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags, params=params)
+    # With `run_id` MLflow would give the model whatever the run logged at some step, what the machine did among it.
+    place: dict[str, Any] = {"artifact_path": None, "name": name, "model_id": made.model_id}
+    Model.log(**place, flavor=mlflow.pyfunc, **parts(model, about), registered_model_name=register_as)
+    if run_id is not None:
+        client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=int(about.get("env_steps", 0)))])
+    return str(made.model_id)
+
+
 def _schema(tensors: list[dict[str, Any]]) -> Any:
     """Of what the env has as one array, a tensor without a name; else tensors by name."""
     alone = len(tensors) == 1 and not tensors[0]["name"]
@@ -55,10 +96,7 @@ def write(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
     if out.exists():
         raise UserError(f"{str(out)!r} exists. Choose another name for --out.")
     info, trial = played(policy, about)
-    about = about | {
-        "observation": info.obs_layout.tensors(info.observation_space),
-        "action": info.action_layout.tensors(info.action_space),
-    }
+    about = about | spaces(info)
     told: list[str] = []
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every step
 
@@ -68,13 +106,26 @@ def write(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
             model.mkdir()
             write_model(model, policy, flatten(policy.arrays(), policy.shapes()), about)
             mlflow.pyfunc.save_model(directory, **parts(model, about))
-        served = mlflow.pyfunc.load_model(str(directory))
-
-        def run(inputs: Arrays) -> Sequence[Array]:
-            action = served.predict(inputs if len(inputs) > 1 or "obs" not in inputs else inputs["obs"])
-            return list(action.values()) if isinstance(action, dict) else [action]
-
-        told[:] = compare(policy, trial, run, f"{out.name} in mlflow.pyfunc")
+        told[:] = tried(policy, trial, str(directory), out.name)
 
     write_directory(out, fill)
     return told
+
+
+def spaces(info: EnvInfo) -> dict[str, Any]:
+    """The arrays of an env, as policy.json tells of them."""
+    return {
+        "observation": info.obs_layout.tensors(info.observation_space),
+        "action": info.action_layout.tensors(info.action_space),
+    }
+
+
+def tried(policy: Policy, trial: Trial, uri: str, name: str) -> list[str]:
+    """Hold a model of MLflow's against the policy: lines on how it fared. Raises `UserError` where it does something else."""
+    served = mlflow.pyfunc.load_model(uri)
+
+    def run(inputs: Arrays) -> Sequence[Array]:
+        action = served.predict(inputs if len(inputs) > 1 or "obs" not in inputs else inputs["obs"])
+        return list(action.values()) if isinstance(action, dict) else [action]
+
+    return compare(policy, trial, run, f"{name} in mlflow.pyfunc")

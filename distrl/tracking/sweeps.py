@@ -14,8 +14,9 @@ from typing import Any
 
 from distrl.settings import dotted
 from distrl.tracking.follower import Follower
+from distrl.tracking.metrics import safe_name
 from distrl.tracking.mlflow import ENDS
-from distrl.tracking.where import read_json, safe_name, write_json
+from distrl.tracking.where import read_json, write_json
 from distrl.yaml_format import read_yaml
 
 FILES = ("sweep.yaml", "trials.json", "best.yaml", "result.json", "plots")  # of a sweep that become artifacts

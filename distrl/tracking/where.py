@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from distrl.json_format import json_text
 from distrl.outside import OUTSIDE_S, within
 from distrl.settings import Config
 
+UI_HOST, UI_PORT = "127.0.0.1", 5000  # of MLflow's pages on this machine
+NOTE = "mlflow.note.content"  # tag: the description that MLflow shows
+MODEL = "distrl.model_sha256"  # tag: the model that was logged last, so that none is logged twice
 KEY = "distrl.key"  # tag: finds a run again whose id was lost between creating it and writing mlflow.json
 
 
@@ -36,6 +40,11 @@ def tracking_uri(config: Config, run_dir: str | Path) -> str:
             f"track.uri holds credentials for {without_credentials(uri)!r}, and a config is written to files. Put them "
             "into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the URI into MLFLOW_TRACKING_URI (in .env)."
         )
+    return uri_of(uri, run_dir)
+
+
+def uri_of(uri: str | None, run_dir: str | Path) -> str:
+    """`uri`, else MLFLOW_TRACKING_URI, else a SQLite store beside the run."""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(run_dir).absolute().parent}/mlflow.db"
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{database_path(uri)}"
@@ -106,25 +115,43 @@ def mlflow_location(run_dir: str | Path) -> tuple[str, ...]:
         return ()
     uri, commands = known["tracking_uri"], []
     if uri.startswith("sqlite:"):
-        commands = [f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"]
-        uri = "http://127.0.0.1:5000"
+        commands = [f"distrl ui {shlex.quote(str(run_dir))}"]
+        uri = f"http://{UI_HOST}:{UI_PORT}"
+    return *commands, run_page(uri, known["experiment_id"], known["run_id"])
+
+
+def run_page(address: str, experiment: str | None = None, run_id: str = "") -> str:
+    """The page of a run, of an experiment's runs, or of all experiments, on a server of MLflow."""
     # Without the type, the page would be the one for language models.
-    page = f"{uri}/#/experiments/{known['experiment_id']}/runs/{known['run_id']}?workflowType=machine_learning"
-    return *commands, page
+    path = "" if experiment is None else f"/{experiment}/runs{'/' * bool(run_id)}{run_id}"
+    return f"{address}/#/experiments{path}?workflowType=machine_learning"
+
+
+def run_tags(config: Config, run_dir: Path) -> dict[str, str]:
+    """What a run is, where it lies, what started it, and `collect_tags`."""
+    program, *arguments = sys.argv or [""]
+    name = Path(program).name
+    own = name == "distrl" or Path(program).parent.name == "distrl"  # or python -m distrl
+    told = f"{config.algorithm.name} on {config.env.id}, seed {config.seed}"
+    return collect_tags() | {
+        "run_dir": str(run_dir),
+        "command": shlex.join(["distrl" if own else name, *arguments]),
+        "mlflow.source.name": "distrl" if own else name,  # of which MLflow shows what is behind the last slash
+        "mlflow.source.type": "LOCAL",
+        NOTE: config.track.description or told,
+    }
 
 
 def collect_tags() -> dict[str, str]:
-    """What a result depends on besides the config: revision, versions, hardware."""
+    """What a result depends on besides the config: versions, hardware, and the revision of the user's own code."""
     import psutil
 
     tags = {"version.python": platform.python_version()}
     for name in ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow"):
         tags[f"version.{name}"] = importlib.metadata.version(name)
-    for directory in (str(Path(__file__).parent), os.getcwd()):
-        if revision := program_output("git", "-C", directory, "rev-parse", "HEAD"):
-            dirty = bool(program_output("git", "-C", directory, "status", "--porcelain"))
-            tags |= {"git.revision": revision, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": revision}
-            break
+    if revision := program_output("git", "rev-parse", "HEAD"):  # of the working directory
+        dirty = bool(program_output("git", "status", "--porcelain"))
+        tags |= {"git.revision": revision, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": revision}
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     tags["hardware.cpu"] = model[1] if model else platform.processor() or platform.machine()
@@ -144,11 +171,6 @@ def program_output(*command: str) -> str:
     except subprocess.TimeoutExpired:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def safe_name(key: str) -> str:
-    """`key` without the characters that MLflow refuses in names, together with the whole request."""
-    return re.sub(r"[^\w\-. :/]", "_", key)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from distrl.files import write_directory
 from distrl.models.store import write_model
 from distrl.settings import Config
 from distrl.training.checkpoint import RunState
+from distrl.training.films import Films
 from distrl.training.progress import PAUSED, Pending
 from distrl.training.recovery import ENV_ATTEMPTS, Recovery
 from distrl.training.updates import Updates
@@ -46,6 +47,7 @@ class Evaluations:
         """`about`: of the env and the algorithm, for the model directory."""
         self.config, self.policy, self.about, self.run_dir = config, policy, about, run_dir
         self.execution, self.recovery, self.updates = execution, recovery, updates
+        self.films = Films(config, policy, about, run_dir, recovery)
         self.evaluator: Worker | None = None
         self.final: Evaluation | None = None
 
@@ -66,14 +68,17 @@ class Evaluations:
         every = self.config.evaluation_every
         if not (every and k and k % every == 0):
             return {}
-        metrics = self._apply_due(k)
+        due = self._apply_due(k)
         if all(pending.version != k for pending in self.progress.pending):
             self._ask_newest(k + every)
-        return metrics
+        return due[-1] if due else {}  # one at a time
 
-    def finish(self) -> dict[str, float]:
-        """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`."""
-        k, metrics = self.progress.iteration, dict[str, float]()
+    def finish(self) -> list[dict[str, float]]:
+        """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`.
+
+        Returns metrics of each evaluation that was still to come: of those under way, and of the last weights.
+        """
+        k, metrics = self.progress.iteration, list[dict[str, float]]()
         if self.progress.stopped == PAUSED or self.recovery.callbacks.error is not None:  # it goes on later, or fails
             return metrics
         if self.config.evaluation_every:
@@ -118,14 +123,15 @@ class Evaluations:
         result = self.execution.submit(self.evaluator, "evaluate", message, *how, *keyframe)
         self.asked[pending.number] = Asked(pending, messages, episodes, result)
 
-    def _apply_due(self, k: int) -> dict[str, float]:
-        """Take the results that count from iteration k on, waiting for them; keep the best model."""
-        metrics: dict[str, float] = {}
+    def _apply_due(self, k: int) -> list[dict[str, float]]:
+        """Take the results that count from iteration k on, waiting for them; keep the best model. Returns metrics of each."""
+        metrics: list[dict[str, float]] = []
         for pending in [p for p in self.progress.pending if p.due <= k]:
             weights = self.updates.versions.fetch(self.asked[pending.number].messages)
             result = self._result(pending.number)
             self.progress.pending.remove(pending)
-            metrics |= result.metrics("evaluation")
+            metrics.append(result.metrics("evaluation"))
+            self.films.take(pending.number, weights, pending.env_steps)
             # Of equals the newest: where a score cannot get better, a policy still does (CartPole's 500).
             best = self.progress.best
             if self.best is None or best is None or result.mean >= best.mean:

@@ -60,6 +60,7 @@ class Handover:
     def wanted(self, k: int) -> bool:
         """Whether Ray would end the run sooner: always, where a number of runners was asked for."""
         if self.config.cluster.runners != "auto":
+            self.recovery.observer.note("Ray starts beside this process, which trains until it is up")
             return True
         seconds = self.seconds()
         if seconds is None:

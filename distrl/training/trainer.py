@@ -87,9 +87,8 @@ class Trainer:
         self.collector.forget_old()
 
     def _finish(self) -> None:
-        row = self.ledger.head(self.progress.iteration)
-        if evaluated := self.evaluations.finish():
-            self.recovery.record(row | evaluated)
+        for i, evaluated in enumerate(self.evaluations.finish()):  # rows that a resumed run replaces
+            self.recovery.record(self.ledger.head(self.progress.iteration + i) | evaluated)
 
     @property
     def workers(self) -> list[Worker]:

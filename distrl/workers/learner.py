@@ -161,7 +161,9 @@ class Learner:
 
 def check_finite(update: str, metrics: dict[str, float], vector: Array) -> None:
     """Raises `Diverged`, with what is known of the update, where a number or a weight is not finite."""
-    bad = [name for name, value in metrics.items() if not math.isfinite(value) and name != "explained_variance"]
+    bad = [
+        name for name, value in metrics.items() if not math.isfinite(value) and not name.endswith("explained_variance")
+    ]
     if bad or not np.isfinite(vector).all():
         what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
         known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -12,8 +12,9 @@ from conftest import config_of
 from toys import same
 
 from distrl.acting.episodes import Acting
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded, unflatten
-from distrl.acting.normalise import NormalisedPolicy, initial_weights, make_policy, without
+from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.recurrent import RecurrentPolicy
 from distrl.envs.make import describe_env, make_env
 from distrl.envs.shard import make_shard

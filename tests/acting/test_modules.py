@@ -16,9 +16,9 @@ from conftest import CARTPOLE, DQN, config_of, run_trainer
 from processes import distrl
 from toys import rewrite_model
 
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.modules import ModuleNetwork, ModuleSpec, module_spec, seen
 from distrl.acting.network import unflatten
-from distrl.acting.normalise import initial_weights, make_policy
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError

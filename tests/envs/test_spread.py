@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from mpe2 import simple_spread_v3
+from toys import same
 
-from distrl.envs.spread import SpreadWorld
-from distrl.types import Array
-
-simple_spread_v3 = pytest.importorskip("mpe2.simple_spread_v3")
+from distrl.envs.journal import Underway
+from distrl.envs.make import describe_env
+from distrl.envs.shard import make_shard
+from distrl.envs.spread import SpreadShard, SpreadWorld
+from distrl.envs.team import TeamShard
+from distrl.settings import EnvSettings
+from distrl.tools.random_actions import RandomActions
+from distrl.types import Array, Snapshot
 
 COPIES = 4
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -122,3 +129,66 @@ def test_what_one_copy_does_depends_on_no_other() -> None:
         for ours, theirs in zip(many.step(action), one.step(action[32:]), strict=True):
             assert_same_bits(ours[32:], theirs)
         assert_same_bits(many.obs[32:], one.obs)
+
+
+# --- as a shard -------------------------------------------------------------------------------------------------
+
+
+def settings(**changes: Any) -> EnvSettings:
+    return EnvSettings(**{"id": "mpe2/simple_spread_v3", **changes})
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"kwargs": {"N": 2, "continuous_actions": True, "dynamic_rescaling": False}, "max_episode_steps": 9},
+        {"kwargs": {"N": 4, "terminate_on_success": True, "max_cycles": 12}},
+    ],
+)
+def test_a_shard_is_that_of_mpe2_stepped_by_itself(changes: dict[str, Any], central: bool) -> None:
+    env = settings(**changes)
+    info = replace(describe_env(env), central=central)
+    ours = make_shard(env, 3, 1, 3, info.obs_layout)
+    theirs = make_shard(env.model_copy(update={"vectorize": "single"}), 3, 1, 3, info.obs_layout)
+    assert isinstance(ours, SpreadShard) and isinstance(theirs, TeamShard)
+    random, ended = RandomActions(info, 0, 3), 0
+    assert same(ours.obs, theirs.obs)
+    for _ in range(80):
+        action = random.batch(ours.obs)
+        one, other = ours.step(action), theirs.step(action)
+        for name in ("obs", "reward", "terminated", "truncated"):
+            assert same(getattr(one, name), getattr(other, name)), name
+        assert same(np.asarray(one.final_obs), np.array(other.final_obs, ours.obs.dtype).reshape(-1, ours.obs.shape[1]))
+        ended += len(one.final_obs)
+    assert ended >= 3 * 3 * len(info.agents)
+    assert ours.active is None and theirs.active.all()
+
+
+def test_a_shard_goes_on_from_its_snapshot() -> None:
+    first = make_shard(settings(), 3, 0, 4)
+    other = make_shard(settings(), 3, 0, 4)
+    assert not first.replays
+    underway, rng = Underway(4, 3), np.random.default_rng(0)
+    actions = rng.integers(0, 5, (80, 12))
+    for action in actions[:30]:
+        underway.count(first.step(action))
+    snapshot = Snapshot(1, underway.returns, underway.lengths, first.arrays())
+    for action in actions[30:40]:
+        first.step(action)
+    assert other.restore(snapshot).all()
+    for action in actions[30:40]:
+        step = other.step(action)
+    assert same(other.obs, first.obs)
+    for action in actions[40:]:  # new episodes have the seeds that they would have had
+        step, wanted = other.step(action), first.step(action)
+        assert same(step.reward, wanted.reward) and same(step.obs, wanted.obs)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vectorize": "single"}, {"kwargs": {"num_agent_neighbors": 1}}, {"id": "mpe2/simple_v3"}],
+)
+def test_what_arrays_do_not_know_is_left_to_mpe2(changes: dict[str, Any]) -> None:
+    assert isinstance(make_shard(settings(**changes), 0, 0, 1), TeamShard)

@@ -65,6 +65,12 @@ def test_nodes_come_are_told_to_end_and_are_killed(
 ) -> None:
     dirs: list[Path] = []
     first = nodes.add(2)
+    config = base(CARTPOLE, "sleep") | {"cluster": {"address": nodes.address}}
+    command = [sys.executable, "-m", "distrl", "train", write(tmp_path, config), "--dry-run"]
+    told = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "(head)" in told.stdout and "nothing; 0 CPUs are free" in told.stdout
+    assert "the learner, the evaluator, 2 runners of 0.6666 CPUs; 2 CPUs are free" in told.stdout
     for name, algorithm in (("ppo", CARTPOLE), ("dqn", DQN)):
         config = base(algorithm, "sleep") | {
             "run_dir": str(tmp_path / name),
@@ -89,8 +95,8 @@ def test_nodes_come_are_told_to_end_and_are_killed(
     nodes.kill(second)  # with learners and replays
     until(lambda: nodes.workers(third).count("Learner") == 2, runs)
     until(lambda: all(rows(d) > n for d, n in zip(dirs, before, strict=True)), runs)
-    told = [run.communicate(timeout=200)[1] for run in runs]
-    for run, said, algorithm, run_dir in zip(runs, told, (CARTPOLE, DQN), dirs, strict=True):
+    ends = [run.communicate(timeout=200)[1] for run in runs]
+    for run, said, algorithm, run_dir in zip(runs, ends, (CARTPOLE, DQN), dirs, strict=True):
         assert run.returncode == 0, said
         assert "a node came" in said and "a node left" in said
         assert "move to other nodes" in said and "going back to iteration" in said

@@ -8,7 +8,7 @@ import pytest
 from conftest import CARTPOLE, DQN, config_of
 
 from distrl.errors import UserError
-from distrl.execution.resources import Node, share_out
+from distrl.execution.resources import Node, placement, share_out
 
 HEAD = Node("head", cpus=4, head=True, memory=8e9)
 WORKERS = [Node(f"w{i}", cpus=4, memory=32e9) for i in range(3)]
@@ -81,3 +81,19 @@ def test_what_cannot_be_had_is_refused_at_the_start_and_done_without_later() -> 
         share_out(config, [])
     with pytest.raises(UserError, match="smaller number first"):
         config_of(CARTPOLE, "cluster.runners=8..2")
+
+
+def test_what_goes_where_is_told() -> None:
+    nodes = [HEAD, Node("w", "10.0.0.7", cpus=2), Node("x", "10.0.0.7", cpus=0)]
+    told = placement(share_out(config_of(DQN), nodes, int(1e9)), nodes)
+    assert told == {
+        "this machine (head)": "the learner, 2 replays, the evaluator, 2 runners of 1 CPUs; 4 CPUs are free",
+        "10.0.0.7": "2 runners of 1 CPUs; 2 CPUs are free",
+        "10.0.0.7 #2": "nothing; 0 CPUs are free",
+    }
+
+
+def test_nothing_is_put_on_a_head_without_cpus() -> None:
+    nodes = [Node("head", cpus=0, head=True), Node("w", cpus=1)]
+    seats = share_out(config_of(DQN, "cluster.runners=4"), nodes, int(1e6))
+    assert {seat.node for seat in (*seats.runners, seats.learner, *seats.replays, seats.evaluator)} == {"w"}

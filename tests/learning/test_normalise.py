@@ -13,8 +13,9 @@ from conftest import CARTPOLE, config_of
 from gymnasium.wrappers.utils import RunningMeanStd
 from toys import WALK, same
 
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import unflatten
-from distrl.acting.normalise import NormalisedPolicy, initial_weights, make_policy, without
+from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.policies import from_description
 from distrl.envs.make import describe_env
 from distrl.errors import UserError

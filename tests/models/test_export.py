@@ -20,8 +20,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from processes import distrl
 from toys import ENVS, settings
 
+from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import unflatten
-from distrl.acting.normalise import NormalisedPolicy, initial_weights, make_policy, without
+from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env, make_env

@@ -56,6 +56,7 @@ BALANCE = Scripted(lambda obs: int(obs[2] + 0.3 * obs[3] > 0), lambda obs, noise
 
 
 def film(policy: Scripted, env: EnvSettings, out: Path, seed: int, greedy: bool = True, **options: Any) -> Recording:
+    options = {"episodes": 1} | options
     return record_video(by_policy(policy, seed, greedy), env, out, seed, **options)
 
 
@@ -96,6 +97,7 @@ class Broken(Pictures):
 @pytest.fixture(autouse=True, scope="module")
 def _envs() -> Iterator[None]:
     classes: dict[str, Any] = {"VideoPictures-v0": Pictures, "VideoBlind-v0": Blind, "VideoBroken-v0": Broken}
+    classes["VideoWindow-v0"] = Window
     for env_id, entry_point in classes.items():
         gym.register(env_id, entry_point)
     yield
@@ -232,7 +234,41 @@ def test_recording_needs_no_display(
     if chosen is not None:
         monkeypatch.setenv("SDL_VIDEODRIVER", chosen)
     film(LEFT, pictures(), tmp_path / "a.mp4", seed=0)
-    assert os.environ["SDL_VIDEODRIVER"] == (chosen or "dummy")
+    assert os.environ["SDL_VIDEODRIVER"] == (chosen or "offscreen")
+
+
+def test_a_video_is_five_seconds_long_or_three_episodes(tmp_path: Path) -> None:
+    """At 50 frames a second."""
+    lengths = {1000: (1000,), 150: (150, 150), 10: (10, 10, 10)}
+    for length, played in lengths.items():
+        recording = film(LEFT, pictures(length=length), tmp_path / "a.mp4", seed=0, episodes=None)
+        assert recording.lengths == played and recording.complete
+
+
+def test_episodes_of_a_number_are_the_same_alone(tmp_path: Path) -> None:
+    together = film(BALANCE, CARTPOLE, tmp_path / "a.mp4", seed=1, episodes=3, greedy=False)
+    alone = film(BALANCE, CARTPOLE, tmp_path / "b.mp4", seed=1, first=2, greedy=False)
+    assert (alone.returns, alone.lengths) == (together.returns[2:], together.lengths[2:])
+
+
+class Window(Pictures):
+    """As highway-env: it draws nothing where SDL is told to be a dummy."""
+
+    def render(self) -> Any:
+        import os
+
+        return np.zeros((80, 120, 3), np.uint8) if os.environ.get("SDL_VIDEODRIVER") == "dummy" else super().render()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a display")
+def test_no_video_is_black_by_our_doing_and_one_that_is_is_told(
+    tmp_path: Path, headless: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = EnvSettings(id="VideoWindow-v0")
+    assert film(LEFT, env, tmp_path / "a.mp4", seed=0).warning is None
+    assert frames_of(tmp_path / "a.mp4")[0].max() > 200
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    assert "shows nothing" in (film(LEFT, env, tmp_path / "a.mp4", seed=0).warning or "")
 
 
 def test_videos_write_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import site
 import socket
@@ -36,7 +37,7 @@ from distrl.tracking import where
 from distrl.tracking.console import Console
 from distrl.tracking.metrics import MetricsLog, read_metrics
 from distrl.tracking.mlflow import MlflowTracker, sync
-from distrl.tracking.where import check_tracking, collect_tags, mlflow_location, tracking_uri
+from distrl.tracking.where import check_tracking, collect_tags, mlflow_location, run_tags, tracking_uri
 from distrl.types import Evaluation, Spread
 
 Row = dict[str, float | int | str]
@@ -82,6 +83,22 @@ def test_replayed_rows_are_ignored(tmp_path: Path) -> None:
     for i in (0, 1, 2, 1, 2, 3):
         log.append(row(i) | {"attempt": i})
     assert [r["iteration"] for r in read_metrics(log.path)] == [0, 1, 2, 3]
+
+
+def test_a_run_that_goes_on_replaces_the_evaluations_of_its_end(tmp_path: Path) -> None:
+    """They have no iteration of their own, and metrics of training must not be missing for them."""
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    end: list[Row] = [
+        {"iteration": i, "env_steps": 200, "time": 0.0, "evaluation/return_mean": float(i)} for i in (2, 3)
+    ]
+    for line in (row(0), row(1), *end):
+        log.append(line)
+    assert [r["iteration"] for r in read_metrics(log.path)] == [0, 1, 2, 3]
+    log.close()
+    log = MetricsLog(log.path)
+    for i in (1, 2, 3, 4):
+        log.append(row(i))
+    assert read_metrics(log.path) == [row(i) for i in range(5)]
 
 
 def test_only_what_json_can_say_is_written(tmp_path: Path) -> None:
@@ -290,6 +307,27 @@ def test_sqlite_store_may_be_made_but_must_not_be_something_else(tmp_path: Path)
         check_tracking(f"sqlite:///{tmp_path}")
 
 
+def test_tags_tell_run_command_and_the_users_own_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """distrl's own is its version."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/distrl", "train", "my config.yaml", "seed=3"])
+    tags = run_tags(config(), tmp_path / "run")
+    assert tags["command"] == "distrl train 'my config.yaml' seed=3" and tags["mlflow.source.name"] == "distrl"
+    assert tags["run_dir"] == str(tmp_path / "run")
+    assert tags["mlflow.note.content"] == "ppo on CartPole-v1, seed 1"
+    assert "git.revision" not in tags
+    git = ["git", "-c", "user.name=me", "-c", "user.email=me@x"]
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "mine"]):
+        subprocess.run([*git, *arguments], check=True)
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert run_tags(config(), tmp_path)["git.revision"] == revision
+    assert run_tags(config(), tmp_path)["git.dirty"] == "false"
+    (tmp_path / "env.py").touch()
+    assert run_tags(config(), tmp_path)["git.dirty"] == "true"
+    monkeypatch.setattr(sys, "argv", ["my_training.py", "--fast"])
+    assert run_tags(config(), tmp_path)["command"] == "my_training.py --fast"
+
+
 def test_tags_tell_versions_and_hardware() -> None:
     tags = collect_tags()
     assert {"version.ray", "version.torch", "hardware.cpu", "hardware.cores", "hardware.memory_gb"} <= tags.keys()
@@ -344,6 +382,8 @@ def complete(run_dir: Path) -> NormalisedPolicy:
     vector = policy.join(rng.normal(size=inner.network.spec.parameters), rng.normal(size=4), rng.random(4)).astype("f4")
     policy.load(vector)
     about = {
+        "algorithm": "ppo",
+        "env_steps": 25_000,
         "observation": [{"name": "", "shape": [4], "dtype": "float32"}],
         "action": [{"name": "", "shape": [], "dtype": "int64"}],
     }
@@ -442,14 +482,23 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
     assert params == {"seed": "1", "env.id": "CartPole-v1", "env.kwargs": "{}", "long": "x" * 500}
     tags = dict(store.query("SELECT key, value FROM tags WHERE run_uuid = ?", me))
     assert tags["git.revision"] == "abc"
-    assert store.points(me, "final/return_mean")[0][:2] == (40_000, 7.5)
+    assert [point[:2] for point in store.points(me, "final/return_mean")] == [(25_000, 7.5)]
     assert store.points(me, "evaluation/return_mean")[0][:2] == (
         25_000,
         3.0,
     )  # where its weights were, not when it counted
-    assert store.points(me, "final/episodes")[0][:2] == (40_000, 100)
-    assert store.points(me, "final/scores/score_mean")[0][:2] == (40_000, 3)
+    assert store.points(me, "final/episodes")[0][:2] == (25_000, 100)
+    assert store.points(me, "final/scores/score_mean")[0][:2] == (25_000, 3)
     assert len(store.points(me, "bad _name_")) == 300
+    of_model = store.query(
+        "SELECT metric_name, metric_value, metric_step FROM logged_model_metrics WHERE run_id = ?", me
+    )
+    assert ("final/return_mean", 7.5, 25_000) in of_model
+    assert {name.partition("/")[0] for name, _, _ in of_model} == {"final"} and {s for _, _, s in of_model} == {25_000}
+    [(name,)] = store.query(
+        "SELECT m.name FROM logged_models m JOIN logged_model_metrics l USING (model_id) GROUP BY 1"
+    )
+    assert name == "ppo-a-run"
     artifacts = home / "mlartifacts" / me / "artifacts"
     # No hidden files: the process may have been killed in the middle of an upload.
     assert {str(p.relative_to(artifacts)) for p in artifacts.rglob("[!.]*.*")} == {
@@ -458,12 +507,16 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
         "plots/return.png",
     }
     command, page = mlflow_location(run_dir)
-    assert f"sqlite:///{home}/mlflow.db" in command
+    assert shlex.split(command) == ["distrl", "ui", str(run_dir)]
     assert f"/runs/{me}?" in page
+
+    sync(run_dir)  # nothing is sent twice
+    assert len(store.points(me, "final/return_mean")) == 1 and store.holds(run_dir)
+    assert store.query("SELECT COUNT(*) FROM logged_models WHERE name = 'ppo-a-run'") == [(1,)]
 
     obs = np.random.default_rng(2).normal(size=(64, 4)).astype(np.float32)
     np.save(home / "obs.npy", obs)
-    actions = load_and_predict(uri, [f"runs:/{me}/policy", "models:/distrl-policy/1"], home / "obs.npy", home)
+    actions = load_and_predict(uri, [f"runs:/{me}/ppo-a-run", "models:/distrl-policy/1"], home / "obs.npy", home)
     assert actions == [policy.greedy(obs).tolist()] * 2
 
 

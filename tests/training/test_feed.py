@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import CARTPOLE, DQN, config_of
 
+from distrl.acting.make import make_policy
+from distrl.envs.make import describe_env
 from distrl.execution import SEAT
 from distrl.execution.local import Done, LocalExecution, LocalWorker
 from distrl.execution.resources import Resources, Seat
@@ -77,7 +79,8 @@ def fragment(shard: int, iteration: int) -> Fragment:
 def start(state: dict[str, Arrays] | None = None, config: Config = CONFIG) -> tuple[Feed, Recording, Pupil]:
     execution = Recording()
     learner = execution.spawn(Pupil, name="learner")
-    crew = Crew(config, cast(Any, None), execution, Resources((Seat(),)), None, cast(Any, None))
+    policy = make_policy(config, describe_env(config.env))
+    crew = Crew(config, policy, execution, Resources((Seat(),)), None, cast(Any, None))
     return make_feed(config, crew, learner, state or {}), execution, learner.instance
 
 

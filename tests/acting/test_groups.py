@@ -1,0 +1,140 @@
+"""Several policies as one: each does for its agents what it would do alone, and learns from what these did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toys import same
+
+from distrl import load_policy, train
+from distrl.acting.make import initial_weights, make_policy, of_member
+from distrl.acting.policies import from_description
+from distrl.acting.team import TeamPolicy
+from distrl.config import load_config
+from distrl.envs.make import describe_env
+from distrl.envs.multi import grouped
+from distrl.errors import UserError
+from distrl.layouts import narrowed, widened
+from distrl.learning.normalise import make_algorithm
+from distrl.models.evaluate import load_to_play
+from distrl.seeding import stream
+from distrl.settings import Config
+from distrl.tools.export import export
+from distrl.types import Fragment, Weights
+from distrl.workers.runner import Runner
+
+SPEAKER = {"id": "mpe2/simple_speaker_listener_v4", "kwargs": {"max_cycles": 9}}
+BASE: dict[str, Any] = {
+    "env": SPEAKER,
+    "policies": "per_agent",
+    "algorithm": {"name": "ppo", "hidden": [16], "minibatch_size": 32},
+    "rollout": {"shards": 1, "envs_per_shard": 4, "steps": 16},
+    "stop": {"env_steps": 64},
+    "evaluation": {"episodes": 2, "final_episodes": 3},
+    "track": {"mlflow": False},
+}
+BOXES = BASE | {"env": {"id": "mpe2/simple_adversary_v3", "kwargs": {"max_cycles": 9, "continuous_actions": True}}}
+
+
+def team_of(data: dict[str, Any]) -> tuple[Config, TeamPolicy]:
+    config = load_config(data)
+    policy = make_policy(config, grouped(describe_env(config.env), config.policies))
+    assert isinstance(policy, TeamPolicy)
+    policy.load(initial_weights(config, policy))
+    return config, policy
+
+
+def rolled(config: Config, policy: TeamPolicy) -> Fragment:
+    _, fragment = Runner(config.env, config.rollout, 1, policy).rollout(
+        0, 0, Weights(0, initial_weights(config, policy)), None
+    )
+    return fragment
+
+
+def test_bytes_come_back_as_what_they_were() -> None:
+    rng = np.random.default_rng(0)
+    for array in (
+        rng.random((5, 3)),
+        rng.integers(9, size=7),
+        rng.random((4, 2, 2)).astype(np.float32),
+        np.zeros((0, 3)),
+    ):
+        again = narrowed(widened(array, 96), array.shape[1:], str(array.dtype))
+        assert same(again, array)
+
+
+@pytest.mark.parametrize("data", [BASE, BOXES], ids=["discrete", "boxes"])
+def test_each_member_acts_and_learns_as_if_it_were_alone(data: dict[str, Any]) -> None:
+    config, policy = team_of(data)
+    fragment = rolled(config, policy)
+    agents = policy.agents
+    noise = policy.draw(stream(1, "action", 0, 0), 16, 4 * len(agents))
+    for number, member in enumerate(policy.members):
+        own = policy.fragment_of(number, fragment)
+        assert own.agents == 1 and own.obs.shape[:2] == (17, 4) and own.env_steps == 64
+        for t in range(16):
+            action, extra = member.policy.act(own.obs[t], noise[t][number])
+            assert same(action, own.action[t]) and same(extra["log_prob"], own.extras["log_prob"][t])
+            assert same(extra.get("raw_action", action), own.raw_action[t])
+        assert len(own.final_obs) == own.ended.sum() == 4
+        place = agents.index(member.agents[0])
+        assert same(own.reward, fragment.reward[:, place :: len(agents)])
+    cpu = torch.device("cpu")
+    together = make_algorithm(config, policy, cpu)
+    told, vector = together.update([fragment], 0, 0.0), together.weights()  # type: ignore[attr-defined]
+    for number, (member, weights) in enumerate(zip(policy.members, policy.split(vector), strict=True)):
+        alone = make_algorithm(of_member(config, number), member.policy, cpu)
+        metrics = alone.update([policy.fragment_of(number, fragment)], 0, 0.0)  # type: ignore[attr-defined]
+        assert same(alone.weights(), weights)
+        assert told[f"{member.name}/policy_loss"] == metrics["policy_loss"]
+
+
+def test_members_begin_with_weights_of_their_own_and_are_described_whole() -> None:
+    config, policy = team_of(BASE | {"env": {"id": "mpe2/simple_spread_v3", "kwargs": {"N": 2}}})
+    one, two = policy.split(initial_weights(config, policy))
+    assert len(one) == len(two) and not same(one, two)
+    again = from_description(policy.describe())
+    again.load(initial_weights(config, policy))
+    obs = rolled(config, policy).obs[3]
+    assert same(again.greedy(obs), policy.greedy(obs)) and again.shapes() == policy.shapes()
+    wrong = policy.describe() | {"agents": ["agent_0"]}
+    with pytest.raises(ValueError, match="each once"):
+        from_description(wrong)
+
+
+def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:
+    result = train(load_config(BASE | {"run_dir": str(tmp_path / "run")}), local=True, quiet=True)
+    assert set(result.data["evaluation"]["agents"]) == {"speaker_0", "listener_0"}
+    player = load_policy(result.run_dir)
+    policy, _, _ = load_to_play(result.run_dir)
+    assert isinstance(policy, TeamPolicy)
+    obs, _ = player.make_env().reset(seed=0)
+    for agent, seen in obs.items():
+        assert 0 <= player.act(seen, agent=agent) < {"speaker_0": 3, "listener_0": 5}[agent]
+    with pytest.raises(UserError, match="holds several policies, of speaker_0, listener_0"):
+        export(result.run_dir, None, tmp_path / "out")
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "nobody": (
+        {"policies": {"a": ["speaker_*"], "b": ["listner_0"]}},
+        "'listner_0', which is no agent .* Did you mean",
+    ),
+    "twice": ({"policies": {"a": ["*_0"], "b": ["listener_0"]}}, "policies.a and policies.b both claim 'listener_0'"),
+    "left out": ({"policies": {"a": ["speaker_0"]}}, "have no group for 'listener_0'"),
+    "unlike": ({"policies": {"a": ["*"]}}, "agents whose observations differ"),
+    "shared": ({"policies": "shared"}, "set policies=per_agent, or give groups"),
+    "alone": ({"env": {"id": "CartPole-v1"}}, "CartPole-v1 has one alone"),
+    "dqn": ({"algorithm": {"name": "dqn"}}, "a policy of its own, which algorithm.name=dqn has not"),
+    "settings": ({"policies": {"a": {"lr": 1}}}, "policies"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_groups_that_cannot_be(name: str) -> None:
+    changes, message = MISTAKES[name]
+    with pytest.raises(UserError, match=message):
+        team_of(BASE | changes)
