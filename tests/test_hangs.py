@@ -48,7 +48,8 @@ def test_a_stopped_process_is_replaced_and_the_bits_are_the_same(
             victims.append(stopped(name))
 
     outcome = run_trainer(config, ray_execution, tmp_path / "run", runners=2, observer=Recorder(on_row))
-    assert [m for m in outcome.observer.messages if told in m and "hung" in m], outcome.observer.messages
+    # By the watch, or by Ray, where it finds a connection half made.
+    assert [m for m in outcome.observer.messages if f"{told} was lost" in m], outcome.observer.messages
     assert outcome.facts == whole.facts
     assert not psutil.wait_procs(victims, timeout=10)[1]
 

@@ -111,6 +111,10 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, SPREAD, "env.report=[score]"), "Leave it out", ("env.report=[]",)),
     ((*PPO, SPREAD, "env.vectorize=native"), "Set it to 'auto'", ("env.vectorize=auto",)),
     ((*PPO, SPREAD, "algorithm.critic=central", "algorithm.shared_body=true"), "set algorithm.shared_body=false", ("algorithm.shared_body=false",)),
+    ((*PPO, "policies=per_agent"), "Leave it out", ("policies=shared",)),
+    ((*PPO, SPREAD, "policies={first: [agent_0, agent_1]}"), "Add one", ("policies={first: [agent_0, agent_1], others: [agent_2]}",)),
+    ((*DQN, SPREAD, "policies=per_agent"), "Set policies=shared", ("policies=shared",)),
+    ((*PPO, "env.id=mpe2/simple_tag_v3"), "set policies=per_agent", ("policies=per_agent",)),
 ]  # fmt: skip
 
 
@@ -265,6 +269,7 @@ SWEEPS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     (("scheduler=pb2", "search={algorithm.gamma: {choice: [0.9, 0.99]}}"), "Set scheduler=pbt", ("scheduler=pbt",)),
     (("evaluation.every=0",), "Set evaluation.every=auto", ("evaluation.every=auto",)),
     (("searcher=grid",), "or set searcher=random", ("searcher=random",)),
+    (("storage=s3://bucket/dir",), "Leave it out of the base config", ("storage=null",)),
 ]  # fmt: skip
 
 
@@ -322,6 +327,18 @@ ELSEWHERE = {
     "that is not installed. Install it with": "tests/runs/test_sweep_check.py: it takes a package that is missing",
     "Set metric=": "tests/runs: an env without a threshold has other metrics",
     "which needs a state of all agents": "it takes an env of several agents whose state() does not work",
+    "exists. Choose another place for the results": "it takes a cluster",
+    "The cluster at ~ has Ray": "it takes a cluster",
+    "Which cluster?": "it takes a cluster",
+    "is a directory on the cluster's head": "it takes a cluster",
+    "is where the run itself is": "it takes a store",
+    "exists. Choose another run_dir": "it takes a store",
+    "storage holds credentials": "it takes a store",
+    "names no bucket": "it takes a store",
+    "This policy remembers the episode": "it takes MLflow",
+    "No run was tracked in": "tests/tracking: it takes a page",
+    "cannot be used: ~. Another program": "tests/tracking: it takes a page",
+    "(RUN).act(obs, agent=NAME)": "it takes a run of several policies",
     "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",
 }
 

@@ -23,7 +23,11 @@ def evaluate(
         int | None, typer.Option(min=1, help="time limit of an episode; default: as in training")
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="the exact value and the optimum, where the transition table is known")
+        bool,
+        typer.Option(
+            "--exact",
+            help="the exact value and the optimum, where the transition table is known; of a game of turns all its lines",
+        ),
     ] = False,
     env_module: EnvModules = None,
 ) -> None:
@@ -49,8 +53,12 @@ def evaluate(
 
 
 def _evaluate_exactly(run: Path, modules: list[str]) -> None:
-    from distrl.models.evaluate import evaluate_exactly
+    from distrl.envs.multi import is_team
+    from distrl.models.evaluate import evaluate_exactly, load_model
 
+    if is_team(load_model(run)[1].id):
+        _examine_game(run, modules)
+        return
     found, table, env, about = evaluate_exactly(run, modules)
     limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
     out.print(f"{env.id}, exactly, over all starts and outcomes ({limit}); weights of {about['env_steps']:,} env steps")
@@ -61,6 +69,20 @@ def _evaluate_exactly(run: Path, modules: list[str]) -> None:
     rows.add_row("bound", f"{found.bound:.6f}", "the best policy that sees the time left (value iteration)")
     rows.add_row("starts", f"{found.optimal_starts} of {found.starts}", "from which the agent is optimal")
     out.print(rows)
+
+
+def _examine_game(run: Path, modules: list[str]) -> None:
+    from distrl.models.game_tree import examine_game
+
+    for seat in examine_game(run, modules):
+        never = "never loses" if seat.never_loses else f"loses {seat.losing:,} of them"
+        out.print(
+            Text.assemble(
+                f"{seat.agent}: over all {seat.lines:,} lines of moves of the others the agent ",
+                (never, "bold"),
+                f"; against random moves {seat.win:.4%} won, {seat.draw:.4%} drawn, {seat.loss:.4%} lost",
+            )
+        )
 
 
 @app.command()
@@ -136,7 +158,8 @@ def plot(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="run directories; runs that differ only in the seed are one configuration")
+        list[Path],
+        typer.Argument(help="run directories, or sweeps; runs that differ only in the seed are one configuration"),
     ],
     output: Annotated[Path, typer.Option("--out", "-o")] = Path("report.html"),
 ) -> None:

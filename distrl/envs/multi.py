@@ -33,7 +33,7 @@ FAMILIES = {
     "sisl/": ("pettingzoo.sisl", "pettingzoo"),
 }
 # Where an import fails for a missing module, this is what brings it.
-NEEDS = {"pymunk": "pymunk", "rlcard": "rlcard", "chess": "chess", "shimmy": "shimmy open_spiel", "Box2D": "box2d"}
+NEEDS = {"pymunk": "pymunk", "rlcard": "rlcard", "chess": "chess", "OpenSpiel": "open_spiel shimmy", "Box2D": "box2d"}
 
 
 class Team(gym.Env[dict[str, Any], Any]):

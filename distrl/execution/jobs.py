@@ -141,7 +141,7 @@ class Cluster:
 
     def __init__(self, address: str) -> None:
         """`address`: of the dashboard, such as http://127.0.0.1:8265."""
-        self.address = address if "://" in address else f"http://{address}"
+        self.address = (address if "://" in address else f"http://{address}").rstrip("/")
         if not self.address.startswith(("http://", "https://")):
             raise UserError(f"--address {address!r} is none of a dashboard, such as http://127.0.0.1:8265. {REMEDY}")
         other_ray.show_token()

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from distrl.errors import UserError
@@ -80,11 +81,12 @@ class Trials:
         from ray.tune.search import ConcurrencyLimiter
 
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is told once, by the sweep
+        source, watcher = _source(dealer), _watcher(dealer)
         with tempfile.TemporaryDirectory(prefix="distrl-tune-") as storage:
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(work), tune.PlacementGroupFactory(self._bundles)),
                 tune_config=tune.TuneConfig(
-                    search_alg=ConcurrencyLimiter(_source(dealer), max_concurrent=self.at_once),
+                    search_alg=ConcurrencyLimiter(source, max_concurrent=self.at_once),
                     num_samples=-1,
                     reuse_actors=True,
                     trial_name_creator=lambda trial: f"piece-{trial.trial_id}",
@@ -98,10 +100,16 @@ class Trials:
                         checkpoint_at_end=False
                     ),  # a run has checkpoints of its own
                     failure_config=tune.FailureConfig(max_failures=LIVES - 1),
-                    callbacks=[_watcher(dealer)],
+                    callbacks=[watcher],
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except Exception:
+                for asked in (source, watcher):
+                    if asked.error is not None:  # Tune would tell of it as of a failure of its own
+                        raise asked.error from None
+                raise
 
     def close(self) -> None:
         self._connection.close()
@@ -144,16 +152,17 @@ def _source(dealer: Dealer) -> Any:
             self.pieces: dict[str, Mapping[str, Any]] = {}
 
         def suggest(self, trial_id: str) -> Any:
-            if self.dealer.done():
-                return Searcher.FINISHED
-            piece = self.dealer.deal()
-            if piece is None:
-                return Searcher.FINISHED if self.dealer.done() else None
+            with self.kept():
+                piece = None if self.dealer.done() else self.dealer.deal()
+                if piece is None:
+                    return Searcher.FINISHED if self.dealer.done() else None
             self.pieces[trial_id] = piece
             return {"piece": json_text(piece)}  # as a text: Tune takes mappings apart
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            self.dealer.take(self.pieces.pop(trial_id), None if error or not result else json.loads(result["result"]))
+            told = None if error or not result else json.loads(result["result"])
+            with self.kept():
+                self.dealer.take(self.pieces.pop(trial_id), told)
 
     return Source(dealer)
 
@@ -163,7 +172,8 @@ def _watcher(dealer: Dealer) -> Any:
 
     class Watcher(_Bound, tune.Callback):  # type: ignore[misc]
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            self.dealer.watch()
+            with self.kept():
+                self.dealer.watch()
 
     return Watcher(dealer)
 
@@ -173,6 +183,15 @@ class _Bound:
 
     def __init__(self, dealer: Dealer) -> None:
         self.dealer = dealer
+        self.error: BaseException | None = None  # what the dealer raised
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.error = self.error or error
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

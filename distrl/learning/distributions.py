@@ -109,7 +109,7 @@ class BoundBernoulli:
         self.logits, self.softplus = params, softplus(params)  # the latter is -log(1 - p)
 
     def log_prob(self, raw: Tensor) -> Tensor:
-        return (self.logits * raw - self.softplus).sum(1)
+        return (self.logits * raw.float() - self.softplus).sum(1)
 
     def entropy(self) -> Tensor:
         return (self.softplus - self.logits * self.logits.sigmoid()).sum(1)
@@ -121,7 +121,7 @@ class BoundBernoulli:
     def gradient(self, raw: Tensor, by_log_prob: Tensor, by_entropy: float) -> Tensor:
         """d log pi(a) / d logit = a - p,   d H / d logit = -logit p (1 - p)"""
         p = self.logits.sigmoid()
-        return (raw - p) * by_log_prob[:, None] - self.logits * p * (1 - p) * by_entropy
+        return (raw.float() - p) * by_log_prob[:, None] - self.logits * p * (1 - p) * by_entropy
 
 
 class BoundGaussian:

@@ -68,10 +68,15 @@ def write_page(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def report_page(run_dirs: Sequence[Path]) -> str:
-    """The page of some runs, as HTML. Runs that differ only in the seed are one configuration."""
+    """The page of some runs, as HTML. Runs that differ only in the seed are one configuration.
+
+    The directory of a sweep stands for the runs on its test seeds, of the winner and of the base, and for its pictures.
+    """
     from jinja2 import Environment, StrictUndefined
 
-    runs = [read_run(path) for path in dict.fromkeys(Path(path).resolve() for path in run_dirs)]
+    paths = list(dict.fromkeys(Path(path).resolve() for path in run_dirs))
+    sweeps = [path for path in paths if (path / "trials.json").exists()]
+    runs = [read_run(run) for path in paths for run in (_tested(path) if path in sweeps else [path])]
     groups = {label: [Told.read(run) for run in members] for label, members in group_runs(runs).items()}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "duration": duration}
@@ -84,10 +89,22 @@ def report_page(run_dirs: Sequence[Path]) -> str:
         date=_date,
         runs=len(runs),
         groups=told,
+        sweeps={path.name: list(filter(None, map(_embedded, sorted(path.glob("plots/*.png"))))) for path in sweeps},
         spans=_spans([group["score"] for group in told]),
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         curves={name: _drawn(partial(learning_curves, runs, threshold, size=size)) for name, size in SIZES.items()},
     )
+
+
+def _tested(sweep: Path) -> list[Path]:
+    """The runs of a sweep on its test seeds."""
+    runs = [path.parent for path in sorted(sweep.glob("test/*/seed-*/result.json"))]
+    if not runs:
+        raise UserError(
+            f"{sweep} has tried nothing on its test seeds yet. Wait for its end ('distrl tune --status {sweep.name}'), or name "
+            f"runs of it: distrl report {sweep}/trials/*/seed-*"
+        )
+    return runs
 
 
 def _group(label: str, members: Sequence[Told]) -> dict[str, Any]:
@@ -168,7 +185,10 @@ def _facts(told: Told) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value}
 
 
-def _tensors(tensors: Sequence[Mapping[str, Any]]) -> str:
+def _tensors(tensors: Any) -> str:
+    """Arrays with their names, kinds and shapes; where agents are in groups those of each agent."""
+    if isinstance(tensors, Mapping):
+        return "; ".join(f"{agent}: {_tensors(parts)}" for agent, parts in tensors.items())
     return ", ".join(f"{x['name']} {x['dtype']} {x['shape'] or ''}".strip() for x in tensors)
 
 

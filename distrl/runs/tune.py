@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distrl import signals
 from distrl.errors import UserError, did_you_mean
+from distrl.execution.tune import Trials
 from distrl.files import locked, new_directory, write_text
 from distrl.json_format import json_text
 from distrl.runs.sweep import Sweep, load_sweep
@@ -31,6 +32,7 @@ from distrl.tracking.mlflow import ENDS, MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
 from distrl.yaml_format import read_yaml
 
+SEND_S = 600.0  # that MLflow may take at the end for what is left of all runs
 CHANGEABLE = ("budget.seconds", "trial", "sweep_dir")  # on resume, since they change nothing that is decided
 
 
@@ -104,27 +106,45 @@ def tune(sweep: Sweep, sweep_dir: Path, resume: bool = False, quiet: bool = Fals
     """
     metric = check_sweep(sweep, str(sweep_dir))
     request = signals.Request()
-    with locked(sweep_dir) if resume else _new(sweep_dir), signals.handled(request):
+    with _taken(sweep_dir, resume) as keep, signals.handled(request), ExitStack() as stack:
+        trials = None if resume else stack.enter_context(start_trials(sweep))  # before anything is written
+        keep()
         (sweep_dir / STOP).unlink(missing_ok=True)
         if not resume:
             write_text(sweep_dir / "sweep.yaml", sweep.to_yaml())
-        book, console = Book(sweep_dir), Console(None, quiet)
-        rows = SweepRows(book, metric)
-        tracker = _start_tracker(sweep, sweep_dir)
-        driver = Driver(sweep, metric, book, rows, request, console, tracker)
-        try:
-            driver.write("running")
-            if not driver.done():
-                _work(sweep, driver)
-            result = driver.write("interrupted" if request.reason else "finished")
-            if result.status == "finished":
-                _draw(sweep_dir, console)
-            if tracker is not None and (behind := tracker.finish(ENDS[result.status], timeout=120)):
-                console.warn(behind)
-            return result
-        finally:
-            rows.close()
-            book.close()
+        book, console = stack.enter_context(closing(Book(sweep_dir))), Console(None, quiet)
+        rows = stack.enter_context(closing(SweepRows(book, metric)))
+        driver = Driver(sweep, metric, book, rows, request, console)
+        if trials is None and not driver.done():
+            trials = stack.enter_context(start_trials(sweep))
+        driver.tracker = tracker = _start_tracker(sweep, sweep_dir)
+        driver.write("running")
+        if trials is not None and not driver.done():  # it may be over before it began, by Ctrl-C
+            trials.run(work, driver)
+        result = driver.write("interrupted" if request.reason else "finished")
+        if result.status == "finished":
+            _draw(sweep_dir, console)
+        if tracker is not None and (behind := tracker.finish(ENDS[result.status], timeout=SEND_S)):
+            console.warn(behind)
+        return result
+
+
+@contextmanager
+def _taken(sweep_dir: Path, resume: bool) -> Iterator[Callable[[], None]]:
+    """The directory for this process alone, and a call that keeps a new one."""
+    if resume:
+        with locked(sweep_dir):
+            yield lambda: None
+        return
+    with new_directory(sweep_dir, numbered=False) as (_, keep):
+        yield keep
+
+
+def start_trials(sweep: Sweep) -> AbstractContextManager[Trials]:
+    """What runs trials: a Ray with Ray Tune on it. Raises `UserError` where there is none, or trials can never fit."""
+    config = sweep.base_config()
+    gpus = float(config.learner.device == "cuda")
+    return Trials(config.cluster.address, sweep.trial.runners, gpus, sweep.trial.at_once)
 
 
 def _start_tracker(sweep: Sweep, sweep_dir: Path) -> MlflowTracker | None:
@@ -152,23 +172,6 @@ def _draw(sweep_dir: Path, console: Console) -> None:
         console.warn(f"not all pictures of this sweep could be made: {error}")
 
 
-@contextmanager
-def _new(sweep_dir: Path) -> Iterator[None]:
-    """The directory for this process alone; kept, since a sweep that was interrupted goes on."""
-    with new_directory(sweep_dir, numbered=False) as (_, keep):
-        keep()
-        yield
-
-
-def _work(sweep: Sweep, driver: Driver) -> None:
-    from distrl.execution.tune import Trials
-
-    config = sweep.base_config()
-    gpus = float(config.learner.device == "cuda")
-    with Trials(config.cluster.address, sweep.trial.runners, gpus, sweep.trial.at_once) as trials:
-        trials.run(work, driver)
-
-
 class Driver:
     """Deals pieces of runs out, takes what comes of them, and keeps the book (`distrl.execution.tune.Dealer`)."""
 
@@ -180,10 +183,10 @@ class Driver:
         rows: SweepRows,
         request: signals.Request,
         console: Console,
-        tracker: MlflowTracker | None,
     ) -> None:
         self.sweep, self.metric, self.book, self.rows = sweep, metric, book, rows
-        self.request, self.console, self.tracker = request, console, tracker
+        self.request, self.console = request, console
+        self.tracker: MlflowTracker | None = None
         trials, shares = trial_count(sweep), rungs(sweep, sweep.base_config(), metric, trial_count(sweep))
         self.decisions: Decisions | Population
         if sweep.scheduler in POPULATION:

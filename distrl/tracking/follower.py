@@ -198,7 +198,7 @@ class Follower:
         if run.data.tags.get(MODEL) == digest:
             return None
         about = read_json(best / "policy.json")
-        name = model_name(run.info.run_name, str(about.get("algorithm")))
+        name = model_name(run.info.run_name, str(about.get("algorithm", "policy")))
         experiment, register_as = run.info.experiment_id, self.about["register_as"]
         model_id = mlflow_files.log_model(self.client, experiment, name, best, about, run, register_as)
         self.client.set_tag(self.run_id, MODEL, digest)

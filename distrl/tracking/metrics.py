@@ -23,7 +23,7 @@ class MetricsLog:
         self.path = Path(path)
         try:
             self._file = self.path.open("ab", buffering=0)
-            rows, self._size = _read(self.path, trained=True)
+            rows, self._size = _read(self.path, ended=False)
             self._file.truncate(self._size)  # a killed process may leave half a line, and the end of a run comes again
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error}. Free it, or choose another run_dir.") from error
@@ -62,7 +62,7 @@ def points(row: Mapping[str, float | int | str]) -> Iterator[tuple[str, float, i
 
     What an evaluation found belongs to the env steps of its weights; it came some iterations after these.
     """
-    silent = {"env_steps", "time", "evaluation/env_steps"} | (set() if is_of_training(row) else {"iteration"})
+    silent = {"env_steps", "time", "evaluation/env_steps"} | ({"iteration"} if is_at_the_end(row) else set())
     at = int(row["env_steps"])
     evaluated = int(row.get("evaluation/env_steps", at))
     for key, value in row.items():
@@ -80,16 +80,17 @@ def read_metrics(path: str | Path) -> list[Row]:
     return _read(Path(path))[0]
 
 
-def is_of_training(row: Mapping[str, object]) -> bool:
-    """Else it is of an evaluation at the end of a run, where no iteration took place."""
-    return any(key.startswith("train/") for key in row)
+def is_at_the_end(row: Mapping[str, object]) -> bool:
+    """Whether a row is of an evaluation at the end of a run alone: no iteration took place."""
+    groups = {key.partition("/")[0] for key in row}
+    return "evaluation" in groups and "train" not in groups
 
 
-def _read(path: Path, trained: bool = False) -> tuple[list[Row], int]:
-    """The whole rows, and how many bytes they take; `trained`: up to the last one of training."""
+def _read(path: Path, ended: bool = True) -> tuple[list[Row], int]:
+    """The whole rows, and how many bytes they take; without `ended` not those at the end of a run."""
     rows: list[Row] = []
     size = 0
-    last = 0, 0  # of training: how many rows and bytes
+    last = 0, 0  # of training: how many rows and bytes there are with it
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -101,9 +102,9 @@ def _read(path: Path, trained: bool = False) -> tuple[list[Row], int]:
                     f"{path}, line {len(rows) + 1}, is not JSON: it was damaged. Remove that line."
                 ) from None
             size += len(line)
-            if is_of_training(rows[-1]):
+            if not is_at_the_end(rows[-1]):
                 last = len(rows), size
-    return (rows[: last[0]], last[1]) if trained else (rows, size)
+    return (rows, size) if ended else (rows[: last[0]], last[1])
 
 
 def _plain(key: str, value: object) -> float | int | str | None:

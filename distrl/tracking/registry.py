@@ -18,6 +18,7 @@ from mlflow import MlflowClient, MlflowException
 from distrl.acting.network import flatten
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.models.evaluate import load_to_play
 from distrl.models.export import played
@@ -60,9 +61,10 @@ def register(run: Path, name: str, alias: str | None = None, modules: Sequence[s
     """
     _check_name(name)
     policy, _, about = load_to_play(run, modules)
-    if isinstance(without(policy), RecurrentPolicy):
+    if isinstance(without(policy), RecurrentPolicy | TeamPolicy):
+        what = "remembers the episode" if isinstance(without(policy), RecurrentPolicy) else "is one of several agents"
         raise UserError(
-            "This policy remembers the episode, and MLflow asks for actions of observations alone. Use "
+            f"This policy {what}, and MLflow asks for actions of observations alone. Use "
             f"distrl.load_policy({str(run)!r}), or 'distrl export --format safetensors'."
         )
     uri = uri_of(read_json(run / "track.json").get("uri"), run.absolute())
@@ -116,13 +118,13 @@ def _logged(client: MlflowClient, run: Path, policy: Policy, about: dict[str, An
         if found := client.search_logged_models([experiment], condition, max_results=1):
             return str(found[0].model_id)
         source = client.get_run(known["run_id"]) if known else None
-        name = model_name(run.name, str(about.get("algorithm")))
+        name = model_name(run.name, str(about.get("algorithm", "policy")))
         return log_model(client, experiment, name, model, about, source)
 
 
 def _version(client: MlflowClient, name: str, model_id: str) -> str:
     source = f"models:/{model_id}"
     for version in client.search_model_versions(f"name = '{name}'"):
-        if version.model_id == model_id:
+        if source in (version.source, f"models:/{version.model_id}"):
             return str(version.version)
     return str(mlflow.register_model(source, name).version)

@@ -145,6 +145,7 @@ def test_log_prob_is_that_of_torch_in_both_halves(name: str, masked: bool) -> No
     bound = bind(distribution, tensor(params), None if mask is None else tensor(mask))
     np.testing.assert_allclose(bound.log_prob(tensor(raw)), wanted, rtol=1e-5, atol=2e-5)
     assert log_prob.dtype == np.float32
+    assert bound.log_prob(tensor(raw)).dtype == bound.gradient(tensor(raw), torch.ones(200), 0.1).dtype == torch.float32
 
 
 @every_and_masked

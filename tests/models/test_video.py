@@ -29,7 +29,7 @@ class Scripted:
 
     def __init__(self, best: Callable[[Array], Any], sampled: Callable[[Array, Array], Any] | None = None) -> None:
         self.best, self.sampled = best, sampled
-        self.obs_layout: Any = SimpleNamespace(pack=lambda obs, mask: np.asarray(obs))
+        self.obs_layout: Any = SimpleNamespace(pack=lambda obs, mask: np.asarray(obs), agents=(), rows=1)
         self.action_layout = discrete_layout(2)
 
     def load(self, vector: Array) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,29 @@ def test_names_are_text_and_a_run_that_was_cut_off_has_a_page(runs: list[Path], 
     page = report_page([cut])
     assert "no final evaluation yet" in page and "interrupted" in page
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_agents_in_groups_are_told_one_by_one(runs: list[Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(runs[1], cut)
+    about = json.loads((cut / "best" / "policy.json").read_text())
+    two = {"chaser": about["observation"], "prey": [{"name": "", "shape": [3], "dtype": "uint8"}]}
+    (cut / "best" / "policy.json").write_text(json.dumps(about | {"observation": two}))
+    assert "chaser: float32 [4]; prey: uint8 [3]" in report_page([cut])
+
+
+def test_a_sweep_stands_for_its_test_runs_and_pictures(runs: list[Path], tmp_path: Path) -> None:
+    sweep = tmp_path / "sweeps" / "first"
+    (sweep / "plots").mkdir(parents=True)
+    (sweep / "trials.json").write_text("[]")
+    with pytest.raises(UserError, match=r"nothing on its test seeds yet.*distrl tune --status first"):
+        report_page([sweep])
+    for run, place in zip(runs, ("base/seed-1", "base/seed-2", "trial-0003/seed-1"), strict=True):
+        shutil.copytree(run, sweep / "test" / place)
+    (sweep / "plots" / "parallel.png").write_bytes(b"a picture")
+    page = report_page([sweep])
+    assert page.count('<section class="configuration">') == 2 and "The sweep first" in page
+    assert f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}" in page
 
 
 def test_what_is_no_run_or_no_page_is_told_by_the_command(runs: list[Path], tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def write_sweep(directory: Path, trials: int = 24, metric: str = "evaluation/ret
                 for k in range(5)
             ]
             (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (run_dir / "result.json").write_text(json.dumps({"status": "running" if number == 4 else "finished"}))
             (run_dir / "config.yaml").write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo}\n")
             runs.append(
                 {
@@ -65,7 +66,8 @@ def test_who_has_more_seeds_leads_and_then_who_has_the_better_score(tmp_path: Pa
     finished = [t.score for t in up.trials if t.scores]
     assert finished == sorted(finished, reverse=True)  # type: ignore[type-var]
     assert [t.score for t in down.trials if t.scores] == sorted(finished)  # type: ignore[type-var]
-    assert up.cpus == 2 and up.trials[0].seconds == 3.0 and up.going == []
+    assert up.cpus == 2 and up.trials[0].seconds == 3.0
+    assert [(path.parent.name, row["env_steps"]) for path, row in up.going] == [("0004", 500.0)]
     with pytest.raises(UserError, match="not the directory of a sweep"):
         read_sweep(tmp_path)
 

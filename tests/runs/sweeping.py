@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import pytest
 import yaml
 
 from distrl.runs import tune
-from distrl.runs.sweep import Sweep, load_sweep
-from distrl.runs.sweep_trial import work
+from distrl.runs.sweep import load_sweep
 
 
 class Killed(Exception):
@@ -29,20 +29,23 @@ def sweep_here(
 ) -> tune.Tuned:
     """Run a sweep; before its job number `kill_at` is told of, everything ends at once. `before`: called before each job."""
 
-    def in_turn(sweep: Sweep, driver: tune.Driver) -> None:
-        count = 0
-        while not driver.done():
-            job = driver.deal()
-            assert job is not None
-            before(driver, count)
-            result = work(json.loads(json.dumps(job)))
-            if count == kill_at:
-                raise Killed
-            driver.take(job, json.loads(json.dumps(result)))
-            driver.watch()
-            count += 1
+    class Trials:
+        """In turn."""
 
-    monkeypatch.setattr(tune, "_work", in_turn)
+        def run(self, work: Any, driver: tune.Driver) -> None:
+            count = 0
+            while not driver.done():
+                job = driver.deal()
+                assert job is not None
+                before(driver, count)
+                result = work(json.loads(json.dumps(job)))
+                if count == kill_at:
+                    raise Killed
+                driver.take(job, json.loads(json.dumps(result)))
+                driver.watch()
+                count += 1
+
+    monkeypatch.setattr(tune, "start_trials", lambda sweep: nullcontext(Trials()))
     file = sweep_dir.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(dict(data)))

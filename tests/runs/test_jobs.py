@@ -63,7 +63,6 @@ def head() -> Iterator[str]:
         home = Path(directory) / "home"
         home.mkdir()
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HOME": str(home), "RAY_TMPDIR": directory}
-        os.environ |= {"RAY_raylet_start_wait_time_s": "120"}
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         port, agent, client = free_ports(3)
         command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--port=0", "--disable-usage-stats"]

@@ -33,7 +33,9 @@ from distrl.settings import EnvSettings
 from distrl.tracking.registry import register
 from distrl.tracking.ui import running, wait_until_ready
 
-ENV = settings(WALK, 12, obs="dict", action="dict", mask="info")  # images, numbers and bytes; two actions; a mask
+ENV = settings(
+    f"toys:{WALK}", 12, obs="dict", action="dict", mask="info"
+)  # images, numbers and bytes; two actions; a mask
 
 
 def trained(home: Path, env: EnvSettings, **more: Any) -> Path:
@@ -63,14 +65,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def uri(run: Path) -> str:
     """The store beside the run, where its model is version 1 of 'flappy' and champion."""
-    done = register(run, "flappy", "champion")
+    done = register(run, "flappy", "champion", ["toys"])
     assert (done.version, done.uri, done.store) == ("1", "models:/flappy@champion", f"sqlite:///{run.parent}/mlflow.db")
     return done.store
 
 
 def observed(run: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Observations by the names of the inputs, and what the policy does there, by the names of the actions."""
-    player = load_policy(run)
+    player = load_policy(run, modules=["toys"])
     policy = player.policy
     trial = observe(policy, describe_env(ENV), ENV)
     inputs = {name: array[:50] for name, array in trial.inputs.items()}
@@ -144,18 +146,21 @@ def test_it_is_served_over_http(run: Path, uri: str, tmp_path: Path, monkeypatch
 def test_the_same_model_is_the_same_version_and_another_one_the_next(
     run: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = distrl("register", str(run), "--name", "flappy", "--alias", "best", cwd=run.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(entry for entry in sys.path if entry))  # of toys
+    words = ("--name", "flappy", "--alias", "best", "--env-module", "toys")
+    done = distrl("register", str(run), *words, cwd=run.parent)
     assert done.returncode == 0, done.stderr
     assert "flappy, version 1" in done.stdout and "models:/flappy@best" in done.stdout
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = MlflowClient(uri)
-    assert [version.version for version in client.search_model_versions("name='flappy'")] == ["1"]
+    assert [str(version.version) for version in client.search_model_versions("name='flappy'")] == ["1"]
     assert len(client.search_logged_models(["1"])) == 1
     [newest, *_] = sorted((run / "checkpoints").iterdir())  # not the best one
     assert (
         register(newest, "flappy").uri == "models:/flappy/1" or len(client.search_model_versions("name='flappy'")) == 2
     )
-    assert client.get_registered_model("flappy").aliases == {"champion": "1", "best": "1"}
+    aliases = client.get_registered_model("flappy").aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "best": "1"}
     assert mlflow.get_tracking_uri() != uri and "MLFLOW_TRACKING_URI" not in os.environ  # left as it was
 
 
@@ -163,7 +168,7 @@ def test_what_cannot_be_registered_is_told(run: Path, uri: str, tmp_path: Path) 
     with pytest.raises(UserError, match="no slash, colon"):
         register(run, "a/b")
     with pytest.raises(UserError, match=r"MLflow refuses 'flappy' or 'v1'"):
-        register(run, "flappy", "v1")
+        register(run, "flappy", "v1", ["toys"])
     with pytest.raises(UserError, match="There is no run or model"):
         register(tmp_path / "nowhere", "a")
     memory = {

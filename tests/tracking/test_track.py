@@ -98,7 +98,10 @@ def test_a_run_that_goes_on_replaces_the_evaluations_of_its_end(tmp_path: Path) 
     log = MetricsLog(log.path)
     for i in (1, 2, 3, 4):
         log.append(row(i))
-    assert read_metrics(log.path) == [row(i) for i in range(5)]
+    sweep: Row = {"iteration": 5, "env_steps": 900, "time": 0.0, "sweep/score": 1.0}  # no end of a run
+    log.append(sweep)
+    assert MetricsLog(log.path).last_iteration == 5
+    assert read_metrics(log.path) == [*(row(i) for i in range(5)), sweep]
 
 
 def test_only_what_json_can_say_is_written(tmp_path: Path) -> None:
