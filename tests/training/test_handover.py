@@ -196,7 +196,7 @@ def test_a_run_that_ends_before_ray_is_up_does_not_wait_for_it(temporary: Path, 
 
 
 def test_a_ray_that_dies_while_it_starts_costs_a_warning(temporary: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, *at_once(tmp_path, "stop.env_steps=200000"))
+    process = start(tmp_path, *at_once(tmp_path, "stop.env_steps=20000", "checkpoint.every=0"))
     deadline = time.monotonic() + 60
     while not (found := [p for p in family(process) if "gcs_server" in _title(p)]) and time.monotonic() < deadline:
         time.sleep(0.01)
