@@ -118,6 +118,8 @@ def tune(sweep: Sweep, sweep_dir: Path, resume: bool = False, quiet: bool = Fals
         if trials is None and not driver.done():
             trials = stack.enter_context(start_trials(sweep))
         driver.tracker = tracker = _start_tracker(sweep, sweep_dir)
+        if tracker is not None:
+            stack.callback(tracker.abandon)
         driver.write("running")
         if trials is not None and not driver.done():  # it may be over before it began, by Ctrl-C
             trials.run(work, driver)

@@ -68,6 +68,12 @@ class Companion:
             self._child.kill()
             return self._child.wait()
 
+    def abandon(self) -> None:
+        """The driver ends by an error: it does what it can, as after a kill. Nothing happens after `end`."""
+        with suppress(OSError):
+            if self._child.stdin is not None:
+                self._child.stdin.close()
+
     def _spawn(self) -> None:
         self._starts += 1
         (self.run_dir / f"{self.name}.state").unlink(missing_ok=True)
