@@ -314,6 +314,10 @@ class ClusterSettings(Settings):
     address: str = Field(
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
     )
+    start: Literal["at_once", "wait"] = Field(
+        default="wait",
+        description="for a Ray of this run's own; at_once: train in this process until it is up, and go on there if that pays",
+    )
     cpus_per_runner: float | None = Field(
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
     )
@@ -341,6 +345,11 @@ class ClusterSettings(Settings):
         if isinstance(value, str) and ".." in value and int(value.partition("..")[0]) > int(value.partition("..")[2]):
             raise ValueError("must have the smaller number first, such as 2..8")
         return value
+
+    @property
+    def at_once(self) -> bool:
+        """Whether training begins before a Ray is up."""
+        return self.start == "at_once" and self.address == "local"
 
     @property
     def bounds(self) -> tuple[int, int | None]:

@@ -13,7 +13,7 @@ import pytest
 from conftest import DQN, Recorder, config_of
 from processes import SMALL, distrl, family, gone, result_of, start, told_by, wait_for_rows, write
 
-from distrl.acting.normalise import initial_weights, make_policy
+from distrl.acting.make import initial_weights, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution

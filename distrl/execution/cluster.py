@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -27,20 +29,40 @@ class Connection(Protocol):
 class RayExecution:
     """`distrl.execution.Execution` on Ray."""
 
-    def __init__(self, address: str, object_store_bytes: int) -> None:
-        """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does."""
-        self._use(RayConnection(address, object_store_bytes), joined=address != "local")
+    def __init__(self, address: str, object_store_bytes: int, wait: bool = True) -> None:
+        """On a Ray of this run's own (`address` 'local') or on one to join. Raises `UserError` as `RayConnection` does.
+
+        Where it does not wait, `up()` must have been true before anything else is asked.
+        """
+        connection = RayConnection(address, object_store_bytes)
+        self.up = connection.up
+        self._use(connection, joined=address != "local")
+        try:
+            while wait and not self.up(0.02):
+                pass
+        except BaseException:
+            connection.close()
+            raise
 
     def _use(self, connection: Connection, joined: bool) -> None:
         """`joined`: others use this Ray, too, and its nodes come and go."""
-        import ray
-
-        self.ray, self._connection, self._joined = ray, connection, joined
+        self._connection, self._joined = connection, joined
         self._workers: dict[str, Any] = {}  # by the ids of their actors, as all below
         self._killed: dict[str, str] = {}  # why, of those for which a reason is known
         self._seats: dict[str, Seat] = {}
         self._alive: set[str] = set()  # nodes, at the last look
         self._begun: dict[str, Any] = {}  # futures of their first calls
+
+    @property
+    def ray(self) -> Any:
+        import ray
+
+        return ray
+
+    def warm(self, modules: Sequence[Sequence[str]]) -> list[Any]:
+        """Have a process each import modules, for a worker that is spawned later: the futures of that."""
+        load = self.ray.remote(num_cpus=0, max_retries=0)(_load)
+        return [load.remote(names) for names in modules]
 
     def nodes(self) -> list[Node]:
         if not self._joined:
@@ -176,6 +198,12 @@ class RayExecution:
             self.ray.kill(handle)
         self._workers.clear()
         self._connection.close()
+
+
+def _load(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
+    time.sleep(1)  # so that the others find this process busy, and get their own
 
 
 def _let_ray_in_soon(worker: Any) -> None:

@@ -84,7 +84,7 @@ class RayConnection:
     """This process connected to a Ray; `close` undoes all of it."""
 
     def __init__(self, address: str, object_store_bytes: int) -> None:
-        """Start a Ray (`address` 'local') or join one. Raises `UserError` for an address that does not answer."""
+        """Begin to start a Ray (`address` 'local') or to join one. Raises `UserError` for an address that does not answer."""
         if "ray" in sys.modules and sys.modules["ray"].is_initialized():
             raise UserError(
                 "Ray is in use in this process already. Call ray.shutdown() first: a run connects by itself."
@@ -94,6 +94,7 @@ class RayConnection:
         self._keeper: threading.Thread | None = None
         self._connected, self._leave = threading.Event(), threading.Event()
         self._failure: Exception | None = None
+        self._put_back = signals.keep()
         self._gone = ""  # why, of a Ray that was joined and does not answer any more
         self._alive: IO[str] | None = None
         names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_IGNORE_UNHANDLED_ERRORS", _MARK)
@@ -122,32 +123,30 @@ class RayConnection:
         self._alive = (Path(self._directory) / _ALIVE).open("w")
         fcntl.flock(self._alive, fcntl.LOCK_EX)
         self._janitor = _janitor(self._directory, os.getpid())
-        try:
-            self._connect(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=object_store_bytes,
-                _temp_dir=f"{self._directory}/ray",  # which Ray opens to all users; the one around it stays closed
-            )
-        except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(
-                f"Ray could not be started on this machine: {first} See 'distrl doctor', or train without it: --local."
-            ) from error
+        self._refusal = (
+            "Ray could not be started on this machine: {} See 'distrl doctor', or train without it: --local."
+        )
+        self._begin(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            _temp_dir=f"{self._directory}/ray",  # which Ray opens to all users; the one around it stays closed
+        )
 
     def _join(self, address: str) -> None:
         other_ray.show_token()
         _reread_token()
         address = other_ray.find(address)
-        try:
-            self._connect(address=address)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"The Ray cluster at {address} cannot be joined: {first} {other_ray.REMEDY}") from None
-        threading.Thread(target=self._probe, args=(address,), name="probe", daemon=True).start()
+        self._refusal = f"The Ray cluster at {address} cannot be joined: {{}} {other_ray.REMEDY}"
+        self._begin(address=address)
+        self._probe = threading.Thread(target=self._look, args=(address,), name="probe", daemon=True)
+        self._probe.start()
 
-    def _probe(self, address: str) -> None:
+    def _look(self, address: str) -> None:
         """Look now and then whether a Ray that was joined still answers."""
+        self._connected.wait()
+        if self._failure is not None:
+            return
         import ray
 
         raylet, silent = ray._private.worker._global_node.raylet_socket_name, 0
@@ -157,34 +156,36 @@ class RayConnection:
             if silent == PROBES:
                 self._gone = f"the one at {address} does not answer any more: {reason}"
 
-    def _connect(self, **settings: Any) -> None:
-        """`ray.init` in a thread of its own, so that it can be interrupted, and leaves the handlers of signals alone."""
-        import ray
-        from ray._private import worker
-
-        # What a lost worker takes with it is told once, by the trainer; Ray would tell it of every result.
-        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
-        worker.print_to_stdstream = lambda data, ignore_prefix: None  # on stdout, which is for results
+    def _begin(self, **settings: Any) -> None:
+        """`ray.init` in a thread of its own, so that this one can be interrupted, or train in the meantime."""
+        os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # what a lost worker takes with it is told once, by the trainer
 
         def live() -> None:
             # Ray's processes inherit this. A closed terminal tells all that began there; it is the driver who ends them.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             try:
+                import ray
+                from ray._private import worker
+
+                worker.print_to_stdstream = lambda data, ignore_prefix: None  # on stdout, which is for results
                 ray.init(log_to_driver=False, logging_level="ERROR", **settings)
             except Exception as error:
                 self._failure = error
             self._connected.set()
             self._leave.wait()  # they end with the thread that began them
-            ray.shutdown()
+            sys.modules["ray"].shutdown()
 
-        put_back = signals.keep()
         self._keeper = threading.Thread(target=live, name="ray", daemon=True)
         self._keeper.start()
-        while not self._connected.wait(0.02):
-            put_back()  # the C++ half of Ray takes SIGTERM for itself
-        put_back()
+
+    def up(self, wait_s: float = 0) -> bool:
+        """Whether it is there, or is within so many seconds. Raises `UserError` where it cannot be had."""
+        connected = self._connected.wait(wait_s)
+        self._put_back()  # the C++ half of Ray takes SIGTERM for itself
         if self._failure is not None:
-            raise self._failure
+            first = (str(self._failure).strip() or type(self._failure).__name__).splitlines()[0]
+            raise UserError(self._refusal.replace("{}", first)) from self._failure
+        return connected
 
     def check(self) -> None:
         """Raises `ExecutionLost` where this Ray is not there any more. A janitor that is gone is replaced."""

@@ -109,9 +109,10 @@ class WatchedExecution:
             patience: called while something is waited for; raises what ends the waiting
         """
         self.settings, self.again, self.patience = settings, again, patience
-        self._use(execution)
+        self.use(execution)
 
-    def _use(self, execution: Execution) -> None:
+    def use(self, execution: Execution) -> None:
+        """Put an execution into the place of the one there is, with no workers yet."""
         self.inner, self.watch = execution, Watch(settings=self.settings, execution=execution)
 
     def renew(self) -> str:
@@ -120,11 +121,11 @@ class WatchedExecution:
         why = "nothing else is known"
         if self.again is not None:
             try:
-                self._use(self.again())
+                self.use(self.again())
                 return "another Ray"
             except UserError as error:
                 why = str(error)
-        self._use(LocalExecution())
+        self.use(LocalExecution())
         return f"one process, as there is no other Ray ({why})"
 
     def nodes(self) -> list[Node]:

@@ -46,7 +46,7 @@ def write_result(trainer: Trainer, since: float, status: str, error: BaseExcepti
         "episodes": progress.episodes,
         "return_mean": progress.return_mean,
         "evaluation": None if final is None else final.to_json(),
-        "weights_sha256": None if status == "running" else _newest_sha256(trainer.run_dir),
+        "weights_sha256": None if status == "running" else _newest_sha256(trainer.job.run_dir),
         "startup_s": None if ledger.first_step is None else ledger.first_step - since,
         "train_s": progress.train_s,
         "time_to_threshold_s": progress.time_to_threshold_s,
@@ -60,8 +60,8 @@ def write_result(trainer: Trainer, since: float, status: str, error: BaseExcepti
         "error": None if error is None else _text(error),
     }
     text = json_text(data, indent=1)
-    write_text(trainer.run_dir / "result.json", text)
-    return Result(trainer.run_dir, json.loads(text))
+    write_text(trainer.job.run_dir / "result.json", text)
+    return Result(trainer.job.run_dir, json.loads(text))
 
 
 def _newest_sha256(run_dir: Path) -> str | None:

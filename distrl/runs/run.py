@@ -16,6 +16,7 @@ from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
+from distrl.execution.moving import MovingExecution, RayBeside
 from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
@@ -80,9 +81,10 @@ def train(
     plan = plan_run(config, None if resume is None else brought(resume, config.run_dir))
 
     def start(plan: Plan) -> tuple[Execution, Config, Resources]:
-        if not (local or quiet):
+        here = local or plan.config.cluster.at_once
+        if not (here or quiet):
             print("Starting Ray ...", file=sys.stderr, flush=True)
-        return _start_execution(plan, local)
+        return _start_here(plan, local) if here else _start_elsewhere(plan)
 
     return train_as(plan, start, told, since=since, quiet=quiet)
 
@@ -137,13 +139,20 @@ def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
         yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
 
-def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resources]:
-    """What runs the workers, the config with the device that the learner gets there, and what each worker gets."""
+def _start_here(plan: Plan, to_stay: bool) -> tuple[Execution, Config, Resources]:
+    """This process, the config with the device that the learner gets in it, and what each worker gets."""
     config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
-    if local:
-        matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
-        device = choose_device(config.learner.device, gpu_count() if matters else 0)
-        return LocalExecution(), config.on_device(device), Resources((Seat(),))
+    matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
+    config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
+    if to_stay:
+        return LocalExecution(), config, Resources((Seat(),))
+    beside = RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch)
+    return MovingExecution(beside), config, Resources((Seat(),))
+
+
+def _start_elsewhere(plan: Plan) -> tuple[Execution, Config, Resources]:
+    """A Ray, likewise."""
+    config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
     execution = _start_ray(plan)
     try:
         nodes = execution.nodes()
@@ -157,7 +166,7 @@ def _start_execution(plan: Plan, local: bool) -> tuple[Execution, Config, Resour
 
 def nodes_note(plan: Plan) -> dict[str, str]:
     """What would go to each node of the cluster that the run joins, by its name. Raises `UserError` where it cannot be joined."""
-    execution, _, resources = _start_execution(plan, local=False)
+    execution, _, resources = _start_elsewhere(plan)
     try:
         return placement(resources, execution.nodes())
     finally:
@@ -249,13 +258,13 @@ def _make_trainer(
         plan.start,
         plan.origin,
     )
-    again = None if isinstance(execution, LocalExecution) else lambda: _start_ray(plan)
+    again = None if type(execution) is LocalExecution else lambda: _start_ray(plan)
     return make_trainer(job, execution, resources, observer, interrupted, callbacks, again)
 
 
 def _leave(trainer: Trainer, since: float) -> None:
     """End this process, which was asked to end long ago: an env, or what learns, hangs in it."""
-    newest = newest_checkpoint(trainer.run_dir)
+    newest = newest_checkpoint(trainer.job.run_dir)
     trainer.progress.stopped = "interrupted"
     write_result(trainer, since, "interrupted")
     signals.tell(

@@ -46,15 +46,17 @@ class Checkpoints:
         if self.newest is not None and int(self.newest.name) == k:
             return
         path = self.run_dir / "checkpoints" / f"{k:08d}"
-        write_checkpoint(path, self.state(), self.job.policy, self.job.about, self.config.to_yaml())
+        write_checkpoint(
+            path, self.state(self.config.checkpoint.replay), self.job.policy, self.job.about, self.config.to_yaml()
+        )
         self.newest = path
         older = [p for p in list_checkpoints(self.run_dir) if int(p.name) <= k]
         for old in older[: -self.config.checkpoint.keep]:
             shutil.rmtree(old)
         self.recovery.callbacks.checkpoint(path, k)
 
-    def state(self) -> RunState:
-        """Of all parts, after the newest update; waits for it."""
+    def state(self, replay: bool) -> RunState:
+        """Of all parts, after the newest update, which it waits for; with what the replays hold, or without."""
         versions, progress = self.updates.versions, self.ledger.progress
         progress.restarts = self.recovery.restarts
         weights = [versions.fetch(versions.of(v)) for v in (self.collector.acting_version(), progress.iteration)]
@@ -63,7 +65,7 @@ class Checkpoints:
             {w.version: w.vector for w in (*self.evaluations.weights().values(), *weights)},
             self.collector.newest_snapshots(),
             self.updates.state(),
-            self.updates.replay_state() if self.config.checkpoint.replay else {},
+            self.updates.replay_state() if replay else {},
             self.evaluations.best,
         )
 
@@ -87,6 +89,10 @@ class Checkpoints:
                     "be others than without the interruption"
                 )
         state.progress.stopped, self.recovery.decided = None, False
+        self.give(state)
+
+    def give(self, state: RunState) -> None:
+        """Make all parts those of a state."""
         self.ledger.load(state.progress)
         self.updates.load(state)
         self.collector.load(state)

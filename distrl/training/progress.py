@@ -119,6 +119,7 @@ class Ledger:
         self.config, self.threshold, self.recovery, self.observer = config, threshold, recovery, observer
         self.first_step: float | None = None  # unix time of this process's first env step
         self.totals: dict[str, float] = {}  # seconds by phase, over this process's part of the run
+        self.rows = 0  # that these are of
         self.earlier_s: float | None = None  # trained by earlier processes
         self.progress = Progress()
 
@@ -173,6 +174,7 @@ class Ledger:
         row["time/learn_s"] = self.recovery.learn_s = metrics.pop("learn_s")
         row |= {f"train/{name}": value for name, value in metrics.items()}
         row["restarts"] = float(self.recovery.restarts)
+        self.rows += 1
         for name, value in row.items():
             if name.startswith("time/") and name.endswith("_s") and name != "time/env_steps_per_s":
                 self.totals[name] = self.totals.get(name, 0.0) + value

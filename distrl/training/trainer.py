@@ -12,6 +12,7 @@ recorded are not recorded twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from distrl.errors import WorkerLost
 from distrl.execution import Execution, Worker
@@ -22,28 +23,25 @@ from distrl.training.checkpoints import Checkpoints
 from distrl.training.collector import Collector
 from distrl.training.crew import Crew
 from distrl.training.evaluations import Evaluations
+from distrl.training.handover import Handover
 from distrl.training.job import Job
 from distrl.training.progress import Ledger, Progress
 from distrl.training.recovery import Interrupted, Observer, Recovery, TimeUp
 from distrl.training.updates import Updates
 
 
+@dataclass(eq=False)
 class Trainer:
     """The loop over its parts, which `make_trainer` puts together."""
 
-    def __init__(
-        self,
-        job: Job,
-        recovery: Recovery,
-        ledger: Ledger,
-        updates: Updates,
-        collector: Collector,
-        evaluations: Evaluations,
-        checkpoints: Checkpoints,
-    ) -> None:
-        self.config, self.run_dir = job.config, job.run_dir
-        self.recovery, self.ledger, self.updates = recovery, ledger, updates
-        self.collector, self.evaluations, self.checkpoints = collector, evaluations, checkpoints
+    job: Job
+    recovery: Recovery
+    ledger: Ledger
+    updates: Updates
+    collector: Collector
+    evaluations: Evaluations
+    checkpoints: Checkpoints
+    handover: Handover
 
     @property
     def progress(self) -> Progress:
@@ -72,6 +70,7 @@ class Trainer:
         """Iterate until something that was asked for ends the run; returns what."""
         while (reason := self.ledger.reason_to_stop()) is None:
             try:
+                self.handover.at(self.progress.iteration)
                 self._iterate(self.progress.iteration)
             except TimeUp:
                 return "seconds"
@@ -122,4 +121,5 @@ def make_trainer(
     collector = Collector(config, execution, crew, recovery, updates)
     evaluations = Evaluations(config, policy, job.about, execution, recovery, updates, job.run_dir)
     checkpoints = Checkpoints(job, recovery, ledger, updates, collector, evaluations)
-    return Trainer(job, recovery, ledger, updates, collector, evaluations, checkpoints)
+    handover = Handover(config, execution, crew, recovery, ledger, updates, evaluations, checkpoints)
+    return Trainer(job, recovery, ledger, updates, collector, evaluations, checkpoints, handover)

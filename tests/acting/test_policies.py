@@ -53,7 +53,7 @@ KINDS: dict[str, Policy] = {
     ),
     "several": stochastic(THREE, gym.spaces.MultiDiscrete([3, 2])),
     "masked": stochastic(MASKED, THREE),
-    "recurrent": RecurrentPolicy.of(stochastic(MASKED, gym.spaces.Tuple([THREE, BOX])), 5),
+    "recurrent": RecurrentPolicy.of(stochastic(MASKED, gym.spaces.Tuple([THREE, BOX])), 5, "gru"),
     "epsilon": epsilon_greedy(BOX, dueling=True, layer_norm=True),
     "epsilon, masked": epsilon_greedy(MASKED),
 }

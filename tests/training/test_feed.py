@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import CARTPOLE, DQN, config_of
 
-from distrl.acting.normalise import make_policy
+from distrl.acting.make import make_policy
 from distrl.envs.make import describe_env
 from distrl.execution import SEAT
 from distrl.execution.local import Done, LocalExecution, LocalWorker
