@@ -53,6 +53,9 @@ class FaultyExecution:
     def begun(self, worker: FaultyWorker) -> bool:
         return True
 
+    def alive(self, worker: FaultyWorker) -> bool:
+        return True
+
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> FaultyWorker:
         self.workers.append(FaultyWorker(cls, args, name))
         return self.workers[-1]

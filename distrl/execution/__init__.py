@@ -26,6 +26,9 @@ class Execution(Protocol):
     def begun(self, worker: Worker) -> bool:
         """Whether its process is there, and has made the instance."""
 
+    def alive(self, worker: Worker) -> bool:
+        """Whether its node is there, as `nodes` last saw it; also one that ends soon is."""
+
     def submit(self, worker: Worker, method: str, *args: Any) -> Future:
         """Call a method; a worker's calls run in order."""
 

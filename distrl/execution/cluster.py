@@ -112,11 +112,12 @@ class RayExecution:
         return handle
 
     def begun(self, worker: Any) -> bool:
-        actor = worker._actor_id.hex()
-        first, node = self._begun.get(actor), self._seats.get(actor, SEAT).node
-        if node and node not in self._alive:  # Ray may go on to say nothing of it
-            return False
-        return first is not None and bool(self.ray.wait([first], timeout=0)[0])
+        first = self._begun.get(worker._actor_id.hex())
+        return first is not None and self.alive(worker) and bool(self.ray.wait([first], timeout=0)[0])
+
+    def alive(self, worker: Any) -> bool:
+        seat = self._seats.get(worker._actor_id.hex(), SEAT)
+        return not seat.node or seat.node in self._alive
 
     def submit(self, worker: Any, method: str, *args: Any) -> Any:
         return getattr(worker, method).remote(*args)

@@ -35,6 +35,9 @@ class LocalExecution:
     def begun(self, worker: LocalWorker) -> bool:
         return True
 
+    def alive(self, worker: LocalWorker) -> bool:
+        return True
+
     def submit(self, worker: LocalWorker, method: str, *args: Any) -> Done:
         try:
             return Done(getattr(worker.instance, method)(*map(self._value, args)))

@@ -139,6 +139,9 @@ class WatchedExecution:
     def begun(self, worker: Worker) -> bool:
         return self.inner.begun(worker)
 
+    def alive(self, worker: Worker) -> bool:
+        return self.inner.alive(worker)
+
     def submit(self, worker: Worker, method: str, *args: Any) -> Future:
         return self.inner.submit(worker, method, *args)
 

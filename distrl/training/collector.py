@@ -54,6 +54,7 @@ class Collector:
         self.asked: dict[Future, Asked] = {}  # by the future of their reports
         self.retries.attempts.clear()
         self.crew.live.clear()
+        self.crew.node_died = False
         if not self.crew.runners:
             self.crew.start()
 
@@ -153,11 +154,14 @@ class Retries:
         self.attempts: Counter[Key] = Counter()
 
     def follow(self) -> None:
-        """Follow the nodes. What is owed on one that is gone is asked of others, whether or not Ray says so."""
-        busy = {asked.runner for asked in self.collector.asked.values()}
-        self.crew.follow(busy)
-        for runner in [r for r in self.crew.leaving if r in busy and not self.crew.execution.begun(r)]:
-            self.after_loss(runner, WorkerLost(runner, "its node is gone"))
+        """Follow the nodes. Raises `WorkerLost` where one has died, since fragments that the learner waits for lay there.
+
+        Ray says nothing of that: the learner would wait for ever, and runners for its weights.
+        """
+        self.crew.follow({asked.runner for asked in self.collector.asked.values()})
+        if self.crew.node_died:
+            learner = self.collector.updates.learner
+            raise WorkerLost(learner, "a node died, and with it fragments that it was to learn from")
 
     def after_error(self, asked: Asked, error: EnvError) -> None:
         shard = asked.key[0]

@@ -44,6 +44,7 @@ class Crew:
         self.dealt: dict[int, Worker] = {}  # by shard
         self.live: dict[int, Worker] = {}  # by shard: the runner that has it, which need not be sent a snapshot
         self.seated = resources  # where learner and replays are
+        self.node_died = False  # with runners on it, since that was asked last
         self._looked = time.monotonic()
 
     @property
@@ -114,6 +115,7 @@ class Crew:
         if self.resources.nodes == {""} or (not at_once and time.monotonic() < self._looked + LOOK_S):
             return True
         nodes = self.execution.nodes()
+        self.node_died |= not all(map(self.execution.alive, self.all_runners))
         there, known = frozenset(node.id for node in nodes), self.resources.nodes
         if there != known:
             try:

@@ -102,3 +102,34 @@ def test_nodes_come_are_told_to_end_and_are_killed(
         assert "move to other nodes" in said and "going back to iteration" in said
         expected = run_trainer(config_of(base(algorithm, "")), LocalExecution(), tmp_path / f"{run_dir.name}-local")
         assert result_of(run_dir)["weights_sha256"] == expected.sha256
+
+
+@pytest.mark.timeout(300)
+def test_what_lay_on_a_node_that_died_is_rolled_again(
+    nodes: Nodes, runs: list[subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Fragments so large that they lie in the store of the node that rolled them: the learner would wait for ever."""
+    one, two = nodes.add(2), nodes.add(2)
+    large: dict[str, Any] = {
+        "env": {"id": "CartPole-v1"},
+        "algorithm": {"name": "ppo", "minibatch_size": 2048, "epochs": 1, "hidden": [32, 32]},
+        "rollout": {"shards": 6, "envs_per_shard": 64, "steps": 128},
+        "stop": {"env_steps": 6 * 64 * 128 * 30},
+        "evaluation": {"every": 0, "final_episodes": 0},
+        "checkpoint": {"every": 5},
+        "track": {"mlflow": False, "video": False},
+    }
+    config = large | {"cluster": {"address": nodes.address}, "run_dir": str(tmp_path / "run")}
+    command = [sys.executable, "-m", "distrl", "train", write(tmp_path, config)]
+    runs.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
+    until(lambda: rows(tmp_path / "run") >= 7, runs)
+    with_runners_alone = two if "Learner" in nodes.workers(one) else one
+    assert "Runner" in nodes.workers(with_runners_alone) and "Learner" not in nodes.workers(with_runners_alone)
+    nodes.kill(with_runners_alone)
+    said = runs[0].communicate(timeout=200)[1]
+    assert runs[0].returncode == 0, said
+    assert "a node died, and with it fragments" in said
+    assert (
+        result_of(tmp_path / "run")["weights_sha256"]
+        == run_trainer(config_of(large), LocalExecution(), tmp_path / "local").sha256
+    )

@@ -42,6 +42,9 @@ class Cluster(FaultyExecution):
         self.where[worker] = seat.node
         return worker
 
+    def alive(self, worker: FaultyWorker) -> bool:
+        return self.where[worker] in self.there
+
     def _change(self) -> None:
         some = [name for name in self.there if name not in ("head", *self.ending)]
         what = self.rng.choice(["come", "die", "notice", "end"])
