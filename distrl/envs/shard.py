@@ -72,7 +72,7 @@ def make_shard(
     Args:
         layout: how the policy wants its observations; None: as the env's spaces say
     """
-    if SpreadShard.fits(settings):
+    if SpreadShard.fits(settings, layout):
         return SpreadShard(settings, seed, shard, copies, layout)
     if is_team(settings.id):
         return TeamShard(settings, seed, shard, copies, layout)

@@ -140,14 +140,13 @@ class SpreadShard:
     """
 
     @staticmethod
-    def fits(settings: EnvSettings) -> bool:
-        """Whether arrays do all that is asked of mpe2, which they may stand for."""
-        known = {*inspect.signature(SpreadWorld).parameters, "dynamic_rescaling"} - {
-            "copies"
-        }  # the latter is of pictures
-        return (
-            settings.id.replace("-v", "_v") == ID and settings.vectorize == "auto" and settings.kwargs.keys() <= known
-        )
+    def fits(settings: EnvSettings, layout: Layout | None) -> bool:
+        """Whether arrays do all that is asked of mpe2, which they may stand for, and agents share a policy."""
+        if settings.id.replace("-v", "_v") != ID or settings.vectorize != "auto":
+            return False
+        known = {*inspect.signature(SpreadWorld).parameters, "dynamic_rescaling"} - {"copies"}  # the one is of pictures
+        shared = layout is None or {(AGENT,), (OBSERVATION,)} <= {part.path for part in layout.parts}
+        return settings.kwargs.keys() <= known and shared
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int, layout: Layout | None = None) -> None:
         """`layout`: of a row of an observation; None: as the env's spaces say."""

@@ -357,6 +357,6 @@ def test_commands_find_wrappers_where_they_are_given(own: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = distrl("evaluate", "run", "--episodes", "2", cwd=own)
     assert done.returncode == 0, done.stderr
-    done = distrl("train", "config.yaml", "env.wrappers=[frame_stak]", cwd=own)
+    done = distrl("train", "config.yaml", "env.wrappers=[frame_stak]", "-q", cwd=own)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
     assert "Did you mean 'frame_stack'?" in done.stderr

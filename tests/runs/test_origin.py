@@ -245,7 +245,7 @@ def test_the_same_bits_in_one_process_resumed_and_again_without_the_source(
     again = train(config, local=True, quiet=True).data
     assert (again["weights_sha256"], again["init_from"]) == (whole["weights_sha256"], told)
     assert read_model(run_dir / "best")[1]["init_from"] == told
-    assert f"the weights of {source} (sha256 {told['weights_sha256']})" in model_card(run_dir)
+    assert f"the weights of {source.name} (sha256 {told['weights_sha256']})" in model_card(run_dir)
     groups = group_runs([read_run(tmp_path / where) for where in ("whole", "again", "fresh")])
     assert sorted(map(len, groups.values())) == [1, 2]
     assert any(f"init_from={told['weights_sha256'][:12]}" in label for label in groups)
