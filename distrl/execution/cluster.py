@@ -37,12 +37,8 @@ class RayExecution:
         connection = RayConnection(address, object_store_bytes)
         self.up = connection.up
         self._use(connection, joined=address != "local")
-        try:
-            while wait and not self.up(0.02):
-                pass
-        except BaseException:
-            connection.close()
-            raise
+        if wait:
+            connection.wait()
 
     def _use(self, connection: Connection, joined: bool) -> None:
         """`joined`: others use this Ray, too, and its nodes come and go."""

@@ -187,6 +187,15 @@ class RayConnection:
             raise UserError(self._refusal.replace("{}", first)) from self._failure
         return connected
 
+    def wait(self) -> None:
+        """Until it is there. Raises `UserError` where it cannot be had, and then undoes all."""
+        try:
+            while not self.up(0.02):
+                pass
+        except BaseException:
+            self.close()
+            raise
+
     def check(self) -> None:
         """Raises `ExecutionLost` where this Ray is not there any more. A janitor that is gone is replaced."""
         gone = self._gone

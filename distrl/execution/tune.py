@@ -60,6 +60,7 @@ class Trials:
         """
         os.environ.update(SETTINGS)
         self._connection = RayConnection(address, 256 * 2**20)
+        self._connection.wait()
         try:
             import ray
 
