@@ -116,7 +116,8 @@ class Outcome:
     def facts(self) -> tuple[Any, ...]:
         """All that must be the same in the same run: final weights, best model, scores, episodes, recorded returns."""
         trainer = self.trainer
-        rows = {int(r["iteration"]): r.get("train/return_mean") for r in self.observer.rows}
+        told = ("train/return_mean", "evaluation/return_mean", "evaluation/env_steps")
+        rows = {int(r["iteration"]): [r.get(name) for name in told] for r in self.observer.rows}
         best = weights_sha256(read_model(self.run_dir / "best")[0])
         return (
             self.sha256,

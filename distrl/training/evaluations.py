@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,17 @@ class Evaluations:
     def at(self, k: int) -> dict[str, float]:
         """Apply what is due at iteration k, then ask for the evaluation of version k; returns metrics of what was due.
 
-        It comes first in an iteration and does nothing twice, so that an interrupted run can begin with it again.
+        It comes first in an iteration and does nothing twice, so that an interrupted run can begin with it again: what it
+        found is kept until the iteration's row has it.
         """
         every = self.config.evaluation_every
         if not (every and k and k % every == 0):
             return {}
-        due = self._apply_due(k)
+        if due := self._apply_due(k):  # one at a time
+            self.progress.evaluated = {name: value for name, value in due[-1].items() if math.isfinite(value)}
         if all(pending.version != k for pending in self.progress.pending):
             self._ask_newest(k + every)
-        return due[-1] if due else {}  # one at a time
+        return self.progress.evaluated
 
     def finish(self) -> list[dict[str, float]]:
         """Evaluate the last weights as a candidate too, then the best of all in fresh episodes: that is `final`.

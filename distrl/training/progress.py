@@ -53,6 +53,7 @@ class Progress:
     steps_to_streak: int | None = None
     evaluations: int = 0
     pending: list[Pending] = field(default_factory=list)
+    evaluated: dict[str, float] = field(default_factory=dict)  # metrics that the row of this iteration is to tell
     best: Evaluation | None = None  # that chose the best model
     steps_to_threshold: int | None = None
     time_to_threshold_s: float | None = None

@@ -81,7 +81,7 @@ class Trainer:
         self.collector.ask_ahead()
         evaluated = self.evaluations.at(k)
         fragments, reports = self.collector.collect()
-        row = self.ledger.open(k, reports) | evaluated
+        row, self.progress.evaluated = self.ledger.open(k, reports) | evaluated, {}
         self.updates.submit(k, row, fragments)
         self.progress.iteration = k + 1
         self.collector.forget_old()
