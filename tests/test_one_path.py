@@ -71,7 +71,7 @@ def test_a_table_sees_the_same_tile_everywhere(policy: TablePolicy, tmp_path: Pa
 
     for greedy in (True, False):
         assert Evaluator(EDGE, 1, policy).evaluate(weights, 0, 2, greedy, 0).returns == Spread(3, 0, 3, 3)
-        assert record_video(by_policy(policy, 1, greedy), EDGE, tmp_path / "v.gif", 1).returns == (3.0,)
+        assert record_video(by_policy(policy, 1, greedy), EDGE, tmp_path / "v.gif", 1, 1).returns == (3.0,)
     write_model(tmp_path, policy, policy.vector, {})
     player, served = load_policy(tmp_path), GreedyPolicy()
     served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path)}))

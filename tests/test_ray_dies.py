@@ -89,7 +89,7 @@ def test_a_run_outlives_its_ray(victim: str, temporary: Path, tmp_path: Path) ->
     assert result_of(run_dir)["weights_sha256"] == result_of(whole)["weights_sha256"]
     assert result_of(run_dir)["evaluation"] == result_of(whole)["evaluation"]
     iterations = [json.loads(row)["iteration"] for row in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert iterations == list(range(201))
+    assert iterations == list(range(200 + 2))
 
 
 def janitor_of(process: psutil.Popen) -> psutil.Process:
