@@ -94,6 +94,7 @@ class RayConnection:
         self._keeper: threading.Thread | None = None
         self._connected, self._leave = threading.Event(), threading.Event()
         self._failure: Exception | None = None
+        self._joined = ""  # the address of a Ray that is not the run's own
         self._put_back = signals.keep()
         self._gone = ""  # why, of a Ray that was joined and does not answer any more
         self._alive: IO[str] | None = None
@@ -123,9 +124,6 @@ class RayConnection:
         self._alive = (Path(self._directory) / _ALIVE).open("w")
         fcntl.flock(self._alive, fcntl.LOCK_EX)
         self._janitor = _janitor(self._directory, os.getpid())
-        self._refusal = (
-            "Ray could not be started on this machine: {} See 'distrl doctor', or train without it: --local."
-        )
         self._begin(
             address="local",
             include_dashboard=False,
@@ -137,7 +135,7 @@ class RayConnection:
         other_ray.show_token()
         _reread_token()
         address = other_ray.find(address)
-        self._refusal = f"The Ray cluster at {address} cannot be joined: {{}} {other_ray.REMEDY}"
+        self._joined = address
         self._begin(address=address)
         self._probe = threading.Thread(target=self._look, args=(address,), name="probe", daemon=True)
         self._probe.start()
@@ -184,7 +182,11 @@ class RayConnection:
         self._put_back()  # the C++ half of Ray takes SIGTERM for itself
         if self._failure is not None:
             first = (str(self._failure).strip() or type(self._failure).__name__).splitlines()[0]
-            raise UserError(self._refusal.replace("{}", first)) from self._failure
+            if self._joined:
+                raise UserError(f"The Ray cluster at {self._joined} cannot be joined: {first} {other_ray.REMEDY}")
+            raise UserError(
+                f"Ray could not be started on this machine: {first} See 'distrl doctor', or train without it: --local."
+            ) from self._failure
         return connected
 
     def wait(self) -> None:
