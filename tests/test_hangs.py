@@ -27,6 +27,7 @@ def stopped(name: str) -> psutil.Process:
         for process in psutil.Process().children(recursive=True):
             title = " ".join(process.cmdline())
             if title.startswith(f"ray::{name}") and "__init__" not in title:
+                time.sleep(3)  # one that is stopped while it starts is waited for much longer
                 process.suspend()
                 return process
         time.sleep(0.01)

@@ -71,6 +71,9 @@ class Watch:
             pulse.question, pulse.asked = self.execution.pulse(worker), self.clock
             if pulse.question is None:  # it works in this process, which is not late
                 pulse.heard = self.clock
+        if pulse.beats is None and pulse.question is not None and self.execution.begun(worker):
+            # It is up, though it has not answered yet: from now on silence counts.
+            pulse.beats, pulse.heard, pulse.beaten, pulse.where = -1, self.clock, self.clock, "its first call"
         if pulse.beats is None:
             if pulse.question is not None and pulse.node not in {node.id for node in self.execution.nodes()}:
                 return "lost: its node was gone before its process was up"  # for a Ray it would be on its way for ever

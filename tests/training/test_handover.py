@@ -169,7 +169,7 @@ def test_with_a_real_ray_that_joins(temporary: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{Path(__file__).parent.parent}")
     process = start(tmp_path, *at_once(tmp_path, *slow))
     wait_for_rows(tmp_path / "run", 1, process)
-    early = [p for p in family(process) if "ray::" in _title(p)]
+    early = [p for p in family(process) if "ray::Runner" in _title(p)]
     deadline = time.monotonic() + 90
     while len(runners := [p for p in family(process) if "Runner" in _title(p)]) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()
