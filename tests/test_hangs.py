@@ -101,6 +101,7 @@ def test_ctrl_c_ends_a_run_whose_learner_hangs_from_the_newest_checkpoint(tmp_pa
     wait_for_rows(run_dir, 5, process)
     [learner] = [p for p in family(process) if " ".join(p.cmdline()).startswith("ray::Learner")]
     learner.suspend()
+    time.sleep(1)  # what it had ended before is counted: now it is waited for
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     newest = newest_checkpoint(run_dir)

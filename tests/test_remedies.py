@@ -195,7 +195,6 @@ COMMANDS = [
     (f"train ppo_cartpole run_dir=cuda learner.device=cuda stop.return_mean=null {TINY}", "Set learner.device=cpu", f"train ppo_cartpole run_dir=cuda learner.device=cpu stop.return_mean=null {TINY}"),
     ("evaluate empty", "distrl train --resume", "train --resume empty --local -q"),
     ("plot damaged", "Remove that line", None),
-    (f"train ppo_cartpole cluster.address=127.0.0.1:1 {TINY.replace('--local', '')}", "leave it out to use a Ray of this run's own", None),
 ]  # fmt: skip
 
 
