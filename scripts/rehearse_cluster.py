@@ -30,6 +30,7 @@ CONFIG = [
     "stop.env_steps=245760",
     "stop.return_mean=null",
     "cluster.cpus_per_runner=1",
+    "cluster.start=wait",  # what is lost shall be at work
 ]
 CONFIG += ["checkpoint.every=10", "evaluation.final_episodes=10", "track.mlflow=false", "track.video=false"]
 
