@@ -7,6 +7,7 @@ import numpy as np
 from distrl.acting.normalise import NormalisedPolicy, numbers, without
 from distrl.acting.team import Member, TeamPolicy
 from distrl.errors import UserError
+from distrl.layouts import space_text
 from distrl.registry import algorithm_module
 from distrl.seeding import derive
 from distrl.settings import Config
@@ -22,7 +23,7 @@ def make_policy(config: Config, info: EnvInfo) -> Policy:
         return policy
     if not numbers(policy.obs_layout):
         raise UserError(
-            f"normalize.obs is true, but observations of {info.id} are {info.observation_space}: there are no floating-point "
+            f"normalize.obs is true, but observations of {info.id} are {space_text(info.observation_space)}: there are no floating-point "
             "numbers to normalise. Set normalize.obs=false."
         )
     return NormalisedPolicy(policy)
