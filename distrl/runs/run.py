@@ -15,6 +15,7 @@ from distrl import signals
 from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
+from distrl.execution.gauges import Gauges
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution, RayBeside
 from distrl.execution.resources import Resources, Seat, placement, share_out
@@ -215,7 +216,7 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
     copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
     board = TensorBoard(run_dir) if config.track.tensorboard else None
-    observer = RunObserver(log, console, tracker, board, copy)
+    observer = RunObserver(log, console, tracker, board, copy, Gauges(config, run_dir))
     if copy is not None:
         observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
