@@ -177,7 +177,11 @@ class Evaluation:
     returns: Spread
     lengths: Spread  # in steps
     scores: dict[str, Spread] = field(default_factory=dict, hash=False)  # by the names of `env.report`
-    agents: dict[str, Spread] = field(default_factory=dict, hash=False)  # returns of each, whose sums `returns` are
+    agents: dict[str, Spread] = field(default_factory=dict, hash=False)  # returns of each, whose sums `returns` are; of
+    # games against opponents, those of the trained policy in that seat, and `returns` are its own in all of them
+    against: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, hash=False)  # by opponent, then win,
+    # draw and loss: the share of its games from each seat
+    elo: float | None = None  # over the league
 
     @property
     def mean(self) -> float:
@@ -197,6 +201,12 @@ class Evaluation:
             "length_mean": self.lengths.mean,
             **{f"scores/{name}_mean": score.mean for name, score in self.scores.items()},
             **{f"agents/{name}_mean": of_agent.mean for name, of_agent in self.agents.items()},
+            **{
+                f"against/{name}/{outcome}": float(np.mean(list(by_seat.values())))
+                for name, outcomes in self.against.items()
+                for outcome, by_seat in outcomes.items()
+            },
+            **({} if self.elo is None else {"elo": self.elo}),
             "episodes": self.episodes,
             "env_steps": self.env_steps,
             "version": self.version,
@@ -213,6 +223,8 @@ class Evaluation:
             "length": asdict(self.lengths),
             "scores": {name: asdict(score) for name, score in self.scores.items()},
             "agents": {name: asdict(of_agent) for name, of_agent in self.agents.items()},
+            "against": self.against,
+            "elo": self.elo,
         }
 
     @classmethod
@@ -228,6 +240,8 @@ class Evaluation:
                 lengths=Spread.from_json(data["length"]),
                 scores={name: Spread.from_json(score) for name, score in data["scores"].items()},
                 agents={name: Spread.from_json(of_agent) for name, of_agent in data.get("agents", {}).items()},
+                against=data.get("against", {}),
+                elo=data.get("elo"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(

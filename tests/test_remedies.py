@@ -134,6 +134,16 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, SPREAD, "policies={first: [agent_0, agent_1]}"), "Add one", ("policies={first: [agent_0, agent_1], others: [agent_2]}",)),
     ((*DQN, SPREAD, "policies=per_agent"), "Set policies=shared", ("policies=shared",)),
     ((*PPO, "env.id=mpe2/simple_tag_v3"), "set policies=per_agent", ("policies=per_agent",)),
+    ((*PPO, "opponents={}"), "Leave them out", ("opponents=null",)),
+    ((*DQN, TURNS, "opponents={}"), "Take ppo or a2c without algorithm.memory", ("algorithm={name: ppo}", "replay=null")),
+    ((*PPO, TURNS, "opponents={}", "algorithm.shared_body=true", MEMORY), "or set opponents=null", ("opponents=null", "algorithm.memory=null")),
+    ((*PPO, TURNS, "opponents={}", "policies=per_agent"), "Set policies=shared", ("policies=shared",)),
+    ((*PPO, TURNS, "opponents={games: {self: 0}}"), "give one of them a share above 0", ("opponents={games: {self: 0.8, random: 0.2}}",)),
+    ((*PPO, TURNS, "opponents={evaluation: [self]}"), "such as [random, earlier]", ("opponents={evaluation: [random, earlier]}",)),
+    ((*PPO, TURNS, "opponents={games: {a/x: 1, b/x: 1}}"), "rename one", ("opponents={}",)),
+    ((*PPO, TURNS, "opponents={games: {randm: 1}}"), "Did you mean 'random'?", ("opponents={games: {random: 1}}",)),
+    ((*PPO, TURNS, "opponents={games: {'teams:SPACE': 1}}"), "Give a function", ("opponents={games: {'teams:first_allowed': 1}}",)),
+    ((*PPO, TURNS, "opponents={games: {'teams:nobody': 1}}"), "opponents name 'teams:nobody', which cannot be imported", ("opponents={games: {'teams:first_allowed': 1}}",)),
 ]  # fmt: skip
 
 
@@ -397,6 +407,8 @@ ELSEWHERE = {
     "No run was tracked in": "tests/tracking: it takes a page",
     "cannot be used: ~. Another program": "tests/tracking: it takes a page",
     "(RUN).act(obs, agent=NAME)": "it takes a run of several policies",
+    "none can here. Take another run": "tests/acting/test_opponents.py: it takes a run that remembers",
+    "Take a run of this game in which all share one": "tests/acting/test_opponents.py: it takes a run of another game",
     "Leave out --exact": "tests/models/test_game_tree.py: it takes a trained model",
     "has tried nothing on its test seeds yet": "it takes a sweep",
     "MLflow asks for actions of observations alone": "it takes MLflow",

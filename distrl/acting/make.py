@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from distrl.acting.normalise import NormalisedPolicy, numbers, without
+from distrl.acting.opponents import OpposedPolicy, RandomPolicy, ScriptedPolicy
+from distrl.acting.recurrent import RecurrentPolicy
+from distrl.acting.spaces import action_distribution
 from distrl.acting.team import Member, TeamPolicy
 from distrl.errors import UserError
 from distrl.layouts import space_text
 from distrl.registry import algorithm_module
 from distrl.seeding import derive
-from distrl.settings import Config
+from distrl.settings import Config, OpponentSettings
 from distrl.types import Array, EnvInfo, Policy
 
 
-def make_policy(config: Config, info: EnvInfo) -> Policy:
-    """What acts in a run, without weights yet. Raises `UserError` for spaces that the config's algorithm cannot take."""
+def make_policy(config: Config, info: EnvInfo, runs: Mapping[str, Policy] | None = None) -> Policy:
+    """What acts in a run, without weights yet. Raises `UserError` for spaces that the config's algorithm cannot take.
+
+    Args:
+        runs: policies of other runs that are opponents, by the names that `opponents` gives them
+    """
     if info.groups:
         return _team(config, info)
+    if config.opponents is not None:
+        own = make_policy(config.model_copy(update={"opponents": None}), info)
+        return opposed(config.opponents, own, info, runs or {})
     policy: Policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, info)
     if not config.normalize.obs:
         return policy
@@ -27,6 +40,37 @@ def make_policy(config: Config, info: EnvInfo) -> Policy:
             "numbers to normalise. Set normalize.obs=false."
         )
     return NormalisedPolicy(policy)
+
+
+def opposed(opponents: OpponentSettings, own: Policy, info: EnvInfo, runs: Mapping[str, Policy]) -> OpposedPolicy:
+    """A policy and those it plays against. Raises `UserError` where one of them cannot play this game.
+
+    Args:
+        runs: policies of other runs, by their short names
+    """
+    if len(info.agents) < 2:
+        raise UserError(f"opponents are of several agents, and {info.id} has one alone. Leave them out.")
+    layouts = own.obs_layout, own.action_layout
+    fixed: dict[str, Any] = {}
+    for label in map(opponents.label, opponents.others):
+        if label == "random":
+            fixed[label] = RandomPolicy(action_distribution(info), *layouts)
+        elif label not in runs:
+            fixed[label] = ScriptedPolicy(label, *layouts)
+            fixed[label].function  # noqa: B018  it is there
+        elif isinstance(without(runs[label]), RecurrentPolicy):
+            raise UserError(
+                f"The opponent {label!r} remembers (algorithm.memory), which none can here. Take another run."
+            )
+        elif (runs[label].obs_layout, runs[label].action_layout) != layouts:
+            raise UserError(
+                f"The opponent {label!r} plays another game than {info.id}: it sees or does other things, or its agents have policies "
+                "of their own. Take a run of this game in which all share one."
+            )
+        else:
+            fixed[label] = runs[label]
+    games = {opponents.label(name): share for name, share in opponents.games.items()}
+    return OpposedPolicy(own, fixed, opponents.slots, games, [opponents.label(name) for name in opponents.evaluation])
 
 
 def _team(config: Config, info: EnvInfo) -> Policy:
@@ -49,6 +93,8 @@ def of_member(config: Config, number: int) -> Config:
 
 def initial_weights(config: Config, policy: Policy) -> Array:
     """The weights of version 0, [P], of what `make_policy` made."""
+    if isinstance(policy, OpposedPolicy):
+        return policy.begun(initial_weights(config, policy.own))
     if isinstance(policy, TeamPolicy):
         parts = [initial_weights(of_member(config, number), m.policy) for number, m in enumerate(policy.members)]
         return np.concatenate(parts)

@@ -72,15 +72,47 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", show_default=False)
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="how long to simulate, and to train")] = 20,
     local: Annotated[bool, typer.Option("--local", help="train in one process, without Ray")] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="sb3", help="instead: against Stable-Baselines3; without CONFIG, four tasks")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="with --against: turns of each")] = 3,
 ) -> None:
     """Measure training against pure simulation: env steps/s, seconds by phase, start-up, memory."""
     from distrl.config import load_config
     from distrl.tools import benchmark
 
+    if against is not None:
+        _bench_against(against, arguments, seconds, rounds, local)
+        return
+    if not arguments:
+        raise UserError("Which config? Give a file or a preset, such as ppo_cartpole ('distrl presets' lists them).")
     render_benchmark(benchmark.run(load_config(arguments[0], arguments[1:]), seconds, local))
+
+
+def _bench_against(peer: str, arguments: list[str] | None, seconds: float, rounds: int, local: bool) -> None:
+    """Print a line for each task: env steps/s of both, median and all of the ratios."""
+    import numpy as np
+
+    from distrl.config import load_config
+    from distrl.tools.against import TASKS, compare
+
+    if peer != "sb3":
+        raise UserError(f"--against {peer!r} is not known; it takes sb3 (Stable-Baselines3).")
+    tasks = TASKS if not arguments else ((arguments[0], tuple(arguments[1:])),)
+    for found in compare([load_config(name, overrides) for name, overrides in tasks], seconds, rounds, local):
+        ratios, config = found.ratios, found.config
+        stolen = "an unknown share" if found.stolen is None else f"{found.stolen:.1%}"
+        out.print(
+            f"{config.algorithm.name} on {config.env.id}: distrl {np.median(found.ours):,.0f} env steps/s, SB3 "
+            f"{np.median(found.peer):,.0f}: {np.median(ratios):.1f} times ({ratios[0]:.1f} to {ratios[-1]:.1f} in {rounds} turns; "
+            f"{stolen} of the processors stolen, load {found.load:.1f} before)",
+            soft_wrap=True,
+        )
 
 
 @app.command()

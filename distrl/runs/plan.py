@@ -12,6 +12,7 @@ import psutil
 
 from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded
+from distrl.acting.opponents import apart, beginning
 from distrl.acting.tables import TablePolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
@@ -21,6 +22,7 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import Node, cpu_count, share_out
 from distrl.files import refuse_used
+from distrl.models.opponents import read_runs
 from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
@@ -82,7 +84,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     info = grouped(describe_env(config.env), config.policies)
     _check_sizes(config, info)
     _check_env(config, info)
-    policy = make_policy(config, info)
+    goes_on = None if resume is None else resume_point(resume)[0]
+    policy = make_policy(config, info, read_runs(config.opponents, goes_on))
     _check_runners(config)
     run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
     before = config.learner.device if start is None else load_config(start).learner.device
@@ -95,12 +98,12 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     weights, origin = initial_weights(config, policy), None
     if config.init_from is not None:
         copied = None if resume is None else run_dir / COPY  # a run that goes on has its own
-        origin = read_origin(copied or Path(config.init_from), policy, weights, info)
+        origin = read_origin(copied or Path(config.init_from), *apart(policy, weights)[:2], info)
     return Plan(
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
-        initial_weights=weights if origin is None else origin.vector,
+        initial_weights=weights if origin is None else beginning(policy, origin.vector),
         origin=origin,
         run_dir=run_dir,
         named=config.run_dir is not None,
