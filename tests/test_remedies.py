@@ -399,6 +399,7 @@ ELSEWHERE = {
     "exists. Choose another place for the results": "it takes a cluster",
     "The cluster at ~ has Ray": "it takes a cluster",
     "Which cluster?": "it takes a cluster",
+    "--storage is for a cluster that is up": "it takes a cluster",
     "is a directory on the cluster's head": "it takes a cluster",
     "is where the run itself is": "it takes a store",
     "exists. Choose another run_dir": "it takes a store",
