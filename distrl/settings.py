@@ -275,6 +275,10 @@ class OpponentSettings(Settings):
         description="share of the games against: self (the weights of now, in all seats), league (its past versions), random, "
         "a function module:name, which is given an observation and a mask of actions and gives an action, or the path of a run",
     )
+    seats: tuple[str, ...] | None = Field(
+        default=None,
+        description="where the trained policy sits: agents, or groups of policies, of whom one is drawn; null: in any",
+    )
     league: LeagueSettings = Field(default=LeagueSettings(), description="of past versions of the trained policy")
     evaluation: tuple[str, ...] = Field(
         default=("random",),
@@ -326,10 +330,6 @@ class OpponentSettings(Settings):
             raise UserError(
                 f"opponents are played against by policies that learn from whole fragments and remember nothing, and here is {what}. "
                 "Take ppo or a2c without algorithm.memory, or set opponents=null."
-            )
-        if config.policies != "shared":
-            raise UserError(
-                "opponents sit where the one trained policy does not, and policies make several. Set policies=shared, or opponents=null."
             )
 
 
@@ -490,7 +490,7 @@ class Config(Settings):
         "such as {adversaries: [adversary_*], others: [agent_*]}",
     )
     opponents: OpponentSettings | None = Field(
-        default=None, description="of several agents who see and do the same: who is played against; null: oneself"
+        default=None, description="of several agents: who is played against; null: oneself"
     )
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")

@@ -137,3 +137,9 @@ def forbidden(observation: Any, action_mask: Any) -> int:
 
 def clumsy(observation: Any) -> int:
     raise RuntimeError("no idea")
+
+
+def still(observation: Any) -> int:
+    """An opponent who does nothing, of simple_adversary's good agents, who see ten numbers."""
+    assert observation.shape == (10,)
+    return 0

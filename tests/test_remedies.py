@@ -137,7 +137,7 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, "opponents={}"), "Leave them out", ("opponents=null",)),
     ((*DQN, TURNS, "opponents={}"), "Take ppo or a2c without algorithm.memory", ("algorithm={name: ppo}", "replay=null")),
     ((*PPO, TURNS, "opponents={}", "algorithm.shared_body=true", MEMORY), "or set opponents=null", ("opponents=null", "algorithm.memory=null")),
-    ((*PPO, TURNS, "opponents={}", "policies=per_agent"), "Set policies=shared", ("policies=shared",)),
+    ((*PPO, TURNS, "opponents={seats: [player1]}"), "Did you mean 'player_1'?", ("opponents={seats: [player_1]}",)),
     ((*PPO, TURNS, "opponents={games: {self: 0}}"), "give one of them a share above 0", ("opponents={games: {self: 0.8, random: 0.2}}",)),
     ((*PPO, TURNS, "opponents={evaluation: [self]}"), "such as [random, earlier]", ("opponents={evaluation: [random, earlier]}",)),
     ((*PPO, TURNS, "opponents={games: {a/x: 1, b/x: 1}}"), "rename one", ("opponents={}",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from distrl.acting.opponents import OpposedPolicy, RandomPolicy, ScriptedPolicy
 from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.spaces import action_distribution
 from distrl.acting.team import Member, TeamPolicy
-from distrl.errors import UserError
+from distrl.errors import UserError, did_you_mean
 from distrl.layouts import space_text
 from distrl.registry import algorithm_module
 from distrl.seeding import derive
@@ -26,11 +26,11 @@ def make_policy(config: Config, info: EnvInfo, runs: Mapping[str, Policy] | None
     Args:
         runs: policies of other runs that are opponents, by the names that `opponents` gives them
     """
-    if info.groups:
-        return _team(config, info)
     if config.opponents is not None:
         own = make_policy(config.model_copy(update={"opponents": None}), info)
         return opposed(config.opponents, own, info, runs or {})
+    if info.groups:
+        return _team(config, info)
     policy: Policy = algorithm_module(config.algorithm.name).make_policy(config.algorithm, info)
     if not config.normalize.obs:
         return policy
@@ -54,7 +54,7 @@ def opposed(opponents: OpponentSettings, own: Policy, info: EnvInfo, runs: Mappi
     fixed: dict[str, Any] = {}
     for label in map(opponents.label, opponents.others):
         if label == "random":
-            fixed[label] = RandomPolicy(action_distribution(info), *layouts)
+            fixed[label] = _random(own, info)
         elif label not in runs:
             fixed[label] = ScriptedPolicy(label, *layouts)
             fixed[label].function  # noqa: B018  it is there
@@ -70,7 +70,27 @@ def opposed(opponents: OpponentSettings, own: Policy, info: EnvInfo, runs: Mappi
         else:
             fixed[label] = runs[label]
     games = {opponents.label(name): share for name, share in opponents.games.items()}
-    return OpposedPolicy(own, fixed, opponents.slots, games, [opponents.label(name) for name in opponents.evaluation])
+    evaluation = [opponents.label(name) for name in opponents.evaluation]
+    return OpposedPolicy(own, fixed, opponents.slots, games, evaluation, _seats(opponents, own, info))
+
+
+def _seats(opponents: OpponentSettings, own: Policy, info: EnvInfo) -> dict[str, tuple[str, ...]]:
+    """Where the trained policy may sit: agents, or, where these are in groups, groups."""
+    there = {m.name: m.agents for m in own.members} if isinstance(own, TeamPolicy) else {n: (n,) for n in info.agents}
+    wanted = list(there) if opponents.seats is None else opponents.seats
+    if missing := [name for name in wanted if name not in there]:
+        near = did_you_mean(missing[0], there)
+        raise UserError(f"opponents.seats has {missing[0]!r}; it must be some of {', '.join(there)}.{near}")
+    return {name: there[name] for name in wanted}
+
+
+def _random(own: Policy, info: EnvInfo) -> Policy:
+    """Random play, in the place of a policy."""
+    if not isinstance(own, TeamPolicy):
+        return cast(Policy, RandomPolicy(action_distribution(info), own.obs_layout, own.action_layout))
+    return TeamPolicy(
+        tuple(Member(m.name, m.agents, _random(m.policy, info.of(m.agents[0]))) for m in own.members), own.agents
+    )
 
 
 def _team(config: Config, info: EnvInfo) -> Policy:

@@ -23,7 +23,7 @@ import numpy as np
 from distrl.acting.distributions import Distribution
 from distrl.acting.episodes import Acting
 from distrl.errors import UserError, shown, users_code
-from distrl.layouts import OBSERVATION, Layout
+from distrl.layouts import OBSERVATION, Layout, widened
 from distrl.seeding import stream
 from distrl.types import Array, Arrays, Policy
 
@@ -50,7 +50,7 @@ class Pairing:
 
     name: str  # of the opponent
     number: int  # of the opponent
-    seat: int  # of the trained policy
+    seat: str  # of the trained policy
 
 
 class RandomPolicy:
@@ -66,6 +66,9 @@ class RandomPolicy:
         params = np.tile(self.distribution.initial().astype(np.float32), (len(obs), 1))
         raw, _ = self.distribution.sample(params, noise, self.obs_layout.mask_of(obs))
         return self.action_layout.join(self.distribution.env_actions(raw)), {}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
 
 
 class ScriptedPolicy:
@@ -89,34 +92,41 @@ class ScriptedPolicy:
     def draw(self, rng: np.random.Generator, steps: int, copies: int) -> Array:
         return rng.integers(2**31, size=(steps, copies))
 
-    def act(self, obs: Array, noise: Array) -> tuple[Array, Arrays]:
-        """Of rows in which somebody acts: of others the function knows nothing."""
-        masks, function = self.obs_layout.mask_of(obs), self.function
+    def act(self, obs: Array, noise: Array, agents: Sequence[str]) -> Array:
+        """Of rows [K, ...] in which somebody acts, and who that is: of others the function knows nothing."""
+        actions, function = [], self.function
         takes = len(inspect.signature(function).parameters)
-        actions = []
-        for i, row in enumerate(obs):
-            mask = None if masks is None else masks[i].astype(np.int8)
-            seen = self.obs_layout.unpack(row)[OBSERVATION]
+        for row, drawn, agent in zip(obs, noise, agents, strict=True):
+            layout, does = self.obs_layout.of(agent), self.action_layout.of(agent)
+            flat = layout.narrow(row) if self.obs_layout.members else row
+            allowed = layout.mask_of(flat)
+            mask = None if allowed is None else allowed.astype(np.int8)
             with users_code(f"The opponent {self.place} raised"):
-                action = function(*(seen, mask, np.random.default_rng(noise[i]))[:takes])
-            if mask is not None and not (0 <= (index := self._index(action)) < len(mask) and mask[index]):
-                raise UserError(
-                    f"The opponent {self.place} did {shown(action)}, which the mask {mask.tolist()} forbids. Have it choose "
-                    "among the actions whose mask is 1."
-                )
-            actions.append(action)
-        return np.array(actions, self.action_layout.dtype).reshape(len(obs), *self.action_layout.shape), {}
-
-    def _index(self, action: Any) -> int:
-        part = self.action_layout.parts[0]
-        return int(action) - part.start[0] if np.ndim(action) == 0 and len(part.start) == 1 else 0
+                action = function(*(layout.unpack(flat)[OBSERVATION], mask, np.random.default_rng(drawn))[:takes])
+                done = np.array(action, does.dtype).reshape(1, *does.shape)
+            part = does.parts[0]
+            if mask is not None and part.n == (len(mask),):
+                index = int(done.flat[0]) - part.start[0]
+                if not (0 <= index < len(mask) and mask[index]):
+                    raise UserError(
+                        f"The opponent {self.place} did {shown(action)}, which the mask {mask.tolist()} forbids. Have it choose "
+                        "among the actions whose mask is 1."
+                    )
+            actions.append(widened(done, self.action_layout.nbytes) if self.action_layout.members else done)
+        return np.concatenate(actions)
 
 
 class OpposedPolicy:
     """The trained policy and whom it plays against. `distrl.types.Policy`, which by itself sits everywhere."""
 
     def __init__(
-        self, own: Policy, fixed: Mapping[str, Any], slots: int, games: Mapping[str, float], evaluation: Sequence[str]
+        self,
+        own: Policy,
+        fixed: Mapping[str, Any],
+        slots: int,
+        games: Mapping[str, float],
+        evaluation: Sequence[str],
+        seats: Mapping[str, Sequence[str]],
     ) -> None:
         """
         Args:
@@ -124,9 +134,11 @@ class OpposedPolicy:
             fixed: never change, by name
             slots: places of the league
             games, evaluation: as the settings name them
+            seats: agents whose places it takes at once, by the name of that seat
         """
         self.own, self.fixed, self.evaluation = own, dict(fixed), tuple(evaluation)
         self.obs_layout, self.action_layout = own.obs_layout, own.action_layout
+        self.seats = {name: [self.obs_layout.agents.index(agent) for agent in seats[name]] for name in seats}
         self.past = [copy.deepcopy(own) for _ in range(slots)]
         self.names = ["self", *fixed]  # of those before the league
         self.games = np.array([games.get(name, 0.0) for name in self.names])
@@ -178,7 +190,8 @@ class OpposedPolicy:
         rng = stream(games.seed, OPPONENT, games.shard * games.copies + copy, int(games.episode[copy]))
         borders = np.cumsum(self.shares, dtype=np.float64)
         other = int(np.searchsorted(borders, rng.random() * borders[-1], side="right"))
-        return self._seats(min(other, len(borders) - 1), int(rng.integers(len(self.obs_layout.agents))))
+        seats = list(self.seats)
+        return self._seated(min(other, len(borders) - 1), seats[int(rng.integers(len(seats)))])
 
     @property
     def pairings(self) -> list[Pairing]:
@@ -187,8 +200,7 @@ class OpposedPolicy:
         if len(self.past):
             half = np.abs(np.where(self.versions >= 0, self.versions, np.inf) - self.versions.max() / 2)
             numbers["earlier"] = len(self.names) + int(half.argmin())
-        seats = range(len(self.obs_layout.agents))
-        return [Pairing(name, numbers[name], seat) for name in self.evaluation for seat in seats]
+        return [Pairing(name, numbers[name], seat) for name in self.evaluation for seat in self.seats]
 
     def pairing(self, number: int) -> Pairing:
         """Of an episode of an evaluation."""
@@ -197,12 +209,12 @@ class OpposedPolicy:
     def arranged(self, games: Games, copy: int) -> Array:
         """Seats [A] of an episode of an evaluation."""
         pairing = self.pairing(int(games.episode[copy]) * games.copies + copy)
-        return self._seats(pairing.number, pairing.seat)
+        return self._seated(pairing.number, pairing.seat)
 
-    def _seats(self, other: int, seat: int) -> Array:
-        seats = np.full(len(self.obs_layout.agents), other)
-        seats[seat] = 0
-        return seats
+    def _seated(self, other: int, seat: str) -> Array:
+        who = np.full(len(self.obs_layout.agents), other)
+        who[self.seats[seat]] = 0
+        return who
 
     # --- as a policy ------------------------------------------------------------------------------------------------
 
@@ -281,7 +293,8 @@ class Opposing(Acting):
             policy, rows = others[number - 1], np.flatnonzero(turns == number)
             drawn = noise[number] if number < len(noise) else noise[0]
             if isinstance(policy, ScriptedPolicy):
-                action[rows] = policy.act(obs[rows], drawn[rows])[0]
+                names = opposed.obs_layout.agents
+                action[rows] = policy.act(obs[rows], drawn[rows], [names[row % len(names)] for row in rows.tolist()])
             else:  # a batch of one shape, whoever sits where
                 action[rows] = policy.act(obs, drawn)[0][rows]
         return action

@@ -6,13 +6,15 @@ The copies in RUN/opponents are made before anything else of a run, so that a re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distrl.acting.make import opposed
 from distrl.acting.network import flatten
-from distrl.acting.opponents import OpposedPolicy, RandomPolicy, ScriptedPolicy
+from distrl.acting.opponents import OpposedPolicy, ScriptedPolicy
+from distrl.acting.team import TeamPolicy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError, did_you_mean, shown
 from distrl.files import write_directory
@@ -54,7 +56,7 @@ def read_runs(
 def copy_opponents(run_dir: Path, policy: Policy, about: Mapping[str, Any]) -> None:
     """Write those of other runs into RUN/opponents. `about`: JSON of the env and the algorithm."""
     for label, other in policy.fixed.items() if isinstance(policy, OpposedPolicy) else ():
-        if not isinstance(other, RandomPolicy | ScriptedPolicy):
+        if label != "random" and not isinstance(other, ScriptedPolicy):
             vector, told = flatten(other.arrays(), other.shapes()), {**about, "version": 0, "env_steps": 0}
             write_directory(run_dir / COPIES / label, partial(write_model, policy=other, vector=vector, about=told))
 
@@ -66,4 +68,6 @@ def against(policy: Policy, names: Sequence[str], env: EnvSettings, modules: Seq
             f"--against {unfit[0]} is of a run that trains. Name random, a function as module:name, or a run."
         )
     settings = OpponentSettings(games=dict.fromkeys(names, 1.0), evaluation=tuple(names))
-    return opposed(settings, policy, describe_env(env), read_runs(settings, None, modules))
+    groups = {member.name: member.agents for member in policy.members} if isinstance(policy, TeamPolicy) else {}
+    info = replace(describe_env(env), groups=groups)
+    return opposed(settings, policy, info, read_runs(settings, None, modules))

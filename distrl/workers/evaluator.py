@@ -102,12 +102,12 @@ def judged(result: Evaluation, policy: Policy, numbers: Sequence[int], by_agent:
     """
     if not isinstance(policy, OpposedPolicy):
         return result
-    met, agents = [policy.pairing(number) for number in numbers], policy.obs_layout.agents
-    own = by_agent[np.arange(len(met)), [pairing.seat for pairing in met]]
+    met = [policy.pairing(number) for number in numbers]
+    own = np.array([returns[policy.seats[pairing.seat]].sum() for returns, pairing in zip(by_agent, met, strict=True)])
     outcomes = [OUTCOMES[place] for place in (1 - np.sign(own)).astype(int)]
     found: dict[tuple[str, str], list[str]] = {}  # by opponent and seat
     for pairing, outcome in zip(met, outcomes, strict=True):
-        found.setdefault((pairing.name, agents[pairing.seat]), []).append(outcome)
+        found.setdefault((pairing.name, pairing.seat), []).append(outcome)
     against = {
         name: {
             outcome: {
@@ -117,9 +117,7 @@ def judged(result: Evaluation, policy: Policy, numbers: Sequence[int], by_agent:
         }
         for name, _ in found
     }
-    by_seat = {
-        agents[s]: [x for p, x in zip(met, own.tolist(), strict=True) if p.seat == s] for s in range(len(agents))
-    }
+    by_seat = {seat: [x for p, x in zip(met, own.tolist(), strict=True) if p.seat == seat] for seat in policy.seats}
     seats = {seat: Spread.of(values) for seat, values in by_seat.items() if values}
     elo = policy.rating if len(policy.past) else None
     return replace(result, returns=Spread.of(own.tolist()), agents=seats, against=against, elo=elo)

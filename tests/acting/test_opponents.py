@@ -21,6 +21,7 @@ from distrl.acting.make import opposed as make_opposed
 from distrl.acting.opponents import OPPONENT, OpposedPolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
+from distrl.envs.multi import grouped
 from distrl.errors import UserError
 from distrl.learning.league import League, rated
 from distrl.learning.normalise import make_algorithm
@@ -52,7 +53,7 @@ BASE: dict[str, Any] = {
 
 def opposed(data: dict[str, Any] = BASE) -> tuple[Config, OpposedPolicy, Array]:
     config = load_config(data)
-    policy = make_policy(config, describe_env(config.env))
+    policy = make_policy(config, grouped(describe_env(config.env), config.policies))
     assert isinstance(policy, OpposedPolicy)
     return config, policy, initial_weights(config, policy)
 
@@ -287,6 +288,41 @@ def test_runs_are_opponents_and_needed_only_at_the_beginning(run_dir: Path, tmp_
     assert resumed.data["weights_sha256"] == whole.data["weights_sha256"]
     assert resumed.data["evaluation"] == whole.data["evaluation"]
     assert weights_sha256(load_policy(list_checkpoints(resumed.run_dir)[-1]).policy) == resumed.data["weights_sha256"]
+
+
+def test_one_group_of_several_is_trained_against_others_in_its_own_seats(tmp_path: Path) -> None:
+    """Who sees and does other things."""
+    data = BASE | {
+        "env": {"id": "mpe2/simple_adversary_v3", "kwargs": {"max_cycles": 9}},
+        "policies": {"good": ["agent_*"], "bad": ["adversary_0"]},
+        "opponents": {
+            "seats": ["bad"],
+            "games": {"random": 1, "teams:still": 1},
+            "evaluation": ["random", "teams:still"],
+        },
+    }
+    config, policy, vector = opposed(data)
+    fragment = rolled(config, policy, vector)[0]
+    who = fragment.extras[OPPONENT].reshape(32, 8, 3)
+    assert policy.obs_layout.agents == ("adversary_0", "agent_0", "agent_1")
+    assert not who[:, :, 0].any() and set(np.unique(who[:, :, 1:]).tolist()) == {1, 2}
+    actions = policy.action_layout.of("agent_0").narrow(fragment.action).reshape(32, 8, 3)
+    assert not actions[who == 2].any()
+    counts = np.bincount(actions[who == 1].ravel(), minlength=5)
+    assert abs(counts / counts.sum() - 0.2).max() < 4 * math.sqrt(0.16 / counts.sum())
+    result = train(config.with_(run_dir=tmp_path / "run"), local=True, quiet=True)
+    begun, ended = policy.own.split(vector[: policy.size]), load_policy(result.run_dir).policy.arrays()
+    trained = {name: flatten({k: a for k, a in ended.items() if k.startswith(f"{name}/")}) for name in ("good", "bad")}
+    assert same(trained["good"], begun[0]) and not same(trained["bad"], begun[1])
+    evaluation = result.data["evaluation"]
+    assert list(evaluation["against"]) == ["random", "teams:still"] and list(evaluation["agents"]) == ["bad"]
+    assert evaluation["mean"] == evaluation["agents"]["bad"]["mean"]
+    found, _ = play_episodes(result.run_dir, 8, greedy=True, seed=1, opponents=["random"])
+    assert list(found.agents) == ["good", "bad"]
+
+
+def flatten(arrays: dict[str, Array]) -> Array:
+    return np.concatenate([array.ravel() for array in arrays.values()])
 
 
 def test_who_cannot_play_this_game_is_one_message(run_dir: Path) -> None:
