@@ -267,13 +267,13 @@ def _make_trainer(
 
 
 def _leave(trainer: Trainer, since: float) -> None:
-    """End this process, which was asked to end long ago: an env, or what learns, hangs in it."""
+    """End this process, which was asked to end long ago: an env, or what learns, hangs in it, or takes long."""
     newest = newest_checkpoint(trainer.job.run_dir)
     trainer.progress.stopped = "interrupted"
     write_result(trainer, since, "interrupted")
     signals.tell(
-        f"This process does not come to an end: it hangs at {HEART.place or 'an unknown place'}. What was learnt since the newest "
-        f"checkpoint is lost; {'there is none yet' if newest is None else f'the run goes on from {newest}'}.\n"
+        f"This process does not come to an end: it is still at {HEART.place or 'an unknown place'}. What is in no checkpoint is "
+        f"lost; the run goes on from {'its beginning, as there is none yet' if newest is None else newest}.\n"
     )
     os._exit(130)
 
