@@ -21,6 +21,7 @@ from distrl.execution.moving import MovingExecution, RayBeside
 from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
 from distrl.heartbeat import HEART
+from distrl.models.opponents import copy_opponents
 from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
 from distrl.runs.origin import COPY, copy_origin
@@ -211,6 +212,8 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     config, run_dir = plan.config, plan.run_dir
     if plan.origin is not None:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
+    if not plan.resuming:
+        copy_opponents(run_dir, plan.policy, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
