@@ -117,3 +117,29 @@ def broken(**kwargs: Any) -> Any:
 
 def no_env() -> int:
     return 3
+
+
+def first_allowed(observation: Any, action_mask: Any) -> int:
+    """An opponent: the first action that may be taken."""
+    assert observation.shape == (3, 3, 2) and action_mask.shape == (9,)
+    return int(np.flatnonzero(action_mask)[0])
+
+
+def any_allowed(observation: Any, action_mask: Any, rng: np.random.Generator) -> int:
+    """An opponent who plays at random."""
+    return int(rng.choice(np.flatnonzero(action_mask)))
+
+
+def forbidden(observation: Any, action_mask: Any) -> int:
+    """An opponent who cheats."""
+    return int(np.argmin(action_mask))
+
+
+def clumsy(observation: Any) -> int:
+    raise RuntimeError("no idea")
+
+
+def still(observation: Any) -> int:
+    """An opponent who does nothing, of simple_adversary's good agents, who see ten numbers."""
+    assert observation.shape == (10,)
+    return 0

@@ -142,7 +142,7 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from distrl.tools.env_checks import short
+    from distrl.layouts import space_text
     from distrl.tools.explore import SHARD_COPIES
 
     e, info = exploration, exploration.info
@@ -158,8 +158,8 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
     if info.agents:
         _tell_agents(row, info)
     else:
-        row("observations", short(info.observation_space))
-        row("actions", short(info.action_space))
+        row("observations", space_text(info.observation_space))
+        row("actions", space_text(info.action_space))
     row("time limit", "none" if info.max_episode_steps is None else f"{info.max_episode_steps:,} steps")
     row("reward threshold", "none" if info.reward_threshold is None else f"{info.reward_threshold:g}")
     row("render modes", ", ".join(info.render_modes) or "none")
@@ -192,12 +192,12 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
 
 def _tell_agents(row: Callable[[str, object], None], info: EnvInfo) -> None:
     """Rows about several agents: who they are, and what each sees and does."""
-    from distrl.tools.env_checks import short
+    from distrl.layouts import space_text
 
     names = list(info.agents)
     row("agents", f"{len(names)}, {'one after the other' if info.turns else 'at once'}: {', '.join(names)}")
     for number, what in enumerate(("observations", "actions")):
-        spaces = {name: short(of_agent[number]) for name, of_agent in info.agents.items()}
+        spaces = {name: space_text(of_agent[number]) for name, of_agent in info.agents.items()}
         for text in dict.fromkeys(spaces.values()):
             whose = [name for name, other in spaces.items() if other == text]
             row(what, text if len(whose) == len(names) else f"{', '.join(whose)}: {text}")
@@ -205,7 +205,7 @@ def _tell_agents(row: Callable[[str, object], None], info: EnvInfo) -> None:
         "policies",
         "per_agent, or groups of those that are alike" if info.groups else "shared, per_agent, or groups",
     )
-    row("state of all", "none" if info.state_space is None else f"{short(info.state_space)}, for a central critic")
+    row("state of all", "none" if info.state_space is None else f"{space_text(info.state_space)}, for a central critic")
 
 
 def render_benchmark(benchmark: Benchmark) -> None:

@@ -71,23 +71,9 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     if settings.max_episode_steps is not None:
         kwargs["max_episode_steps"] = settings.max_episode_steps
     plugins.quieten(spec)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gymnasium's hints on newer versions, repeated for every copy
-            env = gym.make(spec, disable_env_checker=True, **kwargs)
-    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        why = f"env.id {settings.id!r} needs a package that is not installed: {error}."
-        raise UserError(why + plugins.missing(error)) from None
-    except gym.error.DeprecatedEnv as error:
-        raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
-    except (TypeError, AssertionError, ValueError, KeyError) as error:
-        if settings.kwargs:
-            raise UserError(f"env.kwargs {shown(settings.kwargs)} do not fit {settings.id!r}: {error}") from None
-        with users_code(f"env.id {settings.id!r} cannot be made"):
-            raise
-    except (Exception, SystemExit):
-        with users_code(f"env.id {settings.id!r} cannot be made"):
-            raise
+    with plugins.making(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium's hints on newer versions, repeated for every copy
+        env = gym.make(spec, disable_env_checker=True, **kwargs)
     if settings.id.startswith("MinAtar/"):
         env = ForgetAction(env)
     return wrap(env, settings)

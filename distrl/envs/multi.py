@@ -20,6 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from distrl.envs import plugins
 from distrl.errors import UserError, did_you_mean, reason, shown, users_code
 from distrl.layouts import MASK, row_space
 from distrl.settings import EnvSettings
@@ -32,8 +33,6 @@ FAMILIES = {
     "classic/": ("pettingzoo.classic", "pettingzoo"),
     "sisl/": ("pettingzoo.sisl", "pettingzoo"),
 }
-# Where an import fails for a missing module, this is what brings it.
-NEEDS = {"pymunk": "pymunk", "rlcard": "rlcard", "chess": "chess", "OpenSpiel": "open_spiel shimmy", "Box2D": "box2d"}
 
 
 class Team(gym.Env[dict[str, Any], Any]):
@@ -205,7 +204,7 @@ def make_team(settings: EnvSettings, render_mode: str | None = None) -> Team:
         )
     make = _maker(settings.id)
     kwargs = settings.kwargs if render_mode is None else {**settings.kwargs, "render_mode": render_mode}
-    with _quiet(), _explained(settings):
+    with _quiet(), plugins.making(settings):
         game = make(**kwargs)
     missing = [name for name in ("possible_agents", "observation_space", "action_space", "reset", "step", "metadata")
                if not hasattr(game, name)]  # fmt: skip
@@ -234,32 +233,9 @@ def _maker(env_id: str) -> Any:
             found = importlib.import_module(f"{package}.{name}")
             return getattr(found, "parallel_env", None) or found.env
     except ImportError as error:
-        raise _lacking(env_id, error, install) from None
+        raise plugins.lacking(env_id, error, install) from None
     except (RuntimeError, AttributeError) as error:  # a version that is no more
         raise UserError(f"env.id {env_id!r} cannot be made: {reason(error)}.") from None
-
-
-def _lacking(env_id: str, error: Exception, install: str) -> UserError:
-    missing = getattr(error, "name", None) or str(error)
-    package = next((package for word, package in NEEDS.items() if word in f"{missing} {error}"), install)
-    return UserError(f"env.id {env_id!r} needs a package that is not installed: {error}. pip install {package}")
-
-
-@contextmanager
-def _explained(settings: EnvSettings) -> Any:
-    """What making an env raises is a mistake of the user's."""
-    try:
-        yield
-    except ImportError as error:
-        raise _lacking(settings.id, error, "pettingzoo") from None
-    except (TypeError, AssertionError, ValueError, KeyError) as error:
-        if settings.kwargs:
-            raise UserError(f"env.kwargs {shown(settings.kwargs)} do not fit {settings.id!r}: {error}") from None
-        with users_code(f"env.id {settings.id!r} cannot be made"):
-            raise
-    except (Exception, SystemExit):
-        with users_code(f"env.id {settings.id!r} cannot be made"):
-            raise
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import importlib
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
-from distrl.errors import UserError
+from distrl.errors import UserError, shown, users_code
+from distrl.settings import EnvSettings
 
 # Ids that begin so are registered by importing this module, which these arguments of pip install.
 PLUGINS = {
@@ -25,7 +28,8 @@ PLUGINS = {
 # Where an env's import fails for a missing module, this is the package that brings it.
 MUJOCO = '"gymnasium[mujoco]"'
 PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": MUJOCO, "MuJoCo": MUJOCO, "imageio": MUJOCO}
-PACKAGES["pygame"] = "pygame"
+PACKAGES |= {name: name for name in ("pygame", "pymunk", "rlcard", "chess")}
+PACKAGES["OpenSpiel"] = "open_spiel shimmy"
 
 
 def register(env_id: str) -> None:
@@ -90,7 +94,27 @@ class _Once:
         self.told.add(message)
 
 
-def missing(error: Exception) -> str:
-    """How to install what an env's import lacked, as far as it is known: ' pip install ...'."""
-    package = next((package for word, package in PACKAGES.items() if word in str(error)), None)
-    return "" if package is None else f" pip install {package}"
+def lacking(env_id: str, error: Exception, package: str | None = None) -> UserError:
+    """That an env's import lacked something, and how that is installed: as it is known here, or else `package`."""
+    found = next((package for word, package in PACKAGES.items() if word in str(error)), package)
+    remedy = "" if found is None else f" pip install {found}"
+    return UserError(f"env.id {env_id!r} needs a package that is not installed: {error}.{remedy}")
+
+
+@contextmanager
+def making(settings: EnvSettings) -> Iterator[None]:
+    """What making an env raises is a mistake of the user's."""
+    try:
+        yield
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        raise lacking(settings.id, error) from None
+    except gym.error.DeprecatedEnv as error:
+        raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None
+    except (TypeError, AssertionError, ValueError, KeyError) as error:
+        if settings.kwargs:
+            raise UserError(f"env.kwargs {shown(settings.kwargs)} do not fit {settings.id!r}: {error}") from None
+        with users_code(f"env.id {settings.id!r} cannot be made"):
+            raise
+    except (Exception, SystemExit):
+        with users_code(f"env.id {settings.id!r} cannot be made"):
+            raise

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from distrl.acting.network import flatten
+from distrl.acting.opponents import apart
 from distrl.errors import UserError, reading
 from distrl.files import open_arrays, write_directory
 from distrl.json_format import json_text
@@ -76,6 +77,9 @@ def write_checkpoint(path: Path, state: RunState, policy: Policy, about: Mapping
         "weights": {str(version): vector for version, vector in state.weights.items() if version != k},
         "shard": {str(shard): _of_snapshot(s) for shard, s in state.snapshots.items() if s is not None},
     }
+    _, _, behind = apart(policy, state.weights[k])
+    if len(behind):
+        driver["opponents"] = {"weights": behind}
     if state.best is not None:
         driver["best"] = {"version": np.array(state.best.version), "vector": state.best.vector}
 
@@ -133,12 +137,13 @@ def read_checkpoint(path: Path, shards: int) -> RunState:
         except UserError as error:  # which knows not where it lies
             raise ValueError(f"run.json: {error}") from error
         weights = {int(version): vector for version, vector in driver.get("weights", {}).items()}
-        best = driver.get("best")
+        best, own = driver.get("best"), flatten(policy.arrays(), policy.shapes())
+        behind = driver.get("opponents", {}).get("weights", own[:0])
         owed: Any = _read_arrays(path / "owed.npz") if (path / "owed.npz").exists() else {}
         found = driver.get("shard", {})
         return RunState(
             progress,
-            weights | {progress.iteration - len(owed): flatten(policy.arrays(), policy.shapes())},
+            weights | {progress.iteration - len(owed): np.concatenate([own, behind])},
             {shard: _to_snapshot(found[str(shard)]) if str(shard) in found else None for shard in range(shards)},
             load_file(path / "learner.safetensors"),
             _read_arrays(path / "replay.npz") if (path / "replay.npz").exists() else {},
