@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrl.errors import UserError
-from distrl.layouts import Layout, action_layout, choices_of, joint_layout, observation_layout, row_space
+from distrl.layouts import Layout, action_layout, choices_of, joint_layout, observation_layout, row_space, space_text
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
@@ -366,7 +366,7 @@ class EnvInfo:
             )
         except ValueError as error:
             raise UserError(
-                f"Observations of {self.id} are {self.observation_space}, which cannot be learnt from: {error}. Make arrays "
+                f"Observations of {self.id} are {space_text(self.observation_space)}, which cannot be learnt from: {error}. Make arrays "
                 "of numbers of them, with gymnasium.wrappers.TransformObservation or a wrapper of your own."
             ) from None
 
@@ -379,7 +379,7 @@ class EnvInfo:
             return action_layout(self.action_space)
         except ValueError as error:
             raise UserError(
-                f"Actions of {self.id} are {self.action_space}, which no policy here can choose: {error}. Make numbers of "
+                f"Actions of {self.id} are {space_text(self.action_space)}, which no policy here can choose: {error}. Make numbers of "
                 "them, with gymnasium.wrappers.TransformAction or a wrapper of your own."
             ) from None
 

@@ -13,6 +13,7 @@ from distrl.acting.recurrent import RecurrentPolicy
 from distrl.acting.spaces import action_distribution
 from distrl.acting.team import Member, TeamPolicy
 from distrl.errors import UserError, did_you_mean
+from distrl.layouts import space_text
 from distrl.registry import algorithm_module
 from distrl.seeding import derive
 from distrl.settings import Config, OpponentSettings
@@ -35,7 +36,7 @@ def make_policy(config: Config, info: EnvInfo, runs: Mapping[str, Policy] | None
         return policy
     if not numbers(policy.obs_layout):
         raise UserError(
-            f"normalize.obs is true, but observations of {info.id} are {info.observation_space}: there are no floating-point "
+            f"normalize.obs is true, but observations of {info.id} are {space_text(info.observation_space)}: there are no floating-point "
             "numbers to normalise. Set normalize.obs=false."
         )
     return NormalisedPolicy(policy)

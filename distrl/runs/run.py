@@ -15,6 +15,7 @@ from distrl import signals
 from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
+from distrl.execution.gauges import Gauges
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution, RayBeside
 from distrl.execution.resources import Resources, Seat, placement, share_out
@@ -218,7 +219,7 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
     copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
     board = TensorBoard(run_dir) if config.track.tensorboard else None
-    observer = RunObserver(log, console, tracker, board, copy)
+    observer = RunObserver(log, console, tracker, board, copy, Gauges(config, run_dir))
     if copy is not None:
         observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
@@ -266,13 +267,13 @@ def _make_trainer(
 
 
 def _leave(trainer: Trainer, since: float) -> None:
-    """End this process, which was asked to end long ago: an env, or what learns, hangs in it."""
+    """End this process, which was asked to end long ago: an env, or what learns, hangs in it, or takes long."""
     newest = newest_checkpoint(trainer.job.run_dir)
     trainer.progress.stopped = "interrupted"
     write_result(trainer, since, "interrupted")
     signals.tell(
-        f"This process does not come to an end: it hangs at {HEART.place or 'an unknown place'}. What was learnt since the newest "
-        f"checkpoint is lost; {'there is none yet' if newest is None else f'the run goes on from {newest}'}.\n"
+        f"This process does not come to an end: it is still at {HEART.place or 'an unknown place'}. What is in no checkpoint is "
+        f"lost; the run goes on from {'its beginning, as there is none yet' if newest is None else newest}.\n"
     )
     os._exit(130)
 
