@@ -323,7 +323,7 @@ class OpponentSettings(Settings):
 
     def check(self, config: Config) -> None:
         memory = getattr(config.algorithm, "memory", None)
-        if config.replay is not None or memory is not None:
+        if config.algorithm.discount is None or memory is not None:
             what = (
                 f"algorithm.memory={memory.kind}" if memory is not None else f"algorithm.name={config.algorithm.name}"
             )
