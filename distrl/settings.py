@@ -323,7 +323,7 @@ class OpponentSettings(Settings):
 
     def check(self, config: Config) -> None:
         memory = getattr(config.algorithm, "memory", None)
-        if config.replay is not None or memory is not None:
+        if config.algorithm.discount is None or memory is not None:
             what = (
                 f"algorithm.memory={memory.kind}" if memory is not None else f"algorithm.name={config.algorithm.name}"
             )
@@ -398,8 +398,9 @@ class ClusterSettings(Settings):
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
     )
     start: Literal["at_once", "wait"] = Field(
-        default="wait",
-        description="for a Ray of this run's own; at_once: train in this process until it is up, and go on there if that pays",
+        default="at_once",
+        description="at_once: train in this process until Ray's workers are up, and go on there, with a Ray of this run's own "
+        "only where that pays; wait: for them",
     )
     cpus_per_runner: float | None = Field(
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
@@ -429,10 +430,9 @@ class ClusterSettings(Settings):
             raise ValueError("must have the smaller number first, such as 2..8")
         return value
 
-    @property
-    def at_once(self) -> bool:
-        """Whether training begins before a Ray is up."""
-        return self.start == "at_once" and self.address == "local"
+    def limit(self, worker: str) -> float:
+        """Seconds between two beats of a worker's heart; what takes longer has hung."""
+        return self.update_timeout_s if worker.lower() in ("learner", "replay") else self.step_timeout_s
 
     @property
     def bounds(self) -> tuple[int, int | None]:

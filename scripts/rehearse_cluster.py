@@ -41,6 +41,7 @@ CONFIG = [
     "algorithm.lr=1e-3",  # a schedule would depend on how long the run is to be
     "stop.return_mean=null",
     "cluster.cpus_per_runner=1",
+    "cluster.start=wait",  # what is lost shall be at work
     "checkpoint.every=10",
     "evaluation.every=0",
     "evaluation.final_episodes=5",

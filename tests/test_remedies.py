@@ -408,6 +408,7 @@ ELSEWHERE = {
     "No run was tracked in": "tests/tracking: it takes a page",
     "cannot be used: ~. Another program": "tests/tracking: it takes a page",
     "(RUN).act(obs, agent=NAME)": "it takes a run of several policies",
+    "rewards of a step do not sum to 0": "tests/algorithms/test_tabular_q.py: it takes some iterations",
     "none can here. Take another run": "tests/acting/test_opponents.py: it takes a run that remembers",
     "Take a run of this game in which all share one": "tests/acting/test_opponents.py: it takes a run of another game",
     "Leave out --exact": "tests/models/test_game_tree.py: it takes a trained model",

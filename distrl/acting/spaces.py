@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -266,14 +265,26 @@ def _state_space(info: EnvInfo) -> gym.Space[Any]:
     if len(parts) == 1:
         for key in parts[0].path:
             space = space[key]  # type: ignore[index]
-    elif all(part.kind != "box" for part in parts):
-        digits = [
-            part if part.n else replace(part, n=(2,) * prod(part.shape), start=(0,) * prod(part.shape))
-            for part in parts
-        ]
-        n, start = (np.concatenate([getattr(part, name) for part in digits]) for name in ("n", "start"))
+    elif all(digits := [_digits(space, part) for part in parts]):
+        n, start = (np.concatenate(columns) for columns in zip(*digits, strict=True))
         space = gym.spaces.MultiDiscrete(n, start=start)
     return space
+
+
+def _digits(space: gym.Space[Any], part: Part) -> tuple[Array, Array] | tuple[()]:
+    """How many values each number of a part has, and the first of them; () where that are not few whole numbers."""
+    if part.kind == "discrete":
+        return np.array(part.n), np.array(part.start)
+    size = prod(part.shape)
+    if part.kind == "binary":
+        return np.full(size, 2), np.zeros(size, np.int64)
+    for key in part.path:
+        space = space[key]  # type: ignore[index]
+    assert isinstance(space, gym.spaces.Box)
+    if part.dtype != "int8" or part.dtype != str(space.dtype):  # such as the squares of a board
+        return ()
+    low = space.low.ravel().astype(np.int64)
+    return space.high.ravel() - low + 1, low
 
 
 def _ranges(

@@ -5,7 +5,7 @@ It goes at an iteration's border, where all that it is is one value: as a checkp
 
 from __future__ import annotations
 
-from distrl.errors import UserError
+from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.moving import MovingExecution
 from distrl.execution.resources import Node, Resources, cpu_count, share_out
@@ -45,22 +45,25 @@ class Handover:
 
     def at(self, k: int) -> None:
         """Between two iterations: begin to start Ray where that will pay, go over once it is up."""
-        if self.elsewhere is None:
-            return
+        there = None
         try:
+            if self.elsewhere is None:
+                return
             if self.begun and self.elsewhere.ready():
-                self.go(*self.elsewhere.take())
+                there = self.elsewhere.take()
             elif not self.begun and self.wanted(k):
                 self.begun = True
                 self.elsewhere.begin()
-        except UserError as error:
+        except (UserError, ExecutionLost) as error:
             self.elsewhere = None
             self.recovery.observer.warn(f"training goes on in this process: {error}")
+        if there is not None:
+            self.go(*there)
 
     def wanted(self, k: int) -> bool:
-        """Whether Ray would end the run sooner: always, where a number of runners was asked for."""
-        if self.config.cluster.runners != "auto":
-            self.recovery.observer.note("Ray starts beside this process, which trains until it is up")
+        """Whether Ray would end the run sooner: always, where a cluster or a number of runners was asked for."""
+        if self.config.cluster.address != "local" or self.config.cluster.runners != "auto":
+            self.recovery.observer.note("Ray's workers start beside this process, which trains until they are up")
             return True
         seconds = self.seconds()
         if seconds is None:

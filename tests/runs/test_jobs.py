@@ -30,7 +30,7 @@ from distrl.runs.jobs import order_resumption, order_run
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.timeout(600)  # jobs start slowly, and more so where other things run
 TOKEN, SECRET = "7" * 64, "very-secret-18273"
-SMALL = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
+SMALL = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2, "start": "wait"}}
 OWN_ENV = """
 import os
 import gymnasium

@@ -18,7 +18,7 @@ from faulty import FaultyExecution
 from processes import SMALL, distrl, family, gone, result_of, start, wait_for_rows, write
 from test_same_bits import MEMORY
 
-from distrl.errors import UserError
+from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution
@@ -36,7 +36,7 @@ class Another:
 
     execution: Execution
     patience: int
-    refusal: str | None = None
+    refusal: Exception | None = None
     log: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -44,7 +44,7 @@ class Another:
 
     def ready(self) -> bool:
         if self.refusal is not None:
-            raise UserError(self.refusal)
+            raise self.refusal
         self.patience -= 1
         return self.patience < 0
 
@@ -101,11 +101,12 @@ def test_interrupted_on_either_side_it_resumes_in_either_place(tmp_path: Path) -
         assert again.sha256 == whole.sha256
 
 
-def test_where_it_cannot_go_it_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", [UserError("Ray could not be started."), ExecutionLost("Ray died")])
+def test_where_it_cannot_go_it_stays(refusal: Exception, tmp_path: Path) -> None:
     config = config_of(CARTPOLE, ASKED)
-    other = Another(LocalExecution(), 0, refusal="Ray could not be started.")
+    other = Another(LocalExecution(), 0, refusal)
     outcome = run_trainer(config, MovingExecution(other), tmp_path / "run")
-    assert outcome.observer.messages[1:] == ["training goes on in this process: Ray could not be started."]
+    assert outcome.observer.messages[1:] == [f"training goes on in this process: {refusal}"]
     assert outcome.facts == run_trainer(config, LocalExecution(), tmp_path / "whole").facts
 
 
