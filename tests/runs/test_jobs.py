@@ -228,7 +228,7 @@ def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(a
     while "env steps" not in (said := distrl("logs", job, "--address", address, cwd=tmp_path).stdout):
         assert time.monotonic() < deadline, said
         time.sleep(1)
-    told = gauges(job)
+    told, deadline = gauges(job), time.monotonic() + 180
     while told.keys() < GAUGES.keys() - {"replay_fill"}:
         assert time.monotonic() < deadline, told
         time.sleep(0.5)
@@ -270,8 +270,9 @@ def gauges(job: str) -> dict[str, float]:
         return {}
     told = {}
     for target in [target for group in json.loads(listed.read_text()) for target in group["targets"]]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{target.rpartition(':')[2]}/metrics", timeout=20) as answer:
-            for line in answer.read().decode().splitlines():
+        with suppress(OSError):  # it is listed before it answers
+            page = urllib.request.urlopen(f"http://127.0.0.1:{target.rpartition(':')[2]}/metrics", timeout=20).read()
+            for line in page.decode().splitlines():
                 if (found := re.match(r"ray_distrl_(\w+)\{.*\brun=\"(.+?)\".*\} (\S+)", line)) and found[2] == job:
                     told[found[1]] = float(found[3])
     return told
