@@ -5,6 +5,8 @@ It goes at an iteration's border, where all that it is is one value: as a checkp
 
 from __future__ import annotations
 
+import psutil
+
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.moving import MovingExecution
@@ -21,7 +23,12 @@ from distrl.training.updates import Updates
 WARM = 1  # iterations that do not count: what is called for the first time takes longer
 MEASURED_S = 0.5  # of further ones, which tell how long one takes
 FRAGMENT_S = 0.004  # of all cores together, that Ray costs for a fragment
-WORTH_S = 5.0  # what must be gained until the end of the run: starting Ray and going over cost about as much
+WORTH_S = 5.0  # what must be gained until the end of the run: on a quiet machine starting Ray and going over cost about as much
+
+
+def busy() -> float:
+    """How many times as long as on a quiet machine anything takes here now."""
+    return max(1.0, psutil.getloadavg()[0] / cpu_count())
 
 
 class Handover:
@@ -71,7 +78,7 @@ class Handover:
         rolling, learning = seconds
         here, there = rolling + learning, self.estimate(rolling, learning)
         left = float("inf") if self.config.iterations is None else self.config.iterations - k
-        if left * (here - there) < WORTH_S:
+        if left * (here - there) < WORTH_S * busy():
             return False
         self.recovery.observer.note(
             f"Ray starts beside this process: an iteration takes {here:.2g} s here, and about {there:.2g} s there"

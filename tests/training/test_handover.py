@@ -111,18 +111,26 @@ def test_where_it_cannot_go_it_stays(refusal: Exception, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("rolling", "learning", "left", "wanted"),
+    ("rolling", "learning", "left", "load", "wanted"),
     [
-        (1.0, 0.5, 100, True),  # about 0.75 s on two cores instead of 1.5 s
-        (1.0, 0.5, 5, False),  # but soon it is over
-        (0.005, 0.02, 1000, False),  # what Ray costs is as much as it saves
-        (0.0, 3.0, 1000, False),  # nothing to share out
+        (1.0, 0.5, 100, 1, True),  # about 0.75 s on two cores instead of 1.5 s
+        (1.0, 0.5, 100, 40, False),  # but Ray would take minutes to start
+        (1.0, 0.5, 5, 1, False),  # but soon it is over
+        (0.005, 0.02, 1000, 1, False),  # what Ray costs is as much as it saves
+        (0.0, 3.0, 1000, 1, False),  # nothing to share out
     ],
 )
 def test_of_itself_it_goes_where_that_pays(
-    rolling: float, learning: float, left: int, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rolling: float,
+    learning: float,
+    left: int,
+    load: float,
+    wanted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(handover, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, load, load))
     monkeypatch.setattr(Handover, "seconds", lambda self: None if self.ledger.rows < 2 else (rolling, learning))
     other, observer = Another(LocalExecution(), 10**9), Recorder()
     config = config_of(CARTPOLE, "evaluation={every: 0, final_episodes: 0}", f"stop.env_steps={256 * (3 + left)}")
