@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -141,3 +143,34 @@ def test_ctrl_c_ends_a_run_that_hangs_in_its_own_process(tmp_path: Path) -> None
     assert "it is still at " in told and "of troubled:Troubled-v0, env copy" in told
     assert f"the run goes on from {newest_checkpoint(run_dir)}." in told
     assert result_of(run_dir)["status"] == "interrupted"
+
+
+SLOW_DISK = """
+import os, sys, time
+from distrl.__main__ import main
+from distrl.runs import run
+from distrl.training import checkpoints
+
+def slowly(*arguments, write=checkpoints.write_checkpoint):
+    print("writing", file=sys.stderr, flush=True)
+    time.sleep(3)
+    write(*arguments)
+
+run.LATE_S, checkpoints.write_checkpoint = 0.5, slowly
+main()
+"""
+
+
+def test_ctrl_c_waits_for_a_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    run_dir, config = tmp_path / "run", write(tmp_path, SMALL)
+    words = ["train", config, f"run_dir={run_dir}", "stop.env_steps=10000000", "stop.grace_s=0.5", "--local", "-q"]
+    process = psutil.Popen(
+        [sys.executable, "-c", SLOW_DISK, *words], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stderr.readline() == b"writing\n"  # the first one
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "does not come to an end" not in told_by(process)
+    assert result_of(run_dir)["status"] == "interrupted"
+    newest = newest_checkpoint(run_dir)
+    assert newest is not None and not list(run_dir.rglob("*.tmp"))

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from distrl.execution.cluster import RayExecution
 
 LATE_S = 5.0  # behind `stop.grace_s`: by then whatever can end has ended
+WRITE_S = 60.0  # behind that: a large checkpoint that is being written is waited for
 # What runs the workers of a plan, the config with the device that the learner gets there, and what each worker gets.
 Start = Callable[[Plan], tuple[Execution, Config, Resources]]
 
@@ -282,6 +283,11 @@ def _make_trainer(
 
 def _leave(trainer: Trainer, since: float) -> None:
     """End this process, which was asked to end long ago: an env, or what learns, hangs in it, or takes long."""
+    if trainer.checkpoints.writing:
+        until = time.monotonic() + WRITE_S
+        while trainer.checkpoints.writing and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(LATE_S)  # in which it comes to its own end
     newest = newest_checkpoint(trainer.job.run_dir)
     trainer.progress.stopped = "interrupted"
     write_result(trainer, since, "interrupted")

@@ -35,6 +35,7 @@ class Checkpoints:
         self.collector, self.evaluations = collector, evaluations
         self.newest = job.start  # the newest checkpoint that was read or written
         self.owing = False  # it owes updates
+        self.writing = False  # another one, now
 
     def after(self, k: int) -> None:
         """What is due before iteration k: a checkpoint, or that the learner and its replays leave a node that ends."""
@@ -51,9 +52,12 @@ class Checkpoints:
         k = self.ledger.progress.iteration
         if self.newest is not None and int(self.newest.name) == k and not (self.owing or owed):
             return
-        path = self.run_dir / "checkpoints" / f"{k:08d}"
-        state = self.state(self.config.checkpoint.replay, owed)
-        write_checkpoint(path, state, self.job.policy, self.job.about, self.config.to_yaml())
+        path, self.writing = self.run_dir / "checkpoints" / f"{k:08d}", True
+        try:
+            state = self.state(self.config.checkpoint.replay, owed)
+            write_checkpoint(path, state, self.job.policy, self.job.about, self.config.to_yaml())
+        finally:
+            self.writing = False
         self.newest, self.owing = path, bool(owed)
         older = [p for p in list_checkpoints(self.run_dir) if int(p.name) <= k]
         for old in older[: -self.config.checkpoint.keep]:
