@@ -228,7 +228,7 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
         )
     if len(space.shape) != 1:
         raise UserError(
-            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}. {_as_one_array(info)}"
+            f"A table takes Box observations of one axis; those of {info.id} are {space_text(space)}. {_as_one_array(info)}"
         )
     if settings.kind == "auto":
         if (size := space.shape[0]) > MOST_INPUTS:
