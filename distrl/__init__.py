@@ -37,7 +37,7 @@ def _register(loading: Callable[[ModuleType], None] | None = None, gymnasium: Mo
     """So that `gymnasium.make("distrl:distrl/FlappyBirdPixels-v0")` finds it."""
     if loading is not None and gymnasium is not None:
         loading(gymnasium)
-    from distrl.envs.flappy import register
+    from distrl.envs.flappy_id import register
 
     register()
 

@@ -24,10 +24,8 @@ import numpy as np
 from gymnasium.envs.registration import registry
 from numpy.typing import NDArray
 
-# pygame, OpenCV and the game are imported when the first env is built: registering must stay cheap.
+# pygame, OpenCV and the game are imported when the first env is built.
 
-ENV_ID = "distrl/FlappyBirdPixels-v0"
-MAX_EPISODE_STEPS = 10_000  # frames, some 265 pipes; the package itself never ends a good game
 STACK, SIDE = 4, 84
 
 _HEIGHT, _WIDTH = 512, 288  # screen, pixels
@@ -48,14 +46,6 @@ Gray = NDArray[np.uint8]
 Sprite = tuple[Gray, NDArray[np.bool_]]  # gray values and opacity, both [height, width]
 Box = tuple[int, int, int, int]  # top, bottom, left, right of whole blocks; screen pixels
 Pipe = tuple[int, int, int]  # left edge, top of the upper pipe, top of the lower pipe; pixels
-
-
-def register() -> None:
-    """Make `gymnasium.make("distrl/FlappyBirdPixels-v0")` work; calling it again changes nothing."""
-    if ENV_ID not in registry:
-        gymnasium.register(
-            ENV_ID, entry_point="distrl.envs.flappy:FlappyBirdPixels", max_episode_steps=MAX_EPISODE_STEPS
-        )
 
 
 def check_package() -> None:

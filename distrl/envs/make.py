@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-from distrl.envs import flappy, plugins
+from distrl.envs import flappy, flappy_id, plugins
 from distrl.envs.multi import describe_team, is_team, make_team
 from distrl.envs.wrappers import MADE_WITH, ForgetAction, keeps_return, longest_episode, wrap
 from distrl.errors import UserError, did_you_mean, shown, users_code
@@ -22,7 +22,7 @@ from distrl.layouts import MASK, action_layout, choices_of
 from distrl.settings import EnvSettings
 from distrl.types import EnvInfo
 
-flappy.register()
+flappy_id.register()
 
 
 def find_spec(env_id: str) -> EnvSpec:

@@ -116,7 +116,7 @@ def _rate(schedule: Any) -> float | Callable[[float], float]:
 def _on_policy(config: Config) -> dict[str, Any]:
     algorithm: Any = config.algorithm
     same = {name: getattr(algorithm, name) for name in CONSTANT if getattr(algorithm, name) is not None}
-    weights = {"vf_coef": algorithm.value_coef, "ent_coef": algorithm.entropy_coef}
+    weights = {"vf_coef": algorithm.value_coef, "ent_coef": algorithm.entropy_coef.start}
     return same | weights | {"n_steps": config.rollout.steps, "normalize_advantage": algorithm.normalize_advantage}
 
 

@@ -541,8 +541,8 @@ def test_weights_that_were_handed_out_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("spaces", "changes", "parts"),
     [
-        ({"obs": "text"}, {}, [TWIN, "Text(", "gymnasium.wrappers.TransformObservation"]),
-        ({"action": "text"}, {}, [TWIN, "Text(", "gymnasium.wrappers.TransformAction"]),
+        ({"obs": "text"}, {}, [TWIN, "Text", "gymnasium.wrappers.TransformObservation"]),
+        ({"action": "text"}, {}, [TWIN, "Text", "gymnasium.wrappers.TransformAction"]),
         ({}, {"body": "cnn"}, ["algorithm.body is 'cnn'", "[2]", "algorithm.body=auto"]),
         ({"obs": "small image"}, {"body": "cnn"}, ["at least 36 pixels", "[3, 20, 84]"]),
         ({"action": "box"}, {"action_probs": [0.5, 0.5]}, ["algorithm.action_probs", TWIN, "Leave it out"]),

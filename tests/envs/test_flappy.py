@@ -15,7 +15,8 @@ from gymnasium.envs.registration import EnvSpec, registry
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from distrl.envs.flappy import ENV_ID, MAX_EPISODE_STEPS, FlappyBirdPixels, check_package, register
+from distrl.envs.flappy import FlappyBirdPixels, check_package
+from distrl.envs.flappy_id import ENV_ID, MAX_EPISODE_STEPS, register
 
 flappy_bird_gymnasium = pytest.importorskip("flappy_bird_gymnasium")
 
