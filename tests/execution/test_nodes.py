@@ -80,8 +80,9 @@ def test_nodes_come_are_told_to_end_and_are_killed(
         dirs.append(tmp_path / name)
         runs.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
         until(lambda: nodes.workers(first).count("Learner") == len(runs), runs)
-    until(lambda: min(map(rows, dirs)) >= 3, runs)
     until(lambda: set(nodes.workers(first)) >= {"Learner", "Replay", "Runner"}, runs)
+    here = [rows(run_dir) for run_dir in dirs]  # what was learnt before the learners were there
+    until(lambda: all(rows(d) > n + 3 for d, n in zip(dirs, here, strict=True)), runs)
 
     second = nodes.add(2)
     until(lambda: "Runner" in nodes.workers(second), runs)
