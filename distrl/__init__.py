@@ -12,6 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from distrl.config import Config, load_config
     from distrl.errors import Diverged, EnvError, UserError
     from distrl.models.player import Player, load_policy
@@ -28,11 +32,37 @@ WINDOWS = "distrl runs on Linux and macOS. On Windows, install it within WSL: ht
 # became Python by `exec`.
 STARTED = time.time() - time.process_time()
 
-if "gymnasium" in sys.modules:  # so that `gymnasium.make("distrl:distrl/FlappyBirdPixels-v0")` finds it
+
+def _register(loading: Callable[[ModuleType], None] | None = None, gymnasium: ModuleType | None = None) -> None:
+    """So that `gymnasium.make("distrl:distrl/FlappyBirdPixels-v0")` finds it."""
+    if loading is not None and gymnasium is not None:
+        loading(gymnasium)
     from distrl.envs.flappy import register
 
     register()
-    del register
+
+
+class _Gymnasium:
+    """Finds gymnasium as others would, where it is imported after distrl, which it takes much longer than."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != "gymnasium":
+            return None
+        import functools
+        import importlib.util
+
+        sys.meta_path.remove(cls)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = functools.partial(_register, spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+
+if "gymnasium" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _Gymnasium)
 
 _HOMES = {
     "Config": "config",

@@ -27,6 +27,13 @@ class Diverged(Exception):
     """A loss or a weight became NaN or infinite."""
 
 
+class Left(Exception):
+    """An update was left at the border of a minibatch, for the run is to end; it is made when the run goes on."""
+
+    def __str__(self) -> str:
+        return "interrupted"
+
+
 class EnvError(Exception):
     """An environment raised while it was made, reset, stepped or rebuilt.
 

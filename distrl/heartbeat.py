@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 W = TypeVar("W", bound=type)
 
 
+class Leave(BaseException):
+    """Raised at the border of a minibatch. It is no `Exception`: an algorithm might take it for its own."""
+
+
 @dataclass
 class Heartbeat:
     """Beats whenever a call begins, an env copy is made, reset, stepped or replayed a step further, a minibatch was learnt."""
@@ -21,6 +25,8 @@ class Heartbeat:
     call: str = ""  # the worker's method at work; '' where it waits for one
     before: int = 0  # beats when that began
     worker: Any = None  # whose method it is
+    leave: bool = False  # no update is to be ended any more
+    can_leave: bool = False  # what is at work now is an update that can be left
 
     @property
     def of_copy(self) -> str:
@@ -38,6 +44,8 @@ class Heartbeat:
 
     def beat(self, copy: int = -1, doing: str = "") -> None:
         self.beats, self.copy, self.doing = self.beats + 1, copy, doing
+        if self.leave and self.can_leave:
+            raise Leave
 
 
 HEART = Heartbeat()  # of this process: on Ray a worker is alone in its own
@@ -68,3 +76,8 @@ def _call(method: Callable[..., Any]) -> Callable[..., Any]:
 def pulse(worker: object) -> tuple[int, str]:
     """Of the worker in this process: its beats so far, and where it is; '' where it waits for a call."""
     return HEART.beats, HEART.place
+
+
+def leave(worker: object = None) -> None:
+    """Have the learner of this process leave its update, and begin none any more."""
+    HEART.leave = True

@@ -21,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrl.descriptions import STRICT, Count, Dtype, Size, from_json
+from distrl.errors import shown
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
 
 Array = NDArray[Any]  # as in distrl.types, which imports this file
+LONGEST_SPACE = 100  # characters of what is shown of an array's space
 MASK = "action_mask"
 OBSERVATION, AGENT, STATE = (
     "observation",
@@ -306,6 +308,30 @@ def discrete_layout(n: int, start: int = 0) -> Layout:
     return Layout((Part((), "discrete", (), "int64", (n,), (start,)),), (), "int64")
 
 
+def is_text(space: gym.Space[Any]) -> bool:
+    """Whether it is of texts: a Text, or MiniGrid's missions. No network here reads them."""
+    return space.dtype is not None and space.dtype.kind == "U"
+
+
+def space_text(space: gym.Space[Any]) -> str:
+    """A space on one line, for people: no larger than it is read, and a Text of any kind as that."""
+    import gymnasium as gym
+
+    match space:
+        case gym.spaces.Dict():
+            return "Dict(" + ", ".join(f"{name!r}: {space_text(below)}" for name, below in space.spaces.items()) + ")"
+        case gym.spaces.Tuple():
+            return "Tuple(" + ", ".join(map(space_text, space.spaces)) + ")"
+        case _ if is_text(space):
+            return "Text"
+    text = " ".join(str(space).split())
+    if len(text) > LONGEST_SPACE and isinstance(space, gym.spaces.Box):
+        return f"Box({space.low.min():g}, {space.high.max():g}, {space.shape}, {space.dtype})"
+    if len(text) > LONGEST_SPACE and isinstance(space, gym.spaces.MultiDiscrete):
+        return f"MultiDiscrete of {space.nvec.size} numbers of up to {space.nvec.max()} values"
+    return shown(space)
+
+
 def choices_of(actions: Layout) -> tuple[int, ...]:
     """The sizes of the groups of a mask of these actions; () where nothing can be masked."""
     return tuple(n for part in actions.parts if part.kind == "discrete" for n in part.n)
@@ -385,7 +411,7 @@ def _leaves(space: gym.Space[Any], path: tuple[str | int, ...]) -> Iterator[Part
             yield Part(path, "discrete", space.shape, str(space.dtype), n, start)
         case gym.spaces.MultiBinary():
             yield Part(path, "binary", space.shape, "int8")
-        case _ if space.dtype is not None and space.dtype.kind == "U":  # a Text, or MiniGrid's missions
+        case _ if is_text(space):
             yield Part(path, "box", (), "text")
         case _:
             raise ValueError(f"{'.'.join(map(str, path)) or 'it'} is a {type(space).__name__}")

@@ -118,7 +118,7 @@ WRAPPERS = Registry(
     {
         "atari": "distrl.envs.wrappers:atari",
         "clip_reward": "distrl.envs.wrappers:clip_reward",
-        "flatten": "gymnasium.wrappers:FlattenObservation",
+        "flatten": "distrl.envs.wrappers:flatten",
         "frame_stack": "distrl.envs.wrappers:frame_stack",
         "select": "distrl.envs.wrappers:select",
         "time_limit": "gymnasium.wrappers:TimeLimit",

@@ -250,6 +250,89 @@ class ReplaySettings(Settings):
             )
 
 
+def _is_place(name: str) -> bool:
+    """Whether it may be `module:name`."""
+    return ":" in name and all(part.isidentifier() for part in name.replace(":", ".", 1).split("."))
+
+
+class LeagueSettings(Settings):
+    """Past versions of the trained policy, which it goes on playing against."""
+
+    size: int = Field(
+        default=10, ge=1, le=1000, description="past versions kept; of a full league the most beaten leaves"
+    )
+    add_every: int = Field(default=20, ge=1, description="iterations between two that join")
+    priority: float = Field(
+        default=1.0, ge=0, description="of one against whom a share p of games is won: (1 - p)^priority; 0: all alike"
+    )
+
+
+class OpponentSettings(Settings):
+    """Who sits where the trained policy does not. Which seat that has is drawn for every episode."""
+
+    games: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={"self": 1.0},
+        description="share of the games against: self (the weights of now, in all seats), league (its past versions), random, "
+        "a function module:name, which is given an observation and a mask of actions and gives an action, or the path of a run",
+    )
+    seats: tuple[str, ...] | None = Field(
+        default=None,
+        description="where the trained policy sits: agents, or groups of policies, of whom one is drawn; null: in any",
+    )
+    league: LeagueSettings = Field(default=LeagueSettings(), description="of past versions of the trained policy")
+    evaluation: tuple[str, ...] = Field(
+        default=("random",),
+        description="who evaluations are played against, from each seat in turn: random, functions and runs as in games, and "
+        "earlier, the league's version of about half the updates",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not sum(self.games.values()):
+            raise ValueError("has no games: give one of them a share above 0, such as {self: 0.8, random: 0.2}")
+        if not self.evaluation or {"self", "league"} & set(self.evaluation):
+            raise ValueError(
+                "evaluation must be some of random, earlier, functions and runs, such as [random, earlier]"
+            )
+        if len(set(self.runs.values())) < len(self.runs):
+            raise ValueError("has runs whose directories have the same name; rename one")
+        return self
+
+    @property
+    def others(self) -> list[str]:
+        """Those who never change, random first where it is among them."""
+        named = dict.fromkeys([*self.games, *self.evaluation])
+        return sorted(
+            (name for name in named if name not in ("self", "league", "earlier")), key=lambda name: name != "random"
+        )
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """The short names of those that are runs, by their paths."""
+        return {name: self.label(name) for name in self.others if name != "random" and not _is_place(name)}
+
+    @staticmethod
+    def label(name: str) -> str:
+        """A short name: of a run that of its directory."""
+        return name if _is_place(name) else name.rstrip("/").rpartition("/")[2]
+
+    @property
+    def slots(self) -> int:
+        """Places for past versions."""
+        return self.league.size if "league" in self.games or "earlier" in self.evaluation else 0
+
+    def check(self, config: Config) -> None:
+        memory = getattr(config.algorithm, "memory", None)
+        if config.algorithm.discount is None or memory is not None:
+            what = (
+                f"algorithm.memory={memory.kind}" if memory is not None else f"algorithm.name={config.algorithm.name}"
+            )
+            raise UserError(
+                f"opponents are played against by policies that learn from whole fragments and remember nothing, and here is {what}. "
+                "Take ppo or a2c without algorithm.memory, or set opponents=null."
+            )
+
+
 class StopSettings(Settings):
     env_steps: int | None = Field(
         default=1_000_000, ge=1, description="of training, over all env copies; null: no limit"
@@ -315,8 +398,9 @@ class ClusterSettings(Settings):
         default="local", description="local: a Ray of this run's own; auto or host:port: an existing one"
     )
     start: Literal["at_once", "wait"] = Field(
-        default="wait",
-        description="for a Ray of this run's own; at_once: train in this process until it is up, and go on there if that pays",
+        default="at_once",
+        description="at_once: train in this process until Ray's workers are up, and go on there, with a Ray of this run's own "
+        "only where that pays; wait: for them",
     )
     cpus_per_runner: float | None = Field(
         default=None, gt=0, description="Ray CPUs reserved for a runner; null: shared out"
@@ -346,10 +430,9 @@ class ClusterSettings(Settings):
             raise ValueError("must have the smaller number first, such as 2..8")
         return value
 
-    @property
-    def at_once(self) -> bool:
-        """Whether training begins before a Ray is up."""
-        return self.start == "at_once" and self.address == "local"
+    def limit(self, worker: str) -> float:
+        """Seconds between two beats of a worker's heart; what takes longer has hung."""
+        return self.update_timeout_s if worker.lower() in ("learner", "replay") else self.step_timeout_s
 
     @property
     def bounds(self) -> tuple[int, int | None]:
@@ -405,6 +488,9 @@ class Config(Settings):
         default="shared",
         description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
         "such as {adversaries: [adversary_*], others: [agent_*]}",
+    )
+    opponents: OpponentSettings | None = Field(
+        default=None, description="of several agents: who is played against; null: oneself"
     )
     algorithm: SerializeAsAny[AlgorithmSettings] = Field(description="what learns, and how")
     rollout: RolloutSettings = Field(default=RolloutSettings(), description="how much is collected for an iteration")

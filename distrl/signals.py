@@ -91,23 +91,23 @@ class Request:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self._late: tuple[float, Callable[[], object]] | None = None
+        self._late: list[tuple[float, Callable[[], object]]] = []
 
     def at_last(self, seconds: float | None, call: Callable[[], object] = lambda: None) -> None:
-        """What is called, in another thread, where so many seconds after the wish nobody has said None here."""
-        self._late = None if seconds is None else (seconds, call)
+        """What is called too, in another thread, where so many seconds after the wish nobody has said None here."""
+        self._late = [] if seconds is None else [*self._late, (seconds, call)]
 
-    def _lose_patience(self) -> None:
-        if self._late is not None:
-            self._late[1]()
+    def _lose_patience(self, number: int) -> None:
+        if self._late:
+            self._late[number][1]()
 
     def __call__(self, number: int, frame: Any) -> None:
         _leave_closed_terminal(number)
         if self.reason is None:
             self.reason = "interrupted"
             tell("\nEnding the run with a checkpoint; Ctrl-C once more to leave at once.\n")
-            if self._late is not None:
-                timer = threading.Timer(self._late[0], self._lose_patience)
+            for which, (seconds, _) in enumerate(self._late):
+                timer = threading.Timer(seconds, self._lose_patience, (which,))
                 timer.daemon = True
                 timer.start()
         elif number == signal.SIGINT:

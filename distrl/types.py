@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distrl.errors import UserError
-from distrl.layouts import Layout, action_layout, choices_of, joint_layout, observation_layout, row_space
+from distrl.layouts import Layout, action_layout, choices_of, joint_layout, observation_layout, row_space, space_text
 
 if TYPE_CHECKING:  # what acts needs no gymnasium
     import gymnasium as gym
@@ -177,7 +177,11 @@ class Evaluation:
     returns: Spread
     lengths: Spread  # in steps
     scores: dict[str, Spread] = field(default_factory=dict, hash=False)  # by the names of `env.report`
-    agents: dict[str, Spread] = field(default_factory=dict, hash=False)  # returns of each, whose sums `returns` are
+    agents: dict[str, Spread] = field(default_factory=dict, hash=False)  # returns of each, whose sums `returns` are; of
+    # games against opponents, those of the trained policy in that seat, and `returns` are its own in all of them
+    against: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, hash=False)  # by opponent, then win,
+    # draw and loss: the share of its games from each seat
+    elo: float | None = None  # over the league
 
     @property
     def mean(self) -> float:
@@ -197,6 +201,12 @@ class Evaluation:
             "length_mean": self.lengths.mean,
             **{f"scores/{name}_mean": score.mean for name, score in self.scores.items()},
             **{f"agents/{name}_mean": of_agent.mean for name, of_agent in self.agents.items()},
+            **{
+                f"against/{name}/{outcome}": float(np.mean(list(by_seat.values())))
+                for name, outcomes in self.against.items()
+                for outcome, by_seat in outcomes.items()
+            },
+            **({} if self.elo is None else {"elo": self.elo}),
             "episodes": self.episodes,
             "env_steps": self.env_steps,
             "version": self.version,
@@ -213,6 +223,8 @@ class Evaluation:
             "length": asdict(self.lengths),
             "scores": {name: asdict(score) for name, score in self.scores.items()},
             "agents": {name: asdict(of_agent) for name, of_agent in self.agents.items()},
+            "against": self.against,
+            "elo": self.elo,
         }
 
     @classmethod
@@ -228,6 +240,8 @@ class Evaluation:
                 lengths=Spread.from_json(data["length"]),
                 scores={name: Spread.from_json(score) for name, score in data["scores"].items()},
                 agents={name: Spread.from_json(of_agent) for name, of_agent in data.get("agents", {}).items()},
+                against=data.get("against", {}),
+                elo=data.get("elo"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -352,7 +366,7 @@ class EnvInfo:
             )
         except ValueError as error:
             raise UserError(
-                f"Observations of {self.id} are {self.observation_space}, which cannot be learnt from: {error}. Make arrays "
+                f"Observations of {self.id} are {space_text(self.observation_space)}, which cannot be learnt from: {error}. Make arrays "
                 "of numbers of them, with gymnasium.wrappers.TransformObservation or a wrapper of your own."
             ) from None
 
@@ -365,7 +379,7 @@ class EnvInfo:
             return action_layout(self.action_space)
         except ValueError as error:
             raise UserError(
-                f"Actions of {self.id} are {self.action_space}, which no policy here can choose: {error}. Make numbers of "
+                f"Actions of {self.id} are {space_text(self.action_space)}, which no policy here can choose: {error}. Make numbers of "
                 "them, with gymnasium.wrappers.TransformAction or a wrapper of your own."
             ) from None
 

@@ -216,6 +216,7 @@ def training(device: str, until: float) -> dict[str, Any]:
             f"learner.device={device}",
             "track.mlflow=false",
             "track.video=false",
+            "cluster.start=wait",
         ]
         short = ["evaluation.episodes=4", "evaluation.final_episodes=16", "evaluation.max_episode_steps=2000"]
         subprocess.run([*command, *limits, *short], check=True, stdout=subprocess.DEVNULL)

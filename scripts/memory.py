@@ -17,7 +17,16 @@ from distrl.tools.memory import process_memory
 
 def main(config: str, minutes: float) -> None:
     with tempfile.TemporaryDirectory(prefix="memory-") as directory:
-        command = [sys.executable, "-m", "distrl", "train", config, f"run_dir={directory}/run", "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "distrl",
+            "train",
+            config,
+            f"run_dir={directory}/run",
+            "--quiet",
+            "cluster.start=wait",
+        ]
         limits = ["stop.return_mean=null", "stop.env_steps=100000000000", f"stop.seconds={60 * minutes}"]
         process = psutil.Popen([*command, *limits, "evaluation.every=500"])
         start = time.monotonic()

@@ -7,16 +7,21 @@ when its first process is killed. This process is the laptop.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +29,38 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK, DASHBOARD = "10.77.0", "http://127.0.0.1:8265"
+PATIENCE_S = 400  # for anything that is waited for: a busy machine takes ten times as long as a quiet one
+# An iteration takes a second anywhere, since the env sleeps as `.env` says (not on the laptop); so that speed can be compared.
+ITERATION = 4 * 16 * 32  # env steps
 CONFIG = [
     "ppo_cartpole",
+    "env.id=slow:Slow-v0",
     "rollout.shards=4",
-    "stop.env_steps=245760",
+    "rollout.envs_per_shard=16",
+    "rollout.steps=32",
+    "algorithm.lr=1e-3",  # a schedule would depend on how long the run is to be
     "stop.return_mean=null",
     "cluster.cpus_per_runner=1",
+    "cluster.start=wait",  # what is lost shall be at work
+    "checkpoint.every=10",
+    "evaluation.every=0",
+    "evaluation.final_episodes=5",
+    "track.mlflow=false",
+    "track.video=false",
 ]
-CONFIG += ["checkpoint.every=10", "evaluation.final_episodes=10", "track.mlflow=false", "track.video=false"]
+SLEEP_S, SPEED_S, SHORT, CUT_S = 0.002, 1.0, 60, 30
+SLOW = """
+import os, time
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Slow(CartPoleEnv):
+    def step(self, action):
+        time.sleep(float(os.environ["SLEEP"]))
+        return super().step(action)
+
+gymnasium.register("Slow-v0", Slow, max_episode_steps=500)
+"""
 
 # What lies below /tmp and every host needs, though each has a /tmp of its own.
 KEPT = sorted({str(path) for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix)) if str(path).startswith("/tmp/")})
@@ -74,6 +103,9 @@ class Host:
             f"ListenAddress 0.0.0.0\nHostKey {directory}/host_key\nAuthorizedKeysFile {directory}/key.pub\nPidFile none\n"
             "StrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nUsePAM no\n"
         )
+        # A host has CPUs of its own: all that runs in one session there shall not share what one process here gets.
+        with (self.home / ".profile").open("a") as profile:
+            profile.write("\n(echo -6 > /proc/self/autogroup) 2> /dev/null\n")
         # The machine has the pinned versions already: the installer finds them, since there is no network to fetch them from.
         installed = self.home / "distrl" / ".venv"
         installed.mkdir(parents=True)
@@ -94,7 +126,7 @@ class Host:
         self._first = subprocess.Popen([*own, "bash", "-c", INIT], env=environment)
         inside = f"v{self.number}"
         pid = str(self._first.pid)
-        within(60, lambda: os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"), "a namespace")
+        within(lambda: os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"), "a namespace")
         sh("ip", "link", "add", self.link, "type", "veth", "peer", "name", inside, "netns", pid)
         sh("ip", "link", "set", self.link, "master", "bridge", "up")
         enter = ["nsenter", "--net", "-t", pid]
@@ -104,7 +136,6 @@ class Host:
             *enter, "ip", "route", "add", "default", "via", f"{NETWORK}.254"
         )  # which leads nowhere; by it Ray finds its address
         within(
-            60,
             lambda: subprocess.run(["bash", "-c", f"</dev/tcp/{self.address}/22"], capture_output=True).returncode == 0,
             f"sshd of {self.name}",
         )
@@ -140,13 +171,13 @@ def sh(*command: str) -> None:
     subprocess.run(command, check=True)
 
 
-def within(seconds: float, true: Callable[[], bool], what: str) -> float:
+def within(true: Callable[[], bool], what: str) -> float:
     """Wait until something is so. Returns how long that took."""
     start = time.monotonic()
     while not true():
-        if time.monotonic() - start > seconds:
-            raise TimeoutError(f"{what} did not come within {seconds:.0f} s")
-        time.sleep(0.1)
+        if time.monotonic() - start > PATIENCE_S:
+            raise TimeoutError(f"{what} did not come within {PATIENCE_S} s")
+        time.sleep(0.2)
     return time.monotonic() - start
 
 
@@ -161,7 +192,16 @@ class Rehearsal:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.hosts: dict[int, Host] = {}
+        self.head = 0
         self.file = directory / "onprem.yaml"
+        self.storage, self.work = (
+            directory / "storage",
+            directory / "work",
+        )  # all hosts see the one, as an NFS; the other is the user's
+        for path in (self.storage, self.work):
+            path.mkdir()
+        (self.work / "slow.py").write_text(SLOW)
+        (self.work / ".env").write_text(f"SLEEP={SLEEP_S}\n")
         self.tunnel: subprocess.Popen[bytes] | None = None
         os.environ["HOME"] = str(directory / "laptop")
         Path(os.environ["HOME"]).mkdir()
@@ -190,10 +230,14 @@ class Rehearsal:
         self.hosts[number].start()
         return self.hosts[number]
 
-    def render(self, *workers: int) -> None:
+    def render(self, head: int, *workers: int) -> None:
         """configs/cluster/onprem.yaml with the decisions that its user has to make, and nothing else changed."""
+        self.head = head
         config = yaml.safe_load((ROOT / "configs" / "cluster" / "onprem.yaml").read_text(encoding="utf-8"))
-        config["provider"] |= {"head_ip": f"{NETWORK}.1", "worker_ips": [f"{NETWORK}.{number}" for number in workers]}
+        config["provider"] |= {
+            "head_ip": f"{NETWORK}.{head}",
+            "worker_ips": [f"{NETWORK}.{number}" for number in workers],
+        }
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.directory / "key")}
         config["min_workers"] = config["max_workers"] = len(workers)
         self.file.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -202,18 +246,33 @@ class Rehearsal:
         """`ray up`, until all hosts are in the cluster. Returns how long that took."""
         start = time.monotonic()
         self._log("ray", "up", "-y", "--no-config-cache", str(self.file))
-        if self.tunnel is not None:
-            self.tunnel.kill()
-        self.tunnel = self._open("ray", "dashboard", "--no-config-cache", str(self.file))
-        within(200, lambda: self._ask("/api/version") is not None, "the dashboard")
-        within(300, lambda: self.alive() == len(self.hosts), f"{len(self.hosts)} hosts in the cluster")
+        self._close_tunnel()
+        within(lambda: self._ask("/api/version") is not None, "the dashboard")
+        within(lambda: self.alive() == len(self.hosts), f"{len(self.hosts)} hosts in the cluster")
         return time.monotonic() - start
 
-    def check(self, target: str) -> None:
+    def join(self, host: Host) -> None:
+        """Add a machine to a cluster that is up, as `ray up` does with a worker, by hand: it reads a new list at its start alone."""
+        config = yaml.safe_load(self.file.read_text())
+        options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        ssh = f"ssh -i {self.directory / 'key'} {options}"
+        there = f"root@{host.address}"
+        for remote, local in config["file_mounts"].items():
+            source, place = ROOT / Path(local).expanduser(), str(remote).removeprefix("~/")
+            self._log(*ssh.split(), there, f"mkdir -p {Path(place).parent}")
+            self._log("rsync", "-a", "-e", ssh, f"{source}{'/' * source.is_dir()}", f"{there}:{place}")
+        for command in [*config["setup_commands"], *config["worker_start_ray_commands"]]:
+            told = f"export RAY_HEAD_IP={NETWORK}.{self.head}; {command}"
+            self._log(*ssh.split(), there, f"bash --login -i -c {shlex.quote(told)}")
+        within(lambda: self.alive() == len(self.hosts), f"{host.name} in the cluster")
+
+    def check(self, *arguments: str) -> None:
         """`distrl cluster check`, which finds nothing wrong."""
-        self._log(sys.executable, "-m", "distrl", "cluster", "check", target)
+        self._log(sys.executable, "-m", "distrl", "cluster", "check", *arguments)
 
     def down(self) -> None:
+        """Of what is left: `ray down` would try for minutes to reach a host that is lost."""
+        self.render(self.head, *(number for number in self.hosts if number != self.head))
         self._log("ray", "down", "-y", str(self.file))
 
     def processes(self) -> list[str]:
@@ -225,13 +284,22 @@ class Rehearsal:
         told = self._ask("/nodes?view=summary")
         return 0 if told is None else sum(node["raylet"].get("state") == "ALIVE" for node in told["data"]["summary"])
 
+    def _close_tunnel(self) -> None:
+        if self.tunnel is not None:
+            os.killpg(self.tunnel.pid, signal.SIGKILL)  # with its ssh
+            self.tunnel.wait()
+            self.tunnel = None
+
     def _ask(self, path: str) -> Any:
+        if self.tunnel is None or self.tunnel.poll() is not None:
+            self._close_tunnel()
+            self.tunnel = self._open("ray", "dashboard", "--no-config-cache", str(self.file))
         token = (Path(os.environ["HOME"]) / ".ray" / "auth_token").read_text().strip()
         request = urllib.request.Request(f"{DASHBOARD}{path}", headers={"Authorization": f"Bearer {token}"})
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return json.load(answer)
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):
             return None
 
     def _log(self, *command: str) -> None:
@@ -244,7 +312,9 @@ class Rehearsal:
 
     def _open(self, *command: str) -> subprocess.Popen[bytes]:
         log = (self.directory / "log").open("ab")
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT)
+        return subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+        )
 
     def tail(self) -> str:
         return (self.directory / "log").read_text(errors="replace")[-3000:]
@@ -253,39 +323,64 @@ class Rehearsal:
 class Run:
     """A job, followed by `distrl submit` as its user does."""
 
-    def __init__(self, rehearsal: Rehearsal, *arguments: str) -> None:
-        self.out = rehearsal.directory / f"results-{time.monotonic_ns()}"
-        self.said = rehearsal.directory / f"{self.out.name}.log"
+    def __init__(self, laptop: Rehearsal, *arguments: str, name: str | None = None) -> None:
+        """`name`: of its directory on the head, where that is not the job's."""
+        self.out = laptop.directory / f"results-{time.monotonic_ns()}"
+        self.said = laptop.directory / f"{self.out.name}.log"
         command = [sys.executable, "-m", "distrl", "submit", *arguments, "--address", DASHBOARD, "--out", str(self.out)]
+        command += ["--working-dir", "."]
         with self.said.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=rehearsal.directory)
-        within(200, lambda: "\n" in self.text or self.process.poll() is not None, "the job's id")
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=laptop.work)
+        within(lambda: "\n" in self.text or self.process.poll() is not None, "the job's id")
         self.job = self.text.split("\n")[0]
-        self.there = rehearsal.hosts[1].home / "distrl-runs" / self.job
+        self._head = laptop.hosts[laptop.head]
+        self._there = self._head.home / "distrl-runs" / (name or self.job)
 
     @property
     def text(self) -> str:
         return self.said.read_text(errors="replace")
 
     @property
-    def rows(self) -> int:
-        """Iterations done, seen on the head's disk."""
-        file = self.there / "metrics.jsonl"
-        return file.read_bytes().count(b"\n") if file.exists() else 0
+    def log(self) -> str:
+        """All that the job said so far, seen on the head's disk."""
+        files = self._head.directory.glob(f"tmp/ray/session_2*/logs/job-driver-{self.job}.log")
+        return "".join(file.read_text(errors="replace") for file in files)
 
-    def reach(self, rows: int, seconds: float = 300) -> float:
-        """Wait until so many iterations are done. Returns how long that took."""
+    @property
+    def times(self) -> list[float]:
+        """When each iteration was there, likewise; unix times."""
+        file = self._there / "metrics.jsonl"
+        lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        return [json.loads(line)["time"] for line in lines]
 
-        def there() -> bool:
-            if self.process.poll() is not None and self.rows < rows:
-                raise RuntimeError(f"the run ended after {self.rows} iterations:\n{self.text[-3000:]}")
-            return self.rows >= rows
+    def wait(self, true: Callable[[], bool], what: str) -> None:
+        def so() -> bool:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the run has ended while {what} was waited for:\n{self.text[-3000:]}")
+            return true()
 
-        return within(seconds, there, f"iteration {rows} of {self.job}")
+        within(so, what)
 
-    def end(self, seconds: float = 600) -> str:
+    def at_speed(self, since: float) -> float:
+        """Wait until three iterations in a row took no longer than twice the usual; seconds from `since` (unix) to the first of them."""
+
+        def found() -> float | None:
+            times = self.times
+            gaps = [after - before for before, after in pairwise(times)]
+            usual = statistics.median(
+                [gap for gap, at in zip(gaps, times[1:], strict=True) if at < since][-8:] or [SPEED_S]
+            )
+            for first in range(len(gaps) - 2):
+                if times[first] > since and max(gaps[first : first + 3]) <= 2 * usual:
+                    return times[first] - since
+            return None
+
+        self.wait(lambda: found() is not None, "full speed")
+        return found() or 0.0
+
+    def end(self) -> str:
         """Wait for its end and its results. Returns the sha256 of its weights."""
-        if self.process.wait(seconds):
+        if self.process.wait():
             raise RuntimeError(f"distrl submit ended with {self.process.returncode}:\n{self.text[-3000:]}")
         return result(self.out)
 
@@ -297,54 +392,122 @@ def result(run_dir: Path) -> str:
     return str(data["weights_sha256"])
 
 
-def lose_worker(laptop: Rehearsal, run: Run) -> float:
-    """Returns the seconds until five more iterations are done."""
-    say("host 3 loses its power")
-    laptop.hosts.pop(3).lose()
-    return run.reach(run.rows + 5)
+class Losses:
+    """What is done to a run, and what came of it: by what it was, the seconds until full speed again and the env steps lost."""
+
+    def __init__(self, laptop: Rehearsal, run: Run) -> None:
+        self.laptop, self.run = laptop, run
+        self.seconds: dict[str, float] = {}
+        self.steps: dict[str, int] = {}
+
+    def lose_worker(self) -> None:
+        say("host 3 loses its power")
+        with self._counted("a worker's host lost"):
+            self.laptop.hosts.pop(3).lose()
+
+    def add_host(self) -> None:
+        say("host 4 is added")
+        start, before = time.monotonic(), self.run.log.count("a node came")
+        self.laptop.join(self.laptop.start_host(4))
+        self.run.wait(lambda: self.run.log.count("a node came") > before, "the use of host 4")
+        self.seconds["a host added"], self.steps["a host added"] = time.monotonic() - start, 0
+        self.run.at_speed(time.time())
+
+    def cut_link(self) -> None:
+        say(f"the cable of host 2 is out for {CUT_S} s")
+        link, cut = self.laptop.hosts[2].link, time.monotonic()
+        with self._counted(f"a link cut for {CUT_S} s"):
+            sh("ip", "link", "set", link, "down")
+            within(lambda: time.monotonic() - cut >= CUT_S, "the end of the cut")
+            sh("ip", "link", "set", link, "up")
+        within(lambda: self.laptop.alive() == len(self.laptop.hosts), "host 2 in the cluster again")
+        say(f"host 2 is back {time.monotonic() - cut:.0f} s after the cut")
+
+    def lose_head(self) -> int:
+        """The run goes on with another head, on a machine that has nothing of it, from storage. Returns its iterations in all."""
+        say("the head loses its power")
+        run, lost, done = self.run, time.time(), len(self.run.times)
+        self.laptop.hosts.pop(1).lose()
+        run.process.kill()  # whoever follows would wait for the head
+        run.process.wait()
+        whole = [int(path.parent.name) for path in self.laptop.storage.glob(f"{run.job}/checkpoints/*/manifest.json")]
+        self.laptop.start_host(5)
+        self.laptop.render(5, 2, 4)
+        self.laptop.up()
+        say("another head is up")
+        more = f"stop.env_steps={(done + 30) * ITERATION}"
+        self.run = Run(self.laptop, "--resume", f"file://{self.laptop.storage}/{run.job}", more, name=run.job)
+        self.seconds["the head lost"] = self.run.at_speed(lost)
+        self.steps["the head lost"] = (done - max(whole, default=0)) * ITERATION
+        return done + 30
+
+    @contextmanager
+    def _counted(self, what: str) -> Iterator[None]:
+        lost, done, said = time.time(), len(self.run.times), len(self.run.log)
+        yield
+        self.seconds[what] = self.run.at_speed(lost)
+        back = [int(number) for number in re.findall(r"going back to iteration (\d+)", self.run.log[said:])]
+        self.steps[what] = (done - min(back, default=done)) * ITERATION
+        say(f"full speed again after {self.seconds[what]:.0f} s")
 
 
-def rehearse(directory: Path) -> dict[str, Any]:
-    """What came of it: sha256s by what was done, seconds by what was lost."""
-    sha256: dict[str, str] = {}
-    seconds: dict[str, float] = {}
+def rehearse(directory: Path, short: bool) -> dict[str, Any]:
+    """What came of it: sha256s by what was done, seconds by what was done, env steps that were lost by it."""
     laptop = Rehearsal(directory)
     say("three hosts")
     for number in (1, 2, 3):
         laptop.start_host(number)
-    laptop.render(2, 3)
+    laptop.render(1, 2, 3)
     laptop.check(str(laptop.file))
-    seconds["up"] = laptop.up()
-    say(f"ray up: {seconds['up']:.0f} s")
-    run = Run(laptop, *CONFIG)
-    run.reach(20)
+    up = laptop.up()
+    say(f"ray up: {up:.0f} s")
+    if not short:
+        laptop.check(DASHBOARD, "--storage", str(laptop.storage))
+        say("checked")
+    run = Run(laptop, *CONFIG, f"stop.env_steps={(SHORT if short else 10**6) * ITERATION}", f"storage={laptop.storage}")
+    run.wait(lambda: len(run.times) >= 25, "iteration 25")
     say(f"{run.job} runs")
-    seconds["a worker's host lost"] = lose_worker(laptop, run)
-    told: dict[str, Any] = {"sha256": sha256, "seconds": seconds}
-    sha256["cluster"] = run.end()
+    losses = Losses(laptop, run)
+    losses.lose_worker()
+    iterations = SHORT
+    if not short:
+        losses.add_host()
+        losses.cut_link()
+        iterations = losses.lose_head()
+    sha256 = {"cluster": losses.run.end()}
     say("it ended; the same on the laptop alone")
     with (directory / "log").open("ab") as log:
-        command = [sys.executable, "-m", "distrl", "train", *CONFIG, "--local", "-q", "run_dir=alone"]
-        subprocess.run(command, cwd=directory, stdout=log, stderr=log, check=True)
-    sha256["laptop"] = result(directory / "alone")
+        command = [sys.executable, "-m", "distrl", "train", *CONFIG, f"stop.env_steps={iterations * ITERATION}"]
+        command += ["--local", "-q", "run_dir=alone"]
+        subprocess.run(command, cwd=laptop.work, env=os.environ | {"SLEEP": "0"}, stdout=log, stderr=log, check=True)
+    sha256["laptop"] = result(laptop.work / "alone")
     say("ray down")
     start = time.monotonic()
     laptop.down()
-    within(200, lambda: not laptop.processes(), "an end of all processes")
-    seconds["down"] = time.monotonic() - start
-    told["seconds"] = {what: round(took, 1) for what, took in seconds.items()}
-    told["same bits"] = len(set(sha256.values())) == 1
-    return told
+    within(lambda: not laptop.processes(), "an end of all processes")
+    seconds = {"up": up, **losses.seconds, "down": time.monotonic() - start}
+    return {
+        "sha256": sha256,
+        "same bits": len(set(sha256.values())) == 1,
+        "seconds": {what: round(took, 1) for what, took in seconds.items()},
+        "steps lost": losses.steps,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="empty, and nobody else's")
-    parser.add_argument("--seconds", type=int, default=600, help="the most that it may take")
+    parser.add_argument("--short", action="store_true", help="one host is lost, and no more")
+    parser.add_argument("--seconds", type=int, default=2400, help="the most that it may take")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"it is not over after {asked.seconds} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(asked.seconds)
     try:
-        told = rehearse(asked.directory)
+        told = rehearse(asked.directory, asked.short)
     except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
         log = asked.directory / "log"
         print(log.read_text(errors="replace")[-5000:] if log.exists() else "", file=sys.stderr)

@@ -40,7 +40,7 @@ def rate(runners: int, shards: int, iterations: int) -> float:
             "rollout": {"shards": shards, "envs_per_shard": 4, "steps": 32},
             "stop": {"env_steps": shards * 128 * iterations},
             "evaluation": {"every": 0, "final_episodes": 0},
-            "cluster": {"runners": runners},
+            "cluster": {"runners": runners, "start": "wait"},
             "track": {"mlflow": False, "video": False},
         }
         result = train(load_config(settings), quiet=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # of a machine that has much else to do
 
 from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded

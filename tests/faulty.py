@@ -10,6 +10,7 @@ import numpy as np
 from distrl.errors import WorkerLost
 from distrl.execution import SEAT
 from distrl.execution.resources import Node, Seat
+from distrl.heartbeat import HEART
 
 
 class Call:
@@ -94,6 +95,9 @@ class FaultyExecution:
 
     def pulse(self, worker: FaultyWorker) -> None:
         return None
+
+    def leave(self, worker: FaultyWorker) -> None:
+        HEART.leave = True
 
     def kill(self, worker: FaultyWorker, why: str = "") -> None:
         worker.dead, worker.instance = True, None

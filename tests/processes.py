@@ -13,7 +13,12 @@ import psutil
 import yaml
 from conftest import CARTPOLE
 
-SMALL: dict[str, Any] = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
+# On Ray from its first step on: else it would be over before Ray is up.
+SMALL: dict[str, Any] = {
+    **CARTPOLE,
+    "track": {"mlflow": False, "video": False},
+    "cluster": {"runners": 2, "start": "wait"},
+}
 
 
 def distrl(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -111,9 +111,78 @@ class Auction(AECEnv):
         self._accumulate_rewards()
 
 
+class Nim(AECEnv):
+    """One or two or three are taken from a heap in turns; who takes the last one wins."""
+
+    metadata = {"name": "nim", "render_modes": []}
+
+    def __init__(self, generous: bool = False) -> None:
+        """`generous`: who loses is paid as well"""
+        super().__init__()
+        self.possible_agents, self.generous = ["first", "second"], generous
+
+    def observation_space(self, agent: str) -> gym.Space[Any]:
+        heap, mask = gym.spaces.Box(0, 9, (1,), np.int8), gym.spaces.Box(0, 1, (3,), np.int8)
+        return gym.spaces.Dict({"observation": heap, "action_mask": mask})
+
+    def action_space(self, agent: str) -> gym.Space[Any]:
+        return gym.spaces.Discrete(3)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> None:
+        self.agents, self.heap = self.possible_agents[:], int(np.random.default_rng(seed).integers(1, 10))
+        self.rewards, self._cumulative_rewards = dict.fromkeys(self.agents, 0.0), dict.fromkeys(self.agents, 0.0)
+        self.terminations, self.truncations = dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, False)
+        self.infos: dict[str, Any] = {agent: {} for agent in self.agents}
+        self.agent_selection = "first"
+
+    def observe(self, agent: str) -> Any:
+        mask = np.arange(1, 4) <= self.heap
+        return {"observation": np.array([self.heap], np.int8), "action_mask": mask.astype(np.int8)}
+
+    def step(self, action: int | None) -> None:
+        mover = self.agent_selection
+        if self.terminations[mover]:
+            self._was_dead_step(action)
+            return
+        assert action is not None and action < self.heap
+        self.heap -= action + 1
+        self._clear_rewards()
+        other = "second" if mover == "first" else "first"
+        if not self.heap:
+            self.rewards = {mover: 1.0, other: 1.0 if self.generous else -1.0}
+            self.terminations = dict.fromkeys(self.agents, True)
+        self.agent_selection = other
+
+
 def broken(**kwargs: Any) -> Any:
     raise RuntimeError("out of order")
 
 
 def no_env() -> int:
     return 3
+
+
+def first_allowed(observation: Any, action_mask: Any) -> int:
+    """An opponent: the first action that may be taken."""
+    assert observation.shape == (3, 3, 2) and action_mask.shape == (9,)
+    return int(np.flatnonzero(action_mask)[0])
+
+
+def any_allowed(observation: Any, action_mask: Any, rng: np.random.Generator) -> int:
+    """An opponent who plays at random."""
+    return int(rng.choice(np.flatnonzero(action_mask)))
+
+
+def forbidden(observation: Any, action_mask: Any) -> int:
+    """An opponent who cheats."""
+    return int(np.argmin(action_mask))
+
+
+def clumsy(observation: Any) -> int:
+    raise RuntimeError("no idea")
+
+
+def still(observation: Any) -> int:
+    """An opponent who does nothing, of simple_adversary's good agents, who see ten numbers."""
+    assert observation.shape == (10,)
+    return 0

@@ -59,6 +59,7 @@ OWNERS = {
         "execution.probe",
         "execution.room",
         "execution.cluster_files",
+        "execution.gauges",
         "execution.tune",
     ],
     "yaml": ["yaml_format"],

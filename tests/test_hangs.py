@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from conftest import CARTPOLE, DQN, Recorder, config_of, run_trainer
 from processes import SMALL, family, result_of, start, told_by, wait_for_rows, write
 
+from distrl.execution import alarm
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 from distrl.heartbeat import HEART
@@ -71,6 +74,24 @@ def test_an_env_that_never_comes_back_in_the_evaluator_is_played_elsewhere(
     assert outcome.facts == whole.facts
 
 
+@pytest.mark.parametrize("trouble", ["hang", "loop"])
+def test_an_env_that_hangs_in_the_process_of_the_run_is_left_and_rolled_again(trouble: str, tmp_path: Path) -> None:
+    """In a call that waits, and in Python that goes round in circles."""
+
+    def config(**kwargs: Any) -> Any:
+        env = {"id": "troubled:Troubled-v0", "kwargs": kwargs}
+        return config_of({**CARTPOLE, "env": env, "cluster": {**HASTY, "step_timeout_s": 1.5}})
+
+    whole = run_trainer(config(), LocalExecution(), tmp_path / "whole")
+    looping, before = config(trouble=trouble, at=0, flag=str(tmp_path / "flag")), signal.getsignal(alarm.SIGNAL)
+    with alarm.alarm(looping.cluster):
+        outcome = run_trainer(looping, LocalExecution(), tmp_path / "run")
+    [message] = outcome.observer.messages
+    assert message.startswith("a runner was lost (hung for more than 1.5 s at ") and "env copy" in message
+    assert outcome.facts == whole.facts
+    assert signal.getsignal(alarm.SIGNAL) is before
+
+
 @pytest.mark.parametrize("hangs", [True, False])
 def test_a_learner_that_is_slow_has_not_hung(hangs: bool, ray_execution: RayExecution, tmp_path: Path) -> None:
     """Its updates take more than the limit, none of its minibatches does; unless it hangs."""
@@ -119,6 +140,37 @@ def test_ctrl_c_ends_a_run_that_hangs_in_its_own_process(tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     told = told_by(process)
-    assert "it hangs at " in told and "of troubled:Troubled-v0, env copy" in told
+    assert "it is still at " in told and "of troubled:Troubled-v0, env copy" in told
     assert f"the run goes on from {newest_checkpoint(run_dir)}." in told
     assert result_of(run_dir)["status"] == "interrupted"
+
+
+SLOW_DISK = """
+import os, sys, time
+from distrl.__main__ import main
+from distrl.runs import run
+from distrl.training import checkpoints
+
+def slowly(*arguments, write=checkpoints.write_checkpoint):
+    print("writing", file=sys.stderr, flush=True)
+    time.sleep(3)
+    write(*arguments)
+
+run.LATE_S, checkpoints.write_checkpoint = 0.5, slowly
+main()
+"""
+
+
+def test_ctrl_c_waits_for_a_checkpoint_that_is_being_written(tmp_path: Path) -> None:
+    run_dir, config = tmp_path / "run", write(tmp_path, SMALL)
+    words = ["train", config, f"run_dir={run_dir}", "stop.env_steps=10000000", "stop.grace_s=0.5", "--local", "-q"]
+    process = psutil.Popen(
+        [sys.executable, "-c", SLOW_DISK, *words], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stderr.readline() == b"writing\n"  # the first one
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "does not come to an end" not in told_by(process)
+    assert result_of(run_dir)["status"] == "interrupted"
+    newest = newest_checkpoint(run_dir)
+    assert newest is not None and not list(run_dir.rglob("*.tmp"))

@@ -58,6 +58,18 @@ def test_without_a_preset_the_spaces_decide_and_the_run_can_be_planned(tmp_path:
         choose_config("Acrobt-v1", "ppo")
 
 
+def test_a_dqn_on_images_fits_into_a_laptop() -> None:
+    """Whatever the size of the images is: what all processes hold of them at once."""
+    for options in (
+        ["env.kwargs={continuous: false}"],
+        ["env.kwargs={continuous: false}", "env.wrappers=[{name: frame_stack}]"],
+    ):
+        config, _ = choose_config("CarRacing-v3", "dqn", [*options, "track.mlflow=false"])
+        plan = plan_run(config)
+        assert config.replay is not None and config.replay.samples_per_insert <= 8
+        assert plan.object_store_bytes + plan.replay_bytes < 2 * 2**30
+
+
 def test_a_chosen_config_is_written_whole_and_is_an_input(tmp_path: Path) -> None:
     done = distrl("train", "--env", "CartPole-v1", "seed=7", "--save-config", "mine.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

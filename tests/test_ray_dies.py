@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from distrl.envs.make import describe_env
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.local import Done, LocalExecution, LocalWorker
+from distrl.execution.own_ray import patient
 from distrl.execution.resources import Resources, Seat
 from distrl.models.store import list_checkpoints, read_model, weights_sha256
 from distrl.training.job import Job
@@ -123,3 +127,57 @@ def test_what_driver_and_janitor_leave_behind_is_gone_with_the_next_run(temporar
     assert not left.exists()
     assert not [*temporary.glob("distrl-*")]
     assert gone(members, 10)
+
+
+AS_ON_MACOS = """
+import time
+from distrl.execution import own_ray
+own_ray._JANITOR = own_ray._JANITOR.replace("/proc/self", "/nowhere")
+from ray._private import utils
+utils.detect_fate_sharing_support = lambda: False
+connection = own_ray.RayConnection("local", 2**27)
+connection.wait()
+import ray
+print(connection.directory, ray.get(ray.remote(lambda: 1).remote()), flush=True)
+time.sleep(600)
+"""
+
+
+def test_as_on_macos_whose_temporary_directory_has_a_long_name_and_which_has_no_proc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / "var/folders/zz/zyxvpxvq6csfxvn_n0000000000000/T"
+    long.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(long))
+    command = [sys.executable, "-c", AS_ON_MACOS]
+    for _ in range(5):  # Ray gives up after 30 s in which it could not start, which a busy machine may need
+        process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if line := process.stdout.readline():
+            break
+        said = process.communicate()[1]
+        assert "timed out" in said, said
+    directory, one = line.split()
+    assert one == "1" and Path(directory).is_dir() and stat.S_IMODE(Path(directory).stat().st_mode) == 0o700
+    members = family(process)
+    assert len(members) > 3
+    process.kill()
+    process.communicate()
+    assert gone(members, 60)
+    assert not Path(directory).exists()
+
+
+def test_a_ray_that_is_long_in_coming_is_waited_for_unless_it_is_dead() -> None:
+    calls: list[int] = []
+
+    def late(node: int) -> int:
+        calls.append(node)
+        if len(calls) < 3:
+            raise RuntimeError("not there yet")
+        return node
+
+    get = patient(patient(late, 60, lambda: False), 60, lambda: False)
+    assert get(7) == 7 and calls == [7, 7, 7]
+    calls.clear()
+    with pytest.raises(RuntimeError, match="not there yet"):
+        patient(get, 60, lambda: True)(7)
+    assert calls == [7]

@@ -131,7 +131,7 @@ def test_on_ray_it_is_found_where_the_command_was_given(own: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     (own / "config.yaml").write_text(yaml.safe_dump(BANDIT))
     for arguments in (
-        ["train", "config.yaml", "run_dir=run", "cluster.runners=2", "track.mlflow=false", "track.video=false", "-q"],
+        ["train", "config.yaml", "run_dir=run", "cluster.start=wait", "track.mlflow=false", "track.video=false", "-q"],
         ["evaluate", "run", "--episodes", "3", "--env-module", "toys"],
     ):
         command = [sys.executable, "-P", "-m", "distrl", *arguments]

@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -40,6 +42,8 @@ IMAGE = ("env.id=distrl/FlappyBirdPixels-v0", "algorithm={name: dqn}", "replay={
 TWIN = ("env.id=toys:toys/Twin-v0", "algorithm={name: ppo}")
 SPREAD, TURNS = "env.id=mpe2/simple_spread_v3", "env.id=classic/tictactoe_v3"
 MEMORY = "algorithm.memory={kind: gru, size: 64}"
+PONG, DOORS, RACE = "env.id=ALE/Pong-v5", "env.id=MiniGrid-DoorKey-5x5-v0", "env.id=CarRacing-v3"
+NO_DICT = "A table takes discrete or Box observations"
 # What is wrong; a part of the message, with the remedy; what is done, in the words of the message.
 ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, "env.id=FrozenLake-v1", "normalize.obs=true"), "Set normalize.obs=false.", ("normalize.obs=false",)),
@@ -91,7 +95,7 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*DQN, "replay.capacity=100"), "5184 steps here", ("replay.capacity=5184",)),
     ((*DQN, "replay.shards=3"), "Take a divisor", ("replay.shards=2",)),
     ((*DQN, "replay.capacity=100000000000"), "Set replay.capacity to at most", ("replay.capacity=100000",)),
-    ((*PPO, "rollout.shards=1000000000"), "Set one of them lower", ("rollout.shards=4",)),
+    ((*PPO, "rollout.shards=1000000000"), "Set rollout.shards=", ("rollout.shards=4",)),
     ((*PPO, "algorithm.hidden=[100000000, 1000]"), "Set algorithm.hidden to smaller layers", ("algorithm.hidden=[64, 64]",)),
     ((*PPO, "env.id=LunarLander-v2"), "Did you mean 'LunarLander-v3'?", ("env.id=LunarLander-v3",)),
     ((*PPO, "env.id=my-module:CartPole-v1"), "give a module that can be imported", ("env.id=gymnasium:CartPole-v1",)),
@@ -104,6 +108,21 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*Q, "env.id=FrozenLake-v1", "algorithm.rehearsal={capacity: 10}"), "Raise it", ("algorithm.rehearsal={capacity: 10000}",)),
     ((*TWIN, "env.kwargs={obs: text}"), "or a wrapper of your own", ("env.wrappers=['toys:read']",)),
     ((*TWIN, "env.kwargs={action: text}"), "or a wrapper of your own", ("env.wrappers=['toys:written']",)),
+    ((*PPO, PONG, "algorithm.body=cnn", "env.wrappers=[flatten]"), "Set algorithm.body=auto", ("algorithm.body=auto",)),
+    ((*PPO, PONG, "normalize.obs=true"), "Set normalize.obs=false.", ("normalize.obs=false",)),
+    ((*PPO, PONG, "env.wrappers=[gymnasium.wrappers.AtariPreprocessing]"), "Disable frame-skipping in the original env", ("env.kwargs={frameskip: 1}",)),
+    ((*PPO, PONG, "env.wrappers=[gymnasium.wrappers.AtariPreprocessing]"), "Change env.wrappers.", ("env.wrappers=[atari]",)),
+    ((*Q, PONG), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}",)),
+    ((*Q, DOORS), NO_DICT, ("algorithm={name: a2c}",)),
+    ((*Q, DOORS, "env.wrappers=[flatten]"), "Set algorithm.name=ppo or a2c", ("algorithm={name: a2c}",)),
+    ((*PPO, DOORS, "env.wrappers=[gymnasium.wrappers.FlattenObservation]"), "'mission': Text) (", ("env.wrappers=[flatten]",)),
+    ((*PPO, DOORS, "algorithm.body=cnn", "env.wrappers=[minigrid.wrappers.ImgObsWrapper]"), "Set algorithm.body=auto", ("algorithm.body=auto",)),
+    ((*PPO, "env.id=MiniGrid-Doorkey-5x5-v0"), "Did you mean 'MiniGrid-DoorKey-5x5-v0'?", (DOORS,)),
+    ((*DQN, RACE), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}", "replay=null")),
+    ((*Q, RACE), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}",)),
+    ((*Q, RACE, "env.kwargs={continuous: false}"), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}",)),
+    ((*PPO, RACE, "env.vectorize=native"), "Set it to 'auto'", ("env.vectorize=auto",)),
+    ((*Q, *TWIN[:1], "env.kwargs={obs: pair}"), "Set env.wrappers=[flatten], and cut up", ("env.wrappers=[flatten]", "algorithm.coding={kind: bins, n: [2, 2, 2]}")),
     ((*PPO, TURNS, "algorithm.shared_body=true", MEMORY), "Set it to null", ("algorithm.memory=null",)),
     ((*DQN, TURNS), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}", "replay=null")),
     ((*Q, SPREAD), "Set algorithm.name=ppo", ("algorithm={name: ppo}",)),
@@ -115,6 +134,16 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, SPREAD, "policies={first: [agent_0, agent_1]}"), "Add one", ("policies={first: [agent_0, agent_1], others: [agent_2]}",)),
     ((*DQN, SPREAD, "policies=per_agent"), "Set policies=shared", ("policies=shared",)),
     ((*PPO, "env.id=mpe2/simple_tag_v3"), "set policies=per_agent", ("policies=per_agent",)),
+    ((*PPO, "opponents={}"), "Leave them out", ("opponents=null",)),
+    ((*DQN, TURNS, "opponents={}"), "Take ppo or a2c without algorithm.memory", ("algorithm={name: ppo}", "replay=null")),
+    ((*PPO, TURNS, "opponents={}", "algorithm.shared_body=true", MEMORY), "or set opponents=null", ("opponents=null", "algorithm.memory=null")),
+    ((*PPO, TURNS, "opponents={seats: [player1]}"), "Did you mean 'player_1'?", ("opponents={seats: [player_1]}",)),
+    ((*PPO, TURNS, "opponents={games: {self: 0}}"), "give one of them a share above 0", ("opponents={games: {self: 0.8, random: 0.2}}",)),
+    ((*PPO, TURNS, "opponents={evaluation: [self]}"), "such as [random, earlier]", ("opponents={evaluation: [random, earlier]}",)),
+    ((*PPO, TURNS, "opponents={games: {a/x: 1, b/x: 1}}"), "rename one", ("opponents={}",)),
+    ((*PPO, TURNS, "opponents={games: {randm: 1}}"), "Did you mean 'random'?", ("opponents={games: {random: 1}}",)),
+    ((*PPO, TURNS, "opponents={games: {'teams:SPACE': 1}}"), "Give a function", ("opponents={games: {'teams:first_allowed': 1}}",)),
+    ((*PPO, TURNS, "opponents={games: {'teams:nobody': 1}}"), "opponents name 'teams:nobody', which cannot be imported", ("opponents={games: {'teams:first_allowed': 1}}",)),
 ]  # fmt: skip
 
 
@@ -172,6 +201,47 @@ def pieces(node: ast.expr) -> Iterator[str | None]:
         yield from pieces(node.right)
     else:
         yield None
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+@pytest.mark.parametrize(
+    "env", [(PONG,), (DOORS,), (RACE,), (RACE, "env.kwargs={continuous: false}")], ids=lambda env: " ".join(env)
+)
+def test_an_env_as_it_comes_trains_or_tells_what_to_set(env: tuple[str, ...], algorithm: str) -> None:
+    """Whatever is told is set, letter by letter, until nothing is told any more."""
+    config = [*env, f"algorithm={{name: {algorithm}}}", *(["replay={}"] if algorithm == "dqn" else [])]
+    for _ in range(4):
+        if (message := attempt(tuple(config))) is None:
+            return
+        told = re.search(r"Set ((?:[\w.]+=\S+ ?)+?)(?: or |, |\. |\.$)", message)
+        assert told is not None, message
+        config += told[1].split()
+        if "algorithm.name=" in told[1]:
+            config.append("replay=null")
+    raise AssertionError(config)
+
+
+@pytest.mark.parametrize("wrong", ["rollout.shards=1000000000", "rollout.steps=1000000000000"])
+def test_sizes_that_are_told_fit(wrong: str) -> None:
+    config = (*PPO, wrong, "algorithm.minibatch_size=2")
+    message = attempt(config)
+    told = re.search(r"Set ((?:rollout\.\w+=\d+ ?)+)\.$", message or "")
+    assert told is not None, message
+    again = attempt((*config, *told[1].split()))
+    assert again is None or "does not divide" in again, again
+
+
+def test_pong_as_it_comes_is_too_large_for_a_replay_here_and_may_be_made_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20 * 2**30))
+    config = (*DQN, PONG)
+    message = attempt(config)
+    assert message is not None
+    told = re.search(r"free\. Set (rollout.*)\. Or: Set (env.wrappers=\[atari\]), for smaller images\.", message)
+    assert told is not None, message
+    assert attempt((*config, *told[1].split())) is None
+    assert attempt((*config, told[2])) is None
 
 
 TINY = "stop.env_steps=4096 evaluation.final_episodes=2 track.mlflow=false track.video=false --local -q"
@@ -329,6 +399,7 @@ ELSEWHERE = {
     "exists. Choose another place for the results": "it takes a cluster",
     "The cluster at ~ has Ray": "it takes a cluster",
     "Which cluster?": "it takes a cluster",
+    "--storage is for a cluster that is up": "it takes a cluster",
     "is a directory on the cluster's head": "it takes a cluster",
     "is where the run itself is": "it takes a store",
     "exists. Choose another run_dir": "it takes a store",
@@ -337,6 +408,9 @@ ELSEWHERE = {
     "No run was tracked in": "tests/tracking: it takes a page",
     "cannot be used: ~. Another program": "tests/tracking: it takes a page",
     "(RUN).act(obs, agent=NAME)": "it takes a run of several policies",
+    "rewards of a step do not sum to 0": "tests/algorithms/test_tabular_q.py: it takes some iterations",
+    "none can here. Take another run": "tests/acting/test_opponents.py: it takes a run that remembers",
+    "Take a run of this game in which all share one": "tests/acting/test_opponents.py: it takes a run of another game",
     "Leave out --exact": "tests/models/test_game_tree.py: it takes a trained model",
     "has tried nothing on its test seeds yet": "it takes a sweep",
     "MLflow asks for actions of observations alone": "it takes MLflow",

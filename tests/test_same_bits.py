@@ -50,15 +50,20 @@ APART = {  # each of whom has a policy of its own, and one sees more than the ot
     "policies": {"ab": ["[ab]"], "c": ["c"]},
     "normalize": {"obs": True, "reward": True},
 }
-AUCTION = {
+LEAGUE = {  # in turns, against oneself now and earlier, at random, and a function, from seats that are drawn
     **CARTPOLE,
-    "env": {"id": "teams:Auction", "kwargs": {"agents": 3}, "max_episode_steps": 30},
-}  # who take turns
+    "env": {"id": "classic/tictactoe_v3"},
+    "opponents": {
+        "games": {"self": 2, "league": 2, "random": 1, "teams:first_allowed": 1},
+        "league": {"size": 3, "add_every": 2},
+        "evaluation": ["random", "earlier"],
+    },
+}
 CROWD["replay"] = {**DQN["replay"], "capacity": 4800}
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
     "wrapped": WRAPPED, "own network": OWN, "memory": MEMORY,
-    "spread": SPREAD, "crowd": CROWD, "auction": AUCTION, "apart": APART,
+    "spread": SPREAD, "crowd": CROWD, "league": LEAGUE, "apart": APART,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
@@ -130,7 +135,7 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
         ("memory", 0),
         ("memory", 1),
         ("crowd", 1),
-        ("auction", 1),
+        ("league", 1),
         ("apart", 1),
         ("taxi", 1),
         ("hashed", 0),
@@ -209,7 +214,7 @@ def kill(name: str) -> None:
         ("cartpole", {1: "Learner", 8: "Learner"}),
         ("pendulum", {2: "Runner", 8: "Learner"}),
         ("spread", {2: "Runner", 8: "Learner"}),
-        ("auction", {2: "Runner", 8: "Learner"}),
+        ("league", {2: "Runner", 8: "Learner"}),
         ("apart", {2: "Runner", 8: "Learner"}),
         ("memory", {2: "Runner", 8: "Learner"}),
         ("taxi", {2: "Runner", 8: "Learner"}),

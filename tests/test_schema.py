@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +99,22 @@ def test_the_schema_refuses_what_is_refused(override: str) -> None:
 
 class Odd:
     """What JSON schema has no words for."""
+
+
+def test_editors_complete_what_is_shipped(tmp_path: Path) -> None:
+    """By their first lines, which name a schema of the algorithm that install.sh writes."""
+    root = Path(__file__).parent.parent
+    [loop] = re.findall(r"(mkdir -p configs/.*?\ndone\n)", (root / "scripts/install.sh").read_text(), re.DOTALL)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    command = tmp_path / ".venv/bin/distrl"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m distrl "$@"\n')
+    command.chmod(0o755)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", loop], cwd=tmp_path, check=True)
+    for file in sorted((root / "configs").glob("*.yaml")):
+        first, content = file.read_text().splitlines()[0], read_yaml(file.read_text())
+        schema = tmp_path / "configs" / first.removeprefix("# yaml-language-server: $schema=")
+        jsonschema.validate(content, json.loads(schema.read_text()))
+        assert schema.stem == content["algorithm"]["name"]
 
 
 def test_settings_of_anybodys_own_are_told_as_far_as_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,7 @@ def test_two_runs_in_one_process_that_knew_ray_before(tmp_path: Path) -> None:
             print(train(config, quiet=True).data["weights_sha256"])
     """
     config = {**CARTPOLE, "stop": {"env_steps": 512}, "track": {"mlflow": False, "video": False}}
+    config["cluster"] = {"start": "wait"}
     arguments = [sys.executable, "-c", textwrap.dedent(script), json.dumps(config), str(tmp_path)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

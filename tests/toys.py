@@ -147,6 +147,7 @@ class Twin(gym.Env[Any, Any]):
             "text": gym.spaces.Text(5),
             "square": gym.spaces.Box(0, 1, (2, 2), np.float32),
             "square of bits": gym.spaces.MultiBinary([2, 2]),
+            "pair": gym.spaces.Dict({"a": gym.spaces.Box(0, 1, (1,), np.float32), "b": gym.spaces.Discrete(2)}),
             "image": gym.spaces.Box(0, 255, (4, 84, 84), np.uint8),
             "small image": gym.spaces.Box(0, 255, (3, 20, 84), np.uint8),
         }[obs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from distrl.acting.kinds import AnySpec
 from distrl.acting.network import NetworkSpec
 from distrl.acting.policies import StochasticPolicy
 from distrl.errors import UserError
-from distrl.layouts import Part
+from distrl.layouts import Part, space_text
 from distrl.settings import AlgorithmSettings, Positive
 from distrl.settings import Settings as Base
 from distrl.sizes import check_fits
@@ -44,6 +43,8 @@ BYTES_LEARNT = 16  # of a parameter where it is learnt: itself, its gradient, tw
 LEAST_SIDE = {"cnn": 36, "small_cnn": 36, "grid": 5}  # of an image, in pixels
 SYMBOLS = 16  # images with no longer side are maps of symbols, of which the bytes are taken as they are
 UNBOUNDED = 1e30  # a bound beyond it is none
+MOST_INPUTS = 32  # of a table; with more it meets no state twice
+NETWORKS = "Set algorithm.name=ppo or a2c, which take observations of every kind."
 
 
 def discrete_actions(
@@ -52,7 +53,9 @@ def discrete_actions(
     """The action space, if it is Discrete and `probs` (of the setting `key`) are one for each action or none at all."""
     action = info.action_space
     if not isinstance(action, gym.spaces.Discrete):
-        raise UserError(f"{algorithm} here takes Discrete actions; those of {info.id} are {action}. {remedy}")
+        raise UserError(
+            f"{algorithm} here takes Discrete actions; those of {info.id} are {space_text(action)}. {remedy}"
+        )
     if probs and len(probs) != action.n:
         raise UserError(f"{key} has {len(probs)} numbers; {info.id} has {action.n} actions.")
     return action
@@ -141,7 +144,7 @@ def action_distribution(
     if probs is not None:
         if not isinstance(info.action_space, gym.spaces.Discrete):
             raise UserError(
-                f"algorithm.action_probs is of Discrete actions; those of {info.id} are {info.action_space}. Leave it out."
+                f"algorithm.action_probs is of Discrete actions; those of {info.id} are {space_text(info.action_space)}. Leave it out."
             )
         if len(probs) != info.action_space.n:
             raise UserError(
@@ -174,7 +177,7 @@ def _distribution(info: EnvInfo, space: gym.Space[Any], gaussian: dict[str, Any]
     low, high = _bounds(space.low), _bounds(space.high)
     if gaussian["squash"] and None in (*low, *high):
         raise UserError(
-            f"algorithm.squash maps to bounds, and actions of {info.id} are {space}, without some. Set algorithm.squash=false."
+            f"algorithm.squash maps to bounds, and actions of {info.id} are {space_text(space)}, without some. Set algorithm.squash=false."
         )
     return DiagonalGaussian(space.shape, low, high, str(space.dtype), **gaussian)
 
@@ -206,13 +209,12 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
     if not isinstance(space, gym.spaces.Box):
         if settings.kind != "auto":
             raise UserError(
-                f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space}. "
+                f"algorithm.coding.kind is {settings.kind!r}, which is for Box observations; those of {info.id} are {space_text(space)}. "
                 "Leave algorithm.coding out."
             )
         if space.shape is not None and len(space.shape) > 1:
             raise UserError(
-                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. Set "
-                "env.wrappers=[flatten], and cut up what that gives by algorithm.coding."
+                f"A table takes arrays of one axis; observations of {info.id} have shape {list(space.shape)}. {_as_one_array(info)}"
             )
         if isinstance(space, gym.spaces.Discrete):
             return Discrete(int(space.n), int(space.start))
@@ -221,16 +223,22 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
         if isinstance(space, gym.spaces.MultiBinary):
             size = int(np.prod(space.shape))
             return Digits((2,) * size, (0,) * size)
-        raise UserError(f"A table takes discrete or Box observations; those of {info.id} are {space}.")
-    if settings.kind == "auto":
         raise UserError(
-            f"Observations of {info.id} are {space}: a table needs to know how to cut them up. Set algorithm.coding, "
-            "such as {kind: bins, n: [10, 10, 20, 10]} or {kind: tiles, n: [8, 8], tilings: 8}."
+            f"A table takes discrete or Box observations; those of {info.id} are {space_text(space)}. {_as_one_array(info)}"
         )
     if len(space.shape) != 1:
         raise UserError(
-            f"A table takes Box observations of one axis; those of {info.id} have shape {list(space.shape)}. Set "
-            "env.wrappers=[flatten]."
+            f"A table takes Box observations of one axis; those of {info.id} are {space_text(space)}. {_as_one_array(info)}"
+        )
+    if settings.kind == "auto":
+        if (size := space.shape[0]) > MOST_INPUTS:
+            raise UserError(
+                f"Observations of {info.id} are {space_text(space)}: a table of {size:,} inputs would meet no state twice. {NETWORKS}"
+            )
+        each = 10 if size <= 4 else 3
+        raise UserError(
+            f"Observations of {info.id} are {space_text(space)}: a table needs to know how to cut them up. Set algorithm.coding, "
+            f"such as {{kind: bins, n: {[each] * size}}} or {{kind: tiles, n: {[each] * size}, tilings: 8}}."
         )
     inputs = settings.inputs or tuple(map(str, range(space.shape[0])))
     low, high = _ranges(settings, space, inputs, info.id)
@@ -243,6 +251,13 @@ def make_coding(settings: CodingSettings, info: EnvInfo) -> Coding:
     return Tiles(settings.n, low, high, inputs, settings.tilings, settings.memory)
 
 
+def _as_one_array(info: EnvInfo) -> str:
+    """What to do where observations are more than one array of one axis."""
+    if sum(prod(part.shape) for part in info.obs_layout.parts) > MOST_INPUTS:
+        return NETWORKS
+    return "Set env.wrappers=[flatten], and cut up what that gives by algorithm.coding."
+
+
 def _state_space(info: EnvInfo) -> gym.Space[Any]:
     """The space of what `Layout.state` gives."""
     space: gym.Space[Any] = info.observation_space
@@ -250,14 +265,26 @@ def _state_space(info: EnvInfo) -> gym.Space[Any]:
     if len(parts) == 1:
         for key in parts[0].path:
             space = space[key]  # type: ignore[index]
-    elif all(part.kind != "box" for part in parts):
-        digits = [
-            part if part.n else replace(part, n=(2,) * prod(part.shape), start=(0,) * prod(part.shape))
-            for part in parts
-        ]
-        n, start = (np.concatenate([getattr(part, name) for part in digits]) for name in ("n", "start"))
+    elif all(digits := [_digits(space, part) for part in parts]):
+        n, start = (np.concatenate(columns) for columns in zip(*digits, strict=True))
         space = gym.spaces.MultiDiscrete(n, start=start)
     return space
+
+
+def _digits(space: gym.Space[Any], part: Part) -> tuple[Array, Array] | tuple[()]:
+    """How many values each number of a part has, and the first of them; () where that are not few whole numbers."""
+    if part.kind == "discrete":
+        return np.array(part.n), np.array(part.start)
+    size = prod(part.shape)
+    if part.kind == "binary":
+        return np.full(size, 2), np.zeros(size, np.int64)
+    for key in part.path:
+        space = space[key]  # type: ignore[index]
+    assert isinstance(space, gym.spaces.Box)
+    if part.dtype != "int8" or part.dtype != str(space.dtype):  # such as the squares of a board
+        return ()
+    low = space.low.ravel().astype(np.int64)
+    return space.high.ravel() - low + 1, low
 
 
 def _ranges(

@@ -66,7 +66,8 @@ class A2C(ActorCritic):
     def update(self, fragments: list[Fragment], iteration: int, progress: float) -> dict[str, float]:
         s, torch = self.settings, self.torch
         batch = self.batch(fragments)
-        rates = self.rates(progress, env_steps=iteration * sum(f.env_steps for f in fragments))
+        env_steps = iteration * sum(f.env_steps for f in fragments)
+        rates, entropy_coef = self.rates(progress, env_steps), s.entropy_coef(progress, env_steps)
         if s.normalize_value:
             self.scale.update(batch.target)
         per_step = (self.scale.apply(batch.target), batch.advantage)
@@ -84,7 +85,7 @@ class A2C(ActorCritic):
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
             policy_loss, by_log_prob = policy_gradient(policy.log_prob(action), advantage)
             v_loss, by_value = value_loss(value, target, value, None)
-            pull(policy.gradient(action, by_log_prob, -s.entropy_coef / len(value)), s.value_coef * by_value)
+            pull(policy.gradient(action, by_log_prob, -entropy_coef / len(value)), s.value_coef * by_value)
             norm = self.optimizer.descend(rates)
             totals += torch.stack([policy_loss, v_loss, policy.entropy().mean(), norm])
         names = ("policy_loss", "value_loss", "entropy", "grad_norm")

@@ -53,7 +53,9 @@ class ActorCriticSettings(NetworkSettings):
     lr: Rate = Field(default=Schedule(start=3e-4, end=0.0), description="of the actor, and of a shared body")
     critic_lr: Rate | None = Field(default=None, description="null: as lr")
     value_coef: float = Field(default=0.5, ge=0, description="weight of the value loss")
-    entropy_coef: float = Field(default=0.0, ge=0, description="weight of the entropy, which is made large")
+    entropy_coef: Schedule = Field(
+        default=Schedule(start=0.0), description="weight of the entropy, which is made large"
+    )
     optimizer: Literal["adam", "rmsprop"] = Field(default="adam", description="of actor and critic")
     max_grad_norm: float | None = Field(default=0.5, gt=0, description="of the actor's gradient, and of the critic's")
     normalize_advantage: bool = Field(default=True, description="of a minibatch: to mean 0, deviation 1")

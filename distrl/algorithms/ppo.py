@@ -84,7 +84,7 @@ class PPO(ActorCritic):
         s, torch = self.settings, self.torch
         batch = self.batch(fragments)
         env_steps = iteration * sum(f.env_steps for f in fragments)
-        clip = s.clip(progress, env_steps)
+        clip, entropy_coef = s.clip(progress, env_steps), s.entropy_coef(progress, env_steps)
         rates = {name: rate * self.control.factor for name, rate in self.rates(progress, env_steps).items()}
         old_value = self.scale.apply(batch.value)  # what the critic gives out, which its change is measured from
         if s.normalize_value:
@@ -106,7 +106,7 @@ class PPO(ActorCritic):
                     adv = (adv - adv.mean()) / (adv.std() + 1e-8)
                 policy_loss, by_log_prob = clipped_surrogate(log_ratio, adv, clip)
                 v_loss, by_value = value_loss(new_value, target_, old_value_, s.value_clip)
-                pull(policy.gradient(action_, by_log_prob, -s.entropy_coef / size), s.value_coef * by_value)
+                pull(policy.gradient(action_, by_log_prob, -entropy_coef / size), s.value_coef * by_value)
                 norm = self.optimizer.descend(rates)
                 parts.append((policy_loss, v_loss, policy.entropy(), log_prob - began_, log_ratio, norm))
             p_loss, v_loss, entropy, change, log_ratio, norm = (torch.stack(x) for x in zip(*parts, strict=True))

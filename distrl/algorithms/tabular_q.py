@@ -12,6 +12,8 @@ G' is the target of the next step; where its action is not greedy, the episode w
 v(s') = max_a Q(s', a) instead. SARSA takes the expectation over pi where the next action is not in the fragment.
 A truncated step bootstraps from the true last observation, like any other.
 
+Of two agents in turns the next state is the other's, whose value counts with the other sign (`turn_by_turn`): minimax-Q.
+
 An iteration brings S x N transitions for each of T steps. They are learnt from last step to first (so that what is met
 at the end of an episode reaches its beginning in one sweep), each step being one update of the whole table. Where c
 copies did the same in the same state, their mean target counts as c updates in a row:
@@ -106,8 +108,10 @@ class Settings(AlgorithmSettings):
 def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     """The acting policy for an env's spaces. Raises `UserError` for what no table can hold."""
     action = info.action_space
-    if info.agents:
-        raise UserError(f"A table is of one agent here, and {info.id} has {len(info.agents)}. Set algorithm.name=ppo.")
+    if info.agents and (not info.turns or len(info.agents) != 2):
+        raise UserError(
+            f"A table is of one agent here, or of two in turns, and {info.id} has {len(info.agents)}. Set algorithm.name=ppo."
+        )
     if not isinstance(action, gym.spaces.Discrete):
         raise UserError(
             f"A table has a column for every action, and those of {info.id} are {action}. Set algorithm.name=ppo or a2c, which "
@@ -145,6 +149,43 @@ class Transitions:
     discount: Array  # [T, M] gamma, or 0 after a termination
     ended: Array  # [T, M]
     next_allowed: Array | None = None  # [T, M, A] what may be done there, where the observation says so
+
+
+def turn_by_turn(both: Transitions, active: Array) -> Transitions:
+    """The turns of two agents as one chain: what an agent leaves to the other is worth to it what it is not worth to that one.
+
+    So Q(s, a) is of who moves, and the value of the next state counts with the other sign where the other moves there: minimax-Q
+    (Littman 1994) of games in turns. What is learnt of a game depends on no opponent.
+
+    Args:
+        both: [T, 2 M], a column each
+        active: [T + 1, 2 M] whose turn it is
+    Raises:
+        UserError: what one wins is not what the other loses
+    """
+
+    def pick(array: Array, who: Array) -> Array:
+        pairs = array.reshape(len(array), -1, 2, *array.shape[2:])
+        return np.take_along_axis(pairs, who.reshape(*who.shape, *[1] * (pairs.ndim - 2)), axis=2)[:, :, 0]
+
+    if both.reward.reshape(len(both.reward), -1, 2).sum(axis=2).any():
+        raise UserError(
+            "A table learns games in which one wins what the other loses, and here rewards of a step do not sum to 0. "
+            "Set algorithm.name=ppo."
+        )
+    movers = active.reshape(len(active), -1, 2).argmax(axis=2)
+    mover, ended = movers[:-1], pick(both.ended, movers[:-1])
+    following = np.where(ended, 1 - mover, movers[1:])
+    allowed = both.next_allowed
+    return Transitions(
+        pick(both.row, mover),
+        pick(both.action, mover),
+        pick(both.reward, mover),
+        pick(both.next_row, following),
+        pick(both.discount, mover) * np.where(following == mover, 1.0, -1.0),
+        ended,
+        None if allowed is None else pick(allowed, following),
+    )
 
 
 class Rehearsal:
@@ -279,7 +320,7 @@ class TabularQ:
             np.concatenate(x, axis=1)
             for x in zip(*((f.action, f.reward, f.terminated, f.ended) for f in fragments), strict=True)
         )
-        return Transitions(
+        batch = Transitions(
             numbers[:-1],
             action - self.first_action,
             reward,
@@ -288,6 +329,8 @@ class TabularQ:
             ended,
             self.next_masks(obs, final_obs, fragments),
         )
+        active = [f.active for f in fragments if f.active is not None]
+        return turn_by_turn(batch, np.concatenate(active, axis=1)) if active else batch
 
     def next_masks(self, obs: Array, final_obs: Array, fragments: list[Fragment]) -> Array | None:
         """What may be done in the state that every step led to, [T, M, A], where it is the observation that says so."""

@@ -146,12 +146,20 @@ def check(
     try_setup: Annotated[
         bool, typer.Option("--try-setup", help="run the file's setup commands here, in a home directory of their own")
     ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="have all machines of a cluster that is up write and read there", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Find out what would fail before it costs money; of a cluster that is up, what it is and what it allows."""
     if "://" in target or (":" in target and not Path(target).exists()):
         from distrl.runs.clusters import check_up
 
-        findings = check_up(_cluster(target), _warn)
+        findings = check_up(_cluster(target), _warn, storage)
+    elif storage is not None:
+        raise UserError("--storage is for a cluster that is up: give its address, such as http://127.0.0.1:8265.")
     else:
         from distrl.execution.cluster_files import check_file
 

@@ -72,15 +72,47 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG [KEY=VALUE]...")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", show_default=False)
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="how long to simulate, and to train")] = 20,
     local: Annotated[bool, typer.Option("--local", help="train in one process, without Ray")] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="sb3", help="instead: against Stable-Baselines3; without CONFIG, four tasks")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="with --against: turns of each")] = 3,
 ) -> None:
     """Measure training against pure simulation: env steps/s, seconds by phase, start-up, memory."""
     from distrl.config import load_config
     from distrl.tools import benchmark
 
+    if against is not None:
+        _bench_against(against, arguments, seconds, rounds, local)
+        return
+    if not arguments:
+        raise UserError("Which config? Give a file or a preset, such as ppo_cartpole ('distrl presets' lists them).")
     render_benchmark(benchmark.run(load_config(arguments[0], arguments[1:]), seconds, local))
+
+
+def _bench_against(peer: str, arguments: list[str] | None, seconds: float, rounds: int, local: bool) -> None:
+    """Print a line for each task: env steps/s of both, median and all of the ratios."""
+    import numpy as np
+
+    from distrl.config import load_config
+    from distrl.tools.against import TASKS, compare
+
+    if peer != "sb3":
+        raise UserError(f"--against {peer!r} is not known; it takes sb3 (Stable-Baselines3).")
+    tasks = TASKS if not arguments else ((arguments[0], tuple(arguments[1:])),)
+    for found in compare([load_config(name, overrides) for name, overrides in tasks], seconds, rounds, local):
+        ratios, config = found.ratios, found.config
+        stolen = "an unknown share" if found.stolen is None else f"{found.stolen:.1%}"
+        out.print(
+            f"{config.algorithm.name} on {config.env.id}: distrl {np.median(found.ours):,.0f} env steps/s, SB3 "
+            f"{np.median(found.peer):,.0f}: {np.median(ratios):.1f} times ({ratios[0]:.1f} to {ratios[-1]:.1f} in {rounds} turns; "
+            f"{stolen} of the processors stolen, load {found.load:.1f} before)",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -110,7 +142,7 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from distrl.tools.env_checks import short
+    from distrl.layouts import space_text
     from distrl.tools.explore import SHARD_COPIES
 
     e, info = exploration, exploration.info
@@ -126,8 +158,8 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
     if info.agents:
         _tell_agents(row, info)
     else:
-        row("observations", short(info.observation_space))
-        row("actions", short(info.action_space))
+        row("observations", space_text(info.observation_space))
+        row("actions", space_text(info.action_space))
     row("time limit", "none" if info.max_episode_steps is None else f"{info.max_episode_steps:,} steps")
     row("reward threshold", "none" if info.reward_threshold is None else f"{info.reward_threshold:g}")
     row("render modes", ", ".join(info.render_modes) or "none")
@@ -160,12 +192,12 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
 
 def _tell_agents(row: Callable[[str, object], None], info: EnvInfo) -> None:
     """Rows about several agents: who they are, and what each sees and does."""
-    from distrl.tools.env_checks import short
+    from distrl.layouts import space_text
 
     names = list(info.agents)
     row("agents", f"{len(names)}, {'one after the other' if info.turns else 'at once'}: {', '.join(names)}")
     for number, what in enumerate(("observations", "actions")):
-        spaces = {name: short(of_agent[number]) for name, of_agent in info.agents.items()}
+        spaces = {name: space_text(of_agent[number]) for name, of_agent in info.agents.items()}
         for text in dict.fromkeys(spaces.values()):
             whose = [name for name, other in spaces.items() if other == text]
             row(what, text if len(whose) == len(names) else f"{', '.join(whose)}: {text}")
@@ -173,7 +205,7 @@ def _tell_agents(row: Callable[[str, object], None], info: EnvInfo) -> None:
         "policies",
         "per_agent, or groups of those that are alike" if info.groups else "shared, per_agent, or groups",
     )
-    row("state of all", "none" if info.state_space is None else f"{short(info.state_space)}, for a central critic")
+    row("state of all", "none" if info.state_space is None else f"{space_text(info.state_space)}, for a central critic")
 
 
 def render_benchmark(benchmark: Benchmark) -> None:

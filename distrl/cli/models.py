@@ -29,6 +29,12 @@ def evaluate(
             help="the exact value and the optimum, where the transition table is known; of a game of turns all its lines",
         ),
     ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="of games: random, a function module:name or a run to play against, from each seat in turn; may be repeated"
+        ),
+    ] = None,
     env_module: EnvModules = None,
 ) -> None:
     """Play episodes in fresh envs: mean, spread, min and max of the returns. Imports the modules that the model names."""
@@ -40,7 +46,8 @@ def evaluate(
     from distrl.models.evaluate import play_episodes
 
     modules = env_module or []
-    result, env = play_episodes(run, episodes, greedy=not sampled, seed=seed, max_steps=max_steps, modules=modules)
+    how = {"greedy": not sampled, "seed": seed, "max_steps": max_steps, "modules": modules, "opponents": against or []}
+    result, env = play_episodes(run, episodes, **how)  # type: ignore[arg-type]
     out.print(
         Text.assemble(
             f"{env.id}: ",
@@ -50,6 +57,10 @@ def evaluate(
     )
     for name, score in result.scores.items():
         out.print(Text.assemble(f"{name}: ", (f"{score:.2f}", "bold")))
+    for name, outcomes in result.against.items():
+        for seat in outcomes["win"]:
+            told = ", ".join(f"{share[seat]:.1%} {outcome}" for outcome, share in outcomes.items())
+            out.print(f"against {name} as {seat}: {told}")
 
 
 def _evaluate_exactly(run: Path, modules: list[str]) -> None:

@@ -132,12 +132,14 @@ def presets() -> None:
 
 def _dry_run(plan: Plan, nodes: dict[str, str]) -> None:
     """`nodes`: what would go to each of a cluster's, by its name."""
+    from distrl.layouts import space_text
+
     config, rollout = plan.config, plan.config.rollout
     out.print(config.to_yaml().rstrip())
     table = Table(show_header=False, box=None, title="What this run is made of", title_justify="left")
     iterations = "no limit" if config.iterations is None else f"{config.iterations:,}"
     for name, value in {
-        "env": f"{plan.info.id}: {plan.info.observation_space} -> {plan.info.action_space}",
+        "env": f"{plan.info.id}: {space_text(plan.info.observation_space)} -> {space_text(plan.info.action_space)}",
         "time limit": plan.info.max_episode_steps or "none",
         "reward threshold": "none" if plan.info.reward_threshold is None else plan.info.reward_threshold,
         "policy": plan.policy_note,

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.wrappers import (
     AtariPreprocessing,
     ClipReward,
+    FlattenObservation,
     FrameStackObservation,
     NormalizeObservation,
     NormalizeReward,
@@ -26,7 +27,7 @@ from gymnasium.wrappers import (
 )
 
 from distrl.errors import UserError
-from distrl.layouts import MASK, Layout, action_layout, choices_of, observation_layout
+from distrl.layouts import MASK, Layout, action_layout, choices_of, is_text, observation_layout, space_text
 from distrl.registry import NORMALISING, normalises, wrapper
 from distrl.settings import EnvSettings, WrapperSettings
 from distrl.types import Array
@@ -52,6 +53,22 @@ def atari(env: gym.Env[Any, Any], stack_size: int = 4, **arguments: Any) -> gym.
     return frame_stack(AtariPreprocessing(env, **arguments), stack_size)
 
 
+def flatten(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Observations [size]: all numbers of them in one array, whole numbers one-hot. Texts of a Dict are left out."""
+    read = _without_texts(env.observation_space)
+    if read is env.observation_space:
+        return FlattenObservation(env)
+    return TransformObservation(env, lambda obs: gym.spaces.flatten(read, obs), gym.spaces.flatten_space(read))
+
+
+def _without_texts(space: gym.Space[Any]) -> gym.Space[Any]:
+    """A Dict without its texts, at any depth: what it makes of an observation pays no attention to other keys."""
+    if not isinstance(space, gym.spaces.Dict):
+        return space
+    left = {name: _without_texts(below) for name, below in space.spaces.items() if not is_text(below)}
+    return space if left == space.spaces else gym.spaces.Dict(left)
+
+
 def frame_stack(env: gym.Env[Any, Any], stack_size: int = 4) -> gym.Env[Any, Any]:
     """Observations [stack_size, ...]: the newest so many, newest last; at first the first one so many times."""
     return FrameStackObservation(env, stack_size)
@@ -70,7 +87,7 @@ def select(env: gym.Env[Any, Any], indices: Sequence[int]) -> gym.Env[Any, Any]:
     """Observations [len(indices), ...]: these entries alone of arrays, counted from 0 along their first axis."""
     space = env.observation_space
     if not isinstance(space, gym.spaces.Box) or not space.shape:
-        raise TypeError(f"observations are {space}, and a Box with an axis is due")
+        raise TypeError(f"observations are {space_text(space)}, and a Box with an axis is due")
     if not indices or not all(type(i) is int and 0 <= i < space.shape[0] for i in indices):
         raise ValueError(f"indices are {indices}, and whole numbers from 0 to {space.shape[0] - 1} are due")
     kept = list(indices)
@@ -102,6 +119,8 @@ def _put_around(env: gym.Env[Any, Any], around: WrapperSettings, env_id: str) ->
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = "" if frame.filename == __file__ else f" ({frame.filename}, line {frame.lineno})"
         reason = f"{type(error).__name__}: {error}".removesuffix(".")
+        if isinstance(error, NotImplementedError) and not str(error):
+            reason = f"it can do nothing with observations that are {space_text(env.observation_space)}"
         raise UserError(f"{what} cannot be put around {env_id!r}: {reason}{where}. Change env.wrappers.") from None
     if not isinstance(wrapped, gym.Env):
         raise UserError(

@@ -47,6 +47,9 @@ class Execution(Protocol):
     def pulse(self, worker: Worker) -> Future | None:
         """`distrl.heartbeat.pulse` of a worker, whatever it does; None where nobody could tell, as it works in this process."""
 
+    def leave(self, worker: Worker) -> None:
+        """Have a learner leave its update (`distrl.workers.leaving`), whatever else waits for it."""
+
     def kill(self, worker: Worker, why: str = "") -> None:
         """End a worker at once, whatever it does. `why`: for the `WorkerLost` of what it owes."""
 

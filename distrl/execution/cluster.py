@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from distrl.errors import Diverged, EnvError, UserError, WorkerLost
+from distrl.errors import Diverged, EnvError, Left, UserError, WorkerLost
 from distrl.execution import SEAT
 from distrl.execution.own_ray import RayConnection
 from distrl.execution.resources import Node, Seat
-from distrl.heartbeat import pulse
+from distrl.heartbeat import leave, pulse
 
 
 class Connection(Protocol):
@@ -55,10 +55,10 @@ class RayExecution:
 
         return ray
 
-    def warm(self, modules: Sequence[Sequence[str]]) -> list[Any]:
-        """Have a process each import modules, for a worker that is spawned later: the futures of that."""
+    def warm(self, wanted: Sequence[tuple[Sequence[str], Seat]]) -> list[Any]:
+        """Have a process each import modules, where a worker is to be spawned later: the futures of that."""
         load = self.ray.remote(num_cpus=0, max_retries=0)(_load)
-        return [load.remote(names) for names in modules]
+        return [load.options(scheduling_strategy=_on_node(seat, soft=True)).remote(names) for names, seat in wanted]
 
     def nodes(self) -> list[Node]:
         if not self._joined:
@@ -91,15 +91,12 @@ class RayExecution:
 
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Any:
         self._connection.check()
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        where = NodeAffinitySchedulingStrategy(seat.node, soft=False) if seat.node else None
         remote = self.ray.remote(
             num_cpus=seat.cpus,
             num_gpus=seat.gpus,
             max_restarts=0,
             concurrency_groups={"watch": 1},
-            scheduling_strategy=where,
+            scheduling_strategy=_on_node(seat, soft=False),
         )
         handle = remote(cls).remote(*args)
         actor = handle._actor_id.hex()
@@ -145,7 +142,7 @@ class RayExecution:
         try:
             return self.ray.get(future, timeout=timeout)
         except errors.RayTaskError as error:
-            if isinstance(error.cause, (EnvError, Diverged, UserError)):
+            if isinstance(error.cause, (EnvError, Diverged, Left, UserError)):
                 raise error.cause from None
             if isinstance(error.cause, (errors.RayActorError, errors.ObjectLostError, errors.ActorUnschedulableError)):
                 raise self._lost(error.cause) from None
@@ -179,6 +176,9 @@ class RayExecution:
     def pulse(self, worker: Any) -> Any:
         return worker.__ray_call__.options(concurrency_group="watch").remote(pulse)
 
+    def leave(self, worker: Any) -> None:
+        worker.__ray_call__.options(concurrency_group="watch").remote(leave)
+
     def kill(self, worker: Any, why: str = "") -> None:
         actor = worker._actor_id.hex()
         if why:  # whoever waits for what it owes will ask who is gone
@@ -195,6 +195,13 @@ class RayExecution:
             self.ray.kill(handle)
         self._workers.clear()
         self._connection.close()
+
+
+def _on_node(seat: Seat, soft: bool) -> Any:
+    """Ray's word for a seat's node. `soft`: another one will do, where it is gone."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(seat.node, soft=soft) if seat.node else None
 
 
 def _load(modules: Sequence[str]) -> None:

@@ -135,6 +135,7 @@ class Order:
     room: Sequence[Mapping[str, float]] = ()  # what must be free at once before it begins, part by part
     wait_s: float = WAIT_S  # the most that it waits for that
     module: str = on_cluster.__name__  # what is run there
+    store: str | None = None  # the address of one that is looked at, of a check
 
 
 class Cluster:
@@ -385,6 +386,7 @@ def _write_payload(directory: Path, order: Order) -> list[str]:
         "versions": dict(order.versions),
         "room": list(order.room),
         "wait_s": order.wait_s,
+        "store": order.store,
     }
     (handed / on_cluster.ORDER).write_text(json.dumps(wanted))
     if order.config is not None:

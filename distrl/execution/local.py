@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distrl.errors import WorkerLost
 from distrl.execution import SEAT
+from distrl.execution.alarm import Hung
 from distrl.execution.resources import Node, Seat
+from distrl.heartbeat import leave
 
 
 @dataclass(eq=False)
@@ -41,6 +44,8 @@ class LocalExecution:
     def submit(self, worker: LocalWorker, method: str, *args: Any) -> Done:
         try:
             return Done(getattr(worker.instance, method)(*map(self._value, args)))
+        except Hung as hung:
+            return Done(error=WorkerLost(worker, str(hung)))
         except Exception as error:
             return Done(error=error)
 
@@ -64,6 +69,9 @@ class LocalExecution:
 
     def pulse(self, worker: LocalWorker) -> None:
         return None
+
+    def leave(self, worker: LocalWorker) -> None:
+        leave()
 
     def kill(self, worker: LocalWorker, why: str = "") -> None:
         worker.instance = None

@@ -27,28 +27,34 @@ class Elsewhere(Protocol):
 
 
 class RayBeside:
-    """A Ray of the run's own as `Elsewhere`, with processes that have imported what their workers need."""
+    """A Ray as `Elsewhere`, with processes that have imported what their workers need."""
 
-    def __init__(self, config: Config, object_store_bytes: int, replay_bytes: int, torch: bool) -> None:
-        """`torch`: the learner needs it."""
+    def __init__(
+        self, config: Config, object_store_bytes: int, replay_bytes: int, torch: bool, joined: Any = None
+    ) -> None:
+        """
+        Args:
+            torch: the learner needs it
+            joined: a RayExecution on a cluster; None: a Ray of the run's own is to be started
+        """
         self.config, self.object_store_bytes, self.replay_bytes = config, object_store_bytes, replay_bytes
         self.learner = ("distrl.workers.learner", *(["torch"] if torch else []))
-        self.execution: Any = None  # a RayExecution, whose module is imported once it is wanted
+        self.execution, self.up = joined, joined is not None
         self.warming: list[Any] | None = None
 
     def begin(self) -> None:
-        from distrl.execution.cluster import RayExecution
+        from distrl.execution.cluster import RayExecution  # once it is wanted: Ray takes a second to import
 
-        self.execution = RayExecution("local", self.object_store_bytes, wait=False)
+        if self.execution is None:
+            self.execution = RayExecution("local", self.object_store_bytes, wait=False)
 
     def ready(self) -> bool:
-        if self.warming is None:
-            if not self.execution.up():
-                return False
-            self.resources = share_out(self.config, self.execution.nodes(), self.replay_bytes)
-            runners = [("distrl.workers.runner",)] * len(self.resources.runners)
-            self.warming = self.execution.warm([self.learner, *runners])
-        return len(self.execution.wait(self.warming, timeout=0)) == len(self.warming)
+        self.up = self.up or self.execution.up()
+        if self.up and self.warming is None:
+            resources = self.resources = share_out(self.config, self.execution.nodes(), self.replay_bytes)
+            runners = [(("distrl.workers.runner",), seat) for seat in resources.runners]
+            self.warming = self.execution.warm([(self.learner, resources.learner), *runners])
+        return self.warming is not None and len(self.execution.wait(self.warming, timeout=0)) == len(self.warming)
 
     def take(self) -> tuple[Execution, Resources]:
         return self.execution, self.resources

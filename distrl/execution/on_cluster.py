@@ -36,7 +36,7 @@ def prepare() -> None:
     They come in a file, since Ray logs and shows what it is given as environment variables.
     """
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    os.environ.update(_read(ENVIRONMENT))
+    os.environ.update(read(ENVIRONMENT))
 
 
 def different(wanted: dict[str, str]) -> list[str]:
@@ -73,7 +73,7 @@ def arguments(order: dict[str, Any], handed: str) -> list[str]:
 def main() -> None:
     """Do what was ordered, in this process; leaves with the exit code of the command."""
     prepare()  # Ray does that in workers alone
-    order = _read(ORDER)
+    order = read(ORDER)
     if other := different(order["versions"]):
         print(
             f"error: this cluster has {', '.join(other)}. Install there what scripts/constraints.txt names, or submit with "
@@ -88,7 +88,8 @@ def main() -> None:
     runpy.run_module("distrl", run_name="__main__", alter_sys=True)
 
 
-def _read(name: str) -> dict[str, Any]:
+def read(name: str) -> dict[str, Any]:
+    """What the job was handed under a name."""
     with open(os.path.join(payload(), name), encoding="utf-8") as file:
         read: dict[str, Any] = json.load(file)
     return read

@@ -18,17 +18,22 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import psutil
 
 from distrl import signals
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import other_ray
 
 # Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
-# Ray's processes change their titles, but keep their logs or sockets there open, or were started with it.
+# Ray's processes change their titles, but keep their logs or sockets there open, or were started with it. Where the system
+# does not show that (macOS), those that bear it in their command are ended, and what these have started.
 _JANITOR = """
-import os, shutil, signal, sys, time
+import os, shutil, signal, subprocess, sys, time
 directory, driver = sys.argv[1], int(sys.argv[2])
 
 def uses(pid):
@@ -39,14 +44,34 @@ def uses(pid):
     fds = f"/proc/{pid}/fd"
     return any(os.readlink(f"{fds}/{fd}").startswith(directory) for fd in os.listdir(fds))
 
+def bearing():
+    listed = ["ps", "-A", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "command="]
+    listed = [line.split(None, 2) for line in subprocess.run(listed, stdout=subprocess.PIPE, text=True).stdout.splitlines()]
+    spared = {driver, os.getpid()}
+    found, more = set(), {int(line[0]) for line in listed if directory in line[-1]} - spared
+    while more:
+        found |= more
+        more = {int(line[0]) for line in listed if int(line[1]) in more} - found - spared
+    return found
+
+def users():
+    if not os.path.isdir("/proc/self"):
+        yield from bearing()
+        return
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            if pid not in (driver, os.getpid()) and uses(pid):
+                yield pid
+        except OSError:
+            continue
+
 sys.stdin.read()
 for attempt in range(50):
     found = False
-    for pid in filter(str.isdigit, os.listdir("/proc") if os.path.isdir("/proc") else []):
+    for pid in users():
+        found = True
         try:
-            if int(pid) not in (driver, os.getpid()) and uses(pid):
-                found = True
-                os.kill(int(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except OSError:
             continue
     shutil.rmtree(directory, ignore_errors=True)
@@ -56,11 +81,36 @@ for attempt in range(50):
 """
 
 
+T = TypeVar("T")
 _MARK = "DISTRL_RAY_DIRECTORY"  # in the environment of all that Ray starts, for the janitor
 _ALIVE = "alive"  # a file in the directory of a run's own Ray, which the driver keeps locked while it lives
+_SOCKET = (
+    "/distrl-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # how long one is at most
+)
+LONGEST_SOCKET = 103  # bytes that the path of a socket may have on macOS; four more on Linux
+START_S = 120.0  # for a Ray to be up; its own limit is 30 s, which a busy machine may need more than
 LEAVE_S = 30.0  # for Ray to end in its own way; then the janitor ends it
 PROBE_S = 5.0  # between looks at whether a Ray that was joined still answers
 PROBES = 3  # in vain, one after the other, and it does not; Ray's own client would end this process after 60 s
+
+
+def patient(call: Callable[..., T], seconds: float, given_up: Callable[[], bool]) -> Callable[..., T]:
+    """The same call, tried again for so long where it raises RuntimeError. Wrapping it twice does nothing more."""
+    if hasattr(call, "impatient"):
+        call = call.impatient
+
+    def tried(*args: Any, **kwargs: Any) -> T:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except RuntimeError:
+                if given_up() or time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    tried.impatient = call  # type: ignore[attr-defined]
+    return tried
 
 
 def _janitor(directory: str, driver: int) -> subprocess.Popen[bytes]:
@@ -69,9 +119,15 @@ def _janitor(directory: str, driver: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
+def _temporary() -> str:
+    """Where directories of Rays are made: where temporary files are, unless its name is too long, as macOS's is."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) + len(_SOCKET) <= LONGEST_SOCKET else "/tmp"
+
+
 def _sweep() -> None:
     """Clean up after drivers that were killed together with their janitors: whose file nobody keeps locked."""
-    for file in Path(tempfile.gettempdir()).glob(f"distrl-*/{_ALIVE}"):
+    for file in Path(_temporary()).glob(f"distrl-*/{_ALIVE}"):
         try:
             with file.open() as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,6 +160,9 @@ class RayConnection:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
         # A history of calls that grows for hours: none.
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+        os.environ.setdefault(
+            "RAY_ENABLE_MAC_LARGE_OBJECT_STORE", "1"
+        )  # macOS: more than 2 GiB, where a run needs them
         try:
             if address == "local":
                 self._start(object_store_bytes)
@@ -120,7 +179,7 @@ class RayConnection:
         # Workers import what the driver can: the user's own environments, beside the script or the notebook.
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(os.path.abspath(path) for path in sys.path))
         _sweep()
-        self._directory = os.environ[_MARK] = tempfile.mkdtemp(prefix="distrl-")
+        self._directory = os.environ[_MARK] = tempfile.mkdtemp(prefix="distrl-", dir=_temporary())
         self._alive = (Path(self._directory) / _ALIVE).open("w")
         fcntl.flock(self._alive, fcntl.LOCK_EX)
         self._janitor = _janitor(self._directory, os.getpid())
@@ -163,9 +222,10 @@ class RayConnection:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             try:
                 import ray
-                from ray._private import worker
+                from ray._private import services, worker
 
                 worker.print_to_stdstream = lambda data, ignore_prefix: None  # on stdout, which is for results
+                services.get_node = patient(services.get_node, START_S, lambda: self._leave.is_set() or not _raylets())
                 ray.init(log_to_driver=False, logging_level="ERROR", **settings)
             except Exception as error:
                 self._failure = error
@@ -184,10 +244,16 @@ class RayConnection:
             first = (str(self._failure).strip() or type(self._failure).__name__).splitlines()[0]
             if self._joined:
                 raise UserError(f"The Ray cluster at {self._joined} cannot be joined: {first} {other_ray.REMEDY}")
+            busy = " Where the machine is merely busy, try again." if "timed out" in first else ""
             raise UserError(
-                f"Ray could not be started on this machine: {first} See 'distrl doctor', or train without it: --local."
+                f"Ray could not be started on this machine: {first}{busy} See 'distrl doctor', or train without it: --local."
             ) from self._failure
         return connected
+
+    @property
+    def directory(self) -> str | None:
+        """Of a run's own Ray: for files that are to be gone when this process is, however it ends."""
+        return self._directory
 
     def wait(self) -> None:
         """Until it is there. Raises `UserError` where it cannot be had, and then undoes all."""
@@ -244,6 +310,12 @@ def _closed(path: str) -> str:
             return ""
     except OSError as error:
         return f"its raylet here is gone ({error.strerror})"
+
+
+def _raylets() -> list[psutil.Process]:
+    """That this process has started, and that live."""
+    children = psutil.Process().children()
+    return [child for child in children if child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE]
 
 
 def _reread_token() -> None:

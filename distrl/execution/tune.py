@@ -83,7 +83,7 @@ class Trials:
 
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is told once, by the sweep
         source, watcher = _source(dealer), _watcher(dealer)
-        with tempfile.TemporaryDirectory(prefix="distrl-tune-") as storage:
+        with tempfile.TemporaryDirectory(prefix="distrl-tune-", dir=self._connection.directory) as storage:
             tuner = tune.Tuner(
                 tune.with_resources(_trainable(work), tune.PlacementGroupFactory(self._bundles)),
                 tune_config=tune.TuneConfig(

@@ -52,10 +52,7 @@ class Watch:
         self.clock, self.last = 0.0, time.monotonic()
 
     def add(self, worker: Worker, name: str, node: str) -> None:
-        limit = self.settings.step_timeout_s
-        if name in ("learner", "replay"):
-            limit = self.settings.update_timeout_s
-        self.pulses[worker] = Pulse(limit, self.clock, self.clock, node)
+        self.pulses[worker] = Pulse(self.settings.limit(name), self.clock, self.clock, node)
 
     def look(self) -> list[tuple[Worker, str]]:
         """Those that hang, and how that is known."""
@@ -179,6 +176,9 @@ class WatchedExecution:
 
     def pulse(self, worker: Worker) -> Future | None:
         return self.inner.pulse(worker)
+
+    def leave(self, worker: Worker) -> None:
+        self.inner.leave(worker)
 
     def kill(self, worker: Worker, why: str = "") -> None:
         """One of an execution that was replaced is gone already."""

@@ -16,9 +16,11 @@ import numpy as np
 
 from distrl.acting.make import initial_weights, of_member
 from distrl.acting.normalise import EPSILON, LIMIT, NormalisedPolicy, without
+from distrl.acting.opponents import OpposedPolicy
 from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.fragments import unstacked
+from distrl.learning.league import League
 from distrl.learning.team import Team
 from distrl.registry import algorithm_module
 from distrl.settings import Config
@@ -179,6 +181,8 @@ def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin |
     """
     if isinstance(policy, TeamPolicy):
         return _make_team(config, policy, device, origin)
+    if isinstance(policy, OpposedPolicy):
+        return League(config, policy, cast(OnPolicy, make_algorithm(config, policy.own, device, origin)))
     module = algorithm_module(config.algorithm.name)
     vector = initial_weights(config, policy) if origin is None else origin.vector
     policy = copy.deepcopy(policy)  # in one process it would be shared

@@ -22,6 +22,8 @@ class Team:
         metrics: dict[str, float] = {}
         for number, (member, algorithm) in enumerate(zip(self.policy.members, self.algorithms, strict=True)):
             own = [self.policy.fragment_of(number, fragment) for fragment in fragments]
+            if not any(fragment.acted.any() for fragment in own):  # others sat in all its seats
+                continue
             told = cast(OnPolicy, algorithm).update(own, iteration, progress)
             metrics |= {f"{member.name}/{name}": value for name, value in told.items()}
         return metrics

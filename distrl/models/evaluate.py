@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from distrl.acting.network import flatten, single_threaded
+from distrl.acting.opponents import beginning
 from distrl.envs.exact import Exact, examine
 from distrl.envs.mdp import Table, read_table
 from distrl.errors import reading, shown
 from distrl.models.export import read_safetensors
+from distrl.models.opponents import against
 from distrl.models.store import env_of, find_model, read_model
 from distrl.models.table_files import read_export
 from distrl.models.trust import check_modules
@@ -49,18 +51,29 @@ def _read(path: Path) -> tuple[Policy, dict[str, Any]]:
 
 
 def play_episodes(
-    path: Path, episodes: int, *, greedy: bool, seed: int, max_steps: int | None = None, modules: Sequence[str] = ()
+    path: Path,
+    episodes: int,
+    *,
+    greedy: bool,
+    seed: int,
+    max_steps: int | None = None,
+    modules: Sequence[str] = (),
+    opponents: Sequence[str] = (),
 ) -> tuple[Evaluation, EnvSettings]:
     """Play episodes in fresh envs.
 
     Args:
         max_steps: time limit of an episode; None: as in training
         modules: see `load_to_play`
+        opponents: who is played against from each seat in turn, as `opponents.evaluation` names them; none: oneself
     """
     policy, env, about = load_to_play(path, modules)
     if max_steps is not None:
         env = env.model_copy(update={"max_episode_steps": max_steps})
-    weights = Weights(about["version"], flatten(policy.arrays(), policy.shapes()))
+    vector = flatten(policy.arrays(), policy.shapes())
+    if opponents:
+        policy = against(policy, opponents, env, modules)
+    weights = Weights(about["version"], beginning(policy, vector))
     return Evaluator(env, seed, policy).evaluate(weights, about["env_steps"], episodes, greedy, 0), env
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save as tensor_bytes
 
 from distrl.acting.kinds import network_places
 from distrl.acting.network import flatten, unflatten
+from distrl.acting.opponents import apart
 from distrl.acting.policies import from_description
 from distrl.errors import UserError, reading, reason, shown
 from distrl.json_format import json_text
@@ -41,7 +42,11 @@ def weights_sha256(policy: Policy) -> str:
 
 
 def write_model(directory: Path, policy: Policy, vector: Array, about: Mapping[str, Any]) -> None:
-    """Write a policy with the weights `vector` [P]; `about`: JSON of the env, the algorithm and the training behind it."""
+    """Write a policy with the weights `vector` [P], without its opponents.
+
+    `about`: JSON of the env, the algorithm and the training behind it.
+    """
+    policy, vector, _ = apart(policy, vector)
     write_tensors(directory / "policy.safetensors", unflatten(vector, policy.shapes()))
     sha256 = file_sha256(directory / "policy.safetensors")
     told = described(policy, {**about, "sha256": sha256})

@@ -15,6 +15,9 @@ from distrl.presets import preset_for
 from distrl.settings import Config
 from distrl.types import EnvInfo
 
+REPLAY_BYTES = (
+    2**30
+)  # of a replay of images, about: not of this machine's memory, for the same command means the same run
 LONGEST = 1000  # steps of an episode, where the env itself knows no limit
 
 
@@ -50,12 +53,15 @@ def defaults(info: EnvInfo, algorithm: str) -> tuple[dict[str, Any], list[str]]:
         config["env"] = {"max_episode_steps": LONGEST}
         reasons.append(f"episodes end after {LONGEST} steps, as the env knows no limit")
     obs = info.observation_space
-    images = isinstance(obs, gym.spaces.Box) and obs.dtype == np.uint8 and len(obs.shape) == 3
+    images = isinstance(obs, gym.spaces.Box) and obs.dtype == np.uint8 and len(obs.shape) >= 3
     if images:
         config["rollout"] = {"shards": 2, "envs_per_shard": 8, "steps": 64}
         reasons.append("few copies of an env of images")
-    if images and algorithm == "dqn":
-        config["replay"] = {"capacity": 50_000, "samples_per_insert": 8}
+    if images and algorithm == "dqn":  # which draws large batches, and keeps what it saw
+        frame = info.obs_layout.nbytes // max(1, info.frame_stack)
+        config["rollout"]["steps"] = 8
+        config["replay"] = {"capacity": max(2000, min(50_000, REPLAY_BYTES // frame)), "samples_per_insert": 8}
+        reasons.append("a replay that any machine holds")
     if isinstance(info.action_space, gym.spaces.Box) and algorithm == "ppo":
         config["rollout"] = {"shards": 2, "envs_per_shard": 8, "steps": 128}
         config["algorithm"] |= {"epochs": 10, "minibatch_size": 256, "lr": {"start": 1e-3, "end": 0.0}}

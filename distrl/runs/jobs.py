@@ -68,7 +68,7 @@ def order_resumption(run: str, overrides: Sequence[str], any_versions: bool = Fa
 def _order(what: str, run_dir: str, overrides: Sequence[str], any_versions: bool) -> Order:
     known = versions()
     wanted = {} if any_versions else {name: known[name] for name in MATTER}
-    return Order(what, known["distrl"], run_dir, overrides, versions=wanted, environment=_environment())
+    return Order(what, known["distrl"], run_dir, overrides, versions=wanted, environment=passed_on())
 
 
 def _room(config: Config) -> list[dict[str, float]]:
@@ -80,7 +80,7 @@ def _room(config: Config) -> list[dict[str, float]]:
     return [*cpus, *([{"GPU": 1.0}] if config.learner.device == "cuda" else [])]
 
 
-def _environment() -> dict[str, str]:
+def passed_on() -> dict[str, str]:
     """What the run needs of the environment here: all of `.env` but what is about Ray, and what is for those it speaks to."""
     written = {name: value for name, value in dotenv_values(Path.cwd() / ".env").items() if value is not None}
     here = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from distrl.acting.make import initial_weights, make_policy
 from distrl.acting.network import single_threaded
+from distrl.acting.opponents import apart, beginning
 from distrl.acting.tables import TablePolicy
 from distrl.config import load_config
 from distrl.envs.make import describe_env
@@ -19,6 +22,7 @@ from distrl.envs.native import NativeShard
 from distrl.errors import UserError
 from distrl.execution.resources import Node, cpu_count, share_out
 from distrl.files import refuse_used
+from distrl.models.opponents import read_runs
 from distrl.runs.origin import COPY, read_origin
 from distrl.runs.resume import check_same, resume_point
 from distrl.settings import Config
@@ -28,6 +32,8 @@ from distrl.tracking.where import check_tracking, tracking_uri
 from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Origin, Policy
 from distrl.workers.replay import check_memory, replay_row_bytes
+
+SMALLER_IMAGES = 3.5  # by so many times those of Atari are, in a stack of four, by the wrapper of that name
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     info = grouped(describe_env(config.env), config.policies)
     _check_sizes(config, info)
     _check_env(config, info)
-    policy = make_policy(config, info)
+    goes_on = None if resume is None else resume_point(resume)[0]
+    policy = make_policy(config, info, read_runs(config.opponents, goes_on))
     _check_runners(config)
     run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
     before = config.learner.device if start is None else load_config(start).learner.device
@@ -91,12 +98,12 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     weights, origin = initial_weights(config, policy), None
     if config.init_from is not None:
         copied = None if resume is None else run_dir / COPY  # a run that goes on has its own
-        origin = read_origin(copied or Path(config.init_from), policy, weights, info)
+        origin = read_origin(copied or Path(config.init_from), *apart(policy, weights)[:2], info)
     return Plan(
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
-        initial_weights=weights if origin is None else origin.vector,
+        initial_weights=weights if origin is None else beginning(policy, origin.vector),
         origin=origin,
         run_dir=run_dir,
         named=config.run_dir is not None,
@@ -173,10 +180,30 @@ def _check_sizes(config: Config, info: EnvInfo) -> None:
     check_fits(
         wanted + replay,
         f"rollout.shards={rollout.shards:,} x rollout.envs_per_shard={rollout.envs_per_shard:,} x rollout.steps={rollout.steps:,} "
-        f"are {rollout.env_steps:,} env steps{of_agents} an iteration with observations of {obs:,} bytes. With what is on its way, and "
-        f"{replay / 2**30:.1f} GiB of a replay, that takes",
-        "Set one of them lower.",
+        f"are {rollout.env_steps:,} env steps{of_agents} an iteration with observations of {obs:,} bytes. With what is on its way"
+        f"{f', and {replay / 2**30:.1f} GiB of a replay,' if replay else ''} that takes",
+        _what_fits(config, info, replay),
     )
+
+
+def _what_fits(config: Config, info: EnvInfo, replay: int) -> str:
+    """What to do where an iteration does not fit beside the replay."""
+    available, wanted = 0.9 * psutil.virtual_memory().available, _object_store_bytes(config, info) + replay
+    free, sizes = available - replay, config.rollout.model_dump()
+    while _object_store_bytes(_with_rollout(config, sizes), info) > free and max(sizes.values()) > 1:
+        sizes[max(sizes, key=lambda name: sizes[name])] //= 2
+    smaller = [f"rollout.{name}={size}" for name, size in sizes.items() if size != getattr(config.rollout, name)]
+    remedies = [f"Set {' '.join(smaller)}."]
+    if _object_store_bytes(_with_rollout(config, sizes), info) > free:
+        remedies = [] if config.replay is None else ["Set replay.capacity lower."]
+    raw = config.env.id.rpartition(":")[2].startswith("ALE/") and not config.env.wrappers
+    if raw and wanted < SMALLER_IMAGES * available:
+        remedies.append("Set env.wrappers=[atari], for smaller images.")
+    return " Or: ".join(remedies) or "Wrap the env, for smaller observations."
+
+
+def _with_rollout(config: Config, sizes: dict[str, int]) -> Config:
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update=sizes)})
 
 
 def _object_store_bytes(config: Config, info: EnvInfo) -> int:

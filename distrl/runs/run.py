@@ -11,15 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from distrl import signals
 from distrl.config import load_config
 from distrl.errors import Diverged, UserError
 from distrl.execution import Execution
+from distrl.execution.alarm import alarm
+from distrl.execution.gauges import Gauges
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution, RayBeside
 from distrl.execution.resources import Resources, Seat, placement, share_out
 from distrl.files import locked, new_directory, write_text
-from distrl.heartbeat import HEART
+from distrl.heartbeat import HEART, leave
+from distrl.models.opponents import copy_opponents
 from distrl.models.store import newest_checkpoint
 from distrl.registry import algorithm_module
 from distrl.runs.origin import COPY, copy_origin
@@ -35,6 +40,7 @@ from distrl.tracking.mlflow import MlflowTracker
 from distrl.tracking.tensorboard import TensorBoard
 from distrl.tracking.where import run_tags, tracking_uri
 from distrl.training.callbacks import Callbacks
+from distrl.training.checkpoints import LEAVE_S
 from distrl.training.job import Job
 from distrl.training.progress import PAUSED
 from distrl.training.trainer import Trainer, make_trainer
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
     from distrl.execution.cluster import RayExecution
 
 LATE_S = 5.0  # behind `stop.grace_s`: by then whatever can end has ended
+WRITE_S = 60.0  # behind that: a large checkpoint that is being written is waited for
 # What runs the workers of a plan, the config with the device that the learner gets there, and what each worker gets.
 Start = Callable[[Plan], tuple[Execution, Config, Resources]]
 
@@ -80,13 +87,7 @@ def train(
     config = config if isinstance(config, Config) else load_config(config)
     plan = plan_run(config, None if resume is None else brought(resume, config.run_dir))
 
-    def start(plan: Plan) -> tuple[Execution, Config, Resources]:
-        here = local or plan.config.cluster.at_once
-        if not (here or quiet):
-            print("Starting Ray ...", file=sys.stderr, flush=True)
-        return _start_here(plan, local) if here else _start_elsewhere(plan)
-
-    return train_as(plan, start, told, since=since, quiet=quiet)
+    return train_as(plan, lambda plan: _start(plan, local, quiet), told, since=since, quiet=quiet)
 
 
 def train_as(
@@ -111,13 +112,14 @@ def train_as(
         execution, config, resources = start(plan)
         plan = replace(plan, config=config)
         try:
-            with signals.handled(request):
+            with signals.handled(request), alarm(config.cluster):
                 keep()
                 observer = _start_observer(plan, quiet)
                 trainer = _make_trainer(
                     plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
                 )
                 observer.console.follow(trainer.recovery.execution.doing)
+                request.at_last(LEAVE_S, leave)  # of a learner in this process
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
                     return _train(plan, trainer, request, observer, since, pictures)
@@ -139,15 +141,30 @@ def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
         yield replace(plan, run_dir=run_dir, config=plan.config.model_copy(update=own)), keep
 
 
-def _start_here(plan: Plan, to_stay: bool) -> tuple[Execution, Config, Resources]:
-    """This process, the config with the device that the learner gets in it, and what each worker gets."""
+def _start(plan: Plan, local: bool, quiet: bool) -> tuple[Execution, Config, Resources]:
+    """This process, the config with the device that the learner gets in it, and what each worker gets; or so with a Ray."""
     config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
-    matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
-    config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
-    if to_stay:
-        return LocalExecution(), config, Resources((Seat(),))
-    beside = RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch)
-    return MovingExecution(beside), config, Resources((Seat(),))
+    cluster, joined, alone = config.cluster, None, Resources((Seat(),))
+    if not local and (cluster.start == "wait" or cluster.address != "local"):
+        if not quiet:
+            what = "Starting Ray" if cluster.address == "local" else f"Joining Ray at {cluster.address}"
+            print(f"{what} ...", file=sys.stderr, flush=True)
+        there = joined, config, _ = _start_elsewhere(plan)  # what a cluster lacks is told before anything is made
+        if cluster.start == "wait" or not _can_begin_here(config, plan.replay_bytes):
+            return there
+    else:
+        matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
+        config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
+    if local:
+        return LocalExecution(), config, alone
+    beside = RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch, joined)
+    return MovingExecution(beside), config, alone
+
+
+def _can_begin_here(config: Config, replay_bytes: int) -> bool:
+    """Whether what goes on elsewhere can begin in this process: where it learns to the same bits, in half of the memory."""
+    fits = replay_bytes < psutil.virtual_memory().available / 2
+    return fits and (config.learner.device == "cpu" or gpu_count() > 0)
 
 
 def _start_elsewhere(plan: Plan) -> tuple[Execution, Config, Resources]:
@@ -210,12 +227,14 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     config, run_dir = plan.config, plan.run_dir
     if plan.origin is not None:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
+    if not plan.resuming:
+        copy_opponents(run_dir, plan.policy, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
     copy = None if config.storage is None else StorageCopy(run_dir, str(Store.parse(config.storage) / run_dir.name))
     board = TensorBoard(run_dir) if config.track.tensorboard else None
-    observer = RunObserver(log, console, tracker, board, copy)
+    observer = RunObserver(log, console, tracker, board, copy, Gauges(config, run_dir))
     if copy is not None:
         observer.note(f"a copy of this run is kept in {copy.address}")
     for message in plan.warnings:
@@ -263,13 +282,18 @@ def _make_trainer(
 
 
 def _leave(trainer: Trainer, since: float) -> None:
-    """End this process, which was asked to end long ago: an env, or what learns, hangs in it."""
+    """End this process, which was asked to end long ago: an env, or what learns, hangs in it, or takes long."""
+    if trainer.checkpoints.writing:
+        until = time.monotonic() + WRITE_S
+        while trainer.checkpoints.writing and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(LATE_S)  # in which it comes to its own end
     newest = newest_checkpoint(trainer.job.run_dir)
     trainer.progress.stopped = "interrupted"
     write_result(trainer, since, "interrupted")
     signals.tell(
-        f"This process does not come to an end: it hangs at {HEART.place or 'an unknown place'}. What was learnt since the newest "
-        f"checkpoint is lost; {'there is none yet' if newest is None else f'the run goes on from {newest}'}.\n"
+        f"This process does not come to an end: it is still at {HEART.place or 'an unknown place'}. What is in no checkpoint is "
+        f"lost; the run goes on from {'its beginning, as there is none yet' if newest is None else newest}.\n"
     )
     os._exit(130)
 

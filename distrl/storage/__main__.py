@@ -10,6 +10,7 @@ from typing import Any
 
 from distrl.errors import UserError
 from distrl.storage.fetch import check_place, fetch_run
+from distrl.storage.marks import drop_mark, leave_mark, see_marks
 from distrl.storage.uploader import follow_run, sync
 from distrl.stores import Store
 
@@ -22,6 +23,12 @@ def main() -> None:
             answer(lambda: check_place(Store.parse(address)))
         case ["--fetch", address, run_dir]:
             answer(lambda: fetch_run(Store.parse(address), Path(run_dir)))
+        case ["--leave", address, name]:
+            answer(lambda: leave_mark(Store.parse(address), name))
+        case ["--see", address, *names]:
+            answer(lambda: see_marks(Store.parse(address), names))
+        case ["--drop", address, name]:
+            answer(lambda: drop_mark(Store.parse(address), name))
         case ["--sync", run_dir]:
             try:
                 sync(Path(run_dir))

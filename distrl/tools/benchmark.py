@@ -175,7 +175,11 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
             "evaluation.every=0",
             "evaluation.final_episodes=0",
         ]
-        overrides += ["track.mlflow=false", "track.video=false"]
+        overrides += [
+            "track.mlflow=false",
+            "track.video=false",
+            "cluster.start=wait",
+        ]  # one way of training all the time
         command = [
             sys.executable,
             "-m",

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.envs.multi import make_team
-from distrl.layouts import MASK
+from distrl.layouts import MASK, space_text
 from distrl.settings import EnvSettings
 from distrl.types import Array, EnvInfo
 
@@ -131,7 +131,7 @@ def api_warnings(settings: EnvSettings, info: EnvInfo) -> Iterator[str]:
 def _why_outside(obs: Any, space: gym.Space[Any]) -> str:
     """In what way an observation is not in its space."""
     if not isinstance(space, gym.spaces.Box):
-        return f"{obs!r:.80} is not in {short(space)}"
+        return f"{obs!r:.80} is not in {space_text(space)}"
     array = np.asarray(obs)
     if array.shape != space.shape:
         return f"its shape is {list(array.shape)}, the space says {list(space.shape)}"
@@ -142,11 +142,3 @@ def _why_outside(obs: Any, space: gym.Space[Any]) -> str:
         return f"it is a {type(obs).__name__}, not an array"
     at = tuple(off[0].tolist())
     return f"component {list(at)} is {array[at]}, outside [{space.low[at]:g}, {space.high[at]:g}]"
-
-
-def short(space: gym.Space[Any]) -> str:
-    """A space on one line."""
-    text = " ".join(str(space).split())
-    if len(text) > 100 and isinstance(space, gym.spaces.Box):
-        text = f"Box({space.low.min():g}, {space.high.max():g}, {space.shape}, {space.dtype})"
-    return text

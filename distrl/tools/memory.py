@@ -13,9 +13,8 @@ def process_memory(process: psutil.Process) -> dict[int, tuple[str, float]]:
     found: dict[int, tuple[str, float]] = {}
     for member in [process, *_children(process)]:
         with contextlib.suppress(psutil.Error):
-            info = member.memory_full_info()
             name = "driver" if member.pid == process.pid else _name(member.cmdline())
-            found[member.pid] = name, getattr(info, "pss", info.rss) / 1e6
+            found[member.pid] = name, _size(member) / 1e6
     return found
 
 
@@ -33,6 +32,15 @@ def watch_memory(process: psutil.Popen) -> tuple[dict[str, float], float]:
     for name, size in peaks.values():
         memory[name] = memory.get(name, 0.0) + size
     return memory, together
+
+
+def _size(process: psutil.Process) -> int:
+    """In bytes; where the system does not tell that of another process (macOS), with what it shares."""
+    try:
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", info.rss))
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

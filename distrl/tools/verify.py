@@ -66,7 +66,9 @@ def verify(config: Config, trials: Sequence[Trial] | None = None) -> Iterator[Ve
             file = Path(directory) / f"{number}.yaml"
             file.write_text(config.model_copy(update={"run_dir": str(run_dir)}).to_yaml(), encoding="utf-8")
             start = time.monotonic()
-            overrides = ["track.mlflow=false", "track.video=false", f"checkpoint.every={max(1, iterations // 10)}"]
+            # On Ray from the first step on: there must be something to kill.
+            overrides = ["cluster.start=wait", "track.mlflow=false", "track.video=false"]
+            overrides += [f"checkpoint.every={max(1, iterations // 10)}"]
             _train(run_dir, [str(file), *overrides, *trial.arguments], trial.kills, iterations)
             result: dict[str, Any] = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
             yield Verdict(trial, result["weights_sha256"], result["restarts"], time.monotonic() - start)

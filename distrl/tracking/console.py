@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from distrl.execution.gauges import Gauges
 from distrl.tracking.metrics import MetricsLog
 from distrl.tracking.mlflow import ENDS, MlflowTracker
 from distrl.tracking.tensorboard import TensorBoard
@@ -27,7 +28,7 @@ class Copy(Protocol):
 
 
 class RunObserver:
-    """Sends rows to metrics.jsonl, TensorBoard and the console, and what the processes beside the run have to say to the console."""
+    """Sends rows to metrics.jsonl, TensorBoard, Ray's gauges and the console; and what the processes beside the run say to the console."""
 
     def __init__(
         self,
@@ -36,8 +37,10 @@ class RunObserver:
         tracker: MlflowTracker | None,
         board: TensorBoard | None = None,
         copy: Copy | None = None,
+        gauges: Gauges | None = None,
     ) -> None:
         self.log, self.console, self.tracker, self.board, self.copy = log, console, tracker, board, copy
+        self.gauges = gauges
         self.warned: set[str] = set()
 
     def record(self, row: dict[str, float]) -> None:
@@ -45,6 +48,8 @@ class RunObserver:
             self.board.append(row)
         self.log.append(row)
         self.console.update(row)
+        if self.gauges is not None:
+            self.gauges.publish(row)
         for beside in (self.tracker, self.copy):
             if beside is not None and (message := beside.poll()):
                 self.console.warn(message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from distrl.acting.network import flatten
+from distrl.acting.opponents import apart
 from distrl.errors import UserError, reading
 from distrl.files import open_arrays, write_directory
 from distrl.json_format import json_text
@@ -32,11 +33,19 @@ from distrl.models.store import (
     write_tensors,
 )
 from distrl.training.progress import Progress
-from distrl.types import Array, Arrays, Policy, Snapshot, Weights
+from distrl.types import Array, Arrays, Batch, Fragment, Policy, Snapshot, Weights
 
 FORMAT = 3
 NEEDED = ("config.yaml", "driver.npz", "learner.safetensors", "policy.json", "policy.safetensors", "run.json")
 Tree = Mapping[str, "Array | Tree"]  # arrays in named groups
+
+
+@dataclass(frozen=True)
+class Owed:
+    """An update that was left, or not begun: what is learnt from, and the row that its metrics complete."""
+
+    row: dict[str, float]
+    inputs: list[Any]  # fragments, or batches of replays
 
 
 @dataclass
@@ -49,6 +58,12 @@ class RunState:
     learner: Arrays = field(default_factory=dict)  # empty: the beginning
     replay: dict[str, Arrays] = field(default_factory=dict)  # by replay; empty: none, or not kept
     best: Weights | None = None
+    owed: list[Owed] = field(default_factory=list)  # updates that it has still to make, the oldest first
+
+    @property
+    def version(self) -> int:
+        """Of the newest weights."""
+        return self.progress.iteration - len(self.owed)
 
     @classmethod
     def beginning(cls, weights: Array, shards: int) -> RunState:
@@ -57,19 +72,24 @@ class RunState:
 
 def write_checkpoint(path: Path, state: RunState, policy: Policy, about: Mapping[str, Any], config: str) -> None:
     """`policy`: any of its kind; `about`: JSON of the env and the algorithm; `config`: the resolved one as YAML."""
-    k = state.progress.iteration
+    k = state.version
     driver: dict[str, Any] = {
         "weights": {str(version): vector for version, vector in state.weights.items() if version != k},
         "shard": {str(shard): _of_snapshot(s) for shard, s in state.snapshots.items() if s is not None},
     }
+    _, _, behind = apart(policy, state.weights[k])
+    if len(behind):
+        driver["opponents"] = {"weights": behind}
     if state.best is not None:
         driver["best"] = {"version": np.array(state.best.version), "vector": state.best.vector}
 
     def write(directory: Path) -> None:
-        counted = {"version": k, "env_steps": state.progress.env_steps}
+        counted = {"version": k, "env_steps": state.progress.env_steps * k // max(1, state.progress.iteration)}
         write_model(directory, policy, state.weights[k], {**about, **counted})
         write_tensors(directory / "learner.safetensors", state.learner)
         _write_arrays(directory / "driver.npz", driver)
+        if state.owed:
+            _write_arrays(directory / "owed.npz", {str(i): _of_owed(owed) for i, owed in enumerate(state.owed)})
         if state.replay:
             _write_arrays(directory / "replay.npz", state.replay)
         (directory / "run.json").write_text(json_text(state.progress.to_json()), encoding="utf-8")
@@ -117,15 +137,18 @@ def read_checkpoint(path: Path, shards: int) -> RunState:
         except UserError as error:  # which knows not where it lies
             raise ValueError(f"run.json: {error}") from error
         weights = {int(version): vector for version, vector in driver.get("weights", {}).items()}
-        best = driver.get("best")
+        best, own = driver.get("best"), flatten(policy.arrays(), policy.shapes())
+        behind = driver.get("opponents", {}).get("weights", own[:0])
+        owed: Any = _read_arrays(path / "owed.npz") if (path / "owed.npz").exists() else {}
         found = driver.get("shard", {})
         return RunState(
             progress,
-            weights | {progress.iteration: flatten(policy.arrays(), policy.shapes())},
+            weights | {progress.iteration - len(owed): np.concatenate([own, behind])},
             {shard: _to_snapshot(found[str(shard)]) if str(shard) in found else None for shard in range(shards)},
             load_file(path / "learner.safetensors"),
             _read_arrays(path / "replay.npz") if (path / "replay.npz").exists() else {},
             None if best is None else Weights(int(best["version"]), best["vector"]),
+            [_to_owed(owed[str(i)]) for i in range(len(owed))],
         )
 
 
@@ -175,6 +198,28 @@ def _of_snapshot(snapshot: Snapshot) -> Tree:
 
 def _to_snapshot(tree: Any) -> Snapshot:
     return Snapshot(int(tree["iteration"]), tree["returns"], tree["lengths"], tree["env"], tree.get("memory"))
+
+
+def _of_owed(owed: Owed) -> Tree:
+    inputs = {str(i): _of_input(given) for i, given in enumerate(owed.inputs)}
+    return {"names": np.array(list(owed.row)), "values": np.array(list(owed.row.values())), "inputs": inputs}
+
+
+def _of_input(given: Fragment | Batch) -> Tree:
+    named = {f.name: getattr(given, f.name) for f in fields(given)}
+    return {name: v if isinstance(v, dict) else np.asarray(v) for name, v in named.items() if v is not None}
+
+
+def _to_owed(tree: Any) -> Owed:
+    row = dict(zip(map(str, tree["names"]), map(float, tree["values"]), strict=True))
+    return Owed(row, [_to_input(tree["inputs"][str(i)]) for i in range(len(tree["inputs"]))])
+
+
+def _to_input(tree: Any) -> Any:
+    named: dict[str, Any] = {
+        name: int(v) if isinstance(v, np.ndarray) and v.ndim == 0 else v for name, v in tree.items()
+    }
+    return Batch(**named) if "key" in named else Fragment(**{"extras": {}, **named})
 
 
 def _write_arrays(path: Path, tree: Tree) -> None:

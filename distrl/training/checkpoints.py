@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 
-from distrl.errors import ExecutionLost, WorkerLost
+from distrl.errors import ExecutionLost, Left, WorkerLost
 from distrl.models.store import list_checkpoints
-from distrl.training.checkpoint import RunState, read_checkpoint, write_checkpoint
+from distrl.training.checkpoint import Owed, RunState, read_checkpoint, write_checkpoint
 from distrl.training.collector import Collector
 from distrl.training.evaluations import Evaluations
 from distrl.training.job import Job
 from distrl.training.progress import Ledger
 from distrl.training.recovery import Impatient, Recovery
 from distrl.training.updates import Updates
+
+LEAVE_S = 0.5  # that an update is waited for where the run is to end
 
 
 class Checkpoints:
@@ -29,6 +34,8 @@ class Checkpoints:
         self.recovery, self.ledger, self.updates = recovery, ledger, updates
         self.collector, self.evaluations = collector, evaluations
         self.newest = job.start  # the newest checkpoint that was read or written
+        self.owing = False  # it owes updates
+        self.writing = False  # another one, now
 
     def after(self, k: int) -> None:
         """What is due before iteration k: a checkpoint, or that the learner and its replays leave a node that ends."""
@@ -39,34 +46,57 @@ class Checkpoints:
             self.recovery.observer.note("the learner and its replays move to other nodes")
             self._start_again()
 
-    def save(self) -> None:
-        """Write the state between the updates so far and the next iteration."""
-        self.updates.settle(0)
+    def save(self, leaving: bool = False) -> None:
+        """Write the state between the updates so far and the next iteration; where the run is left, as it is by now."""
+        owed = self._leave_update() if leaving else self._drain()
         k = self.ledger.progress.iteration
-        if self.newest is not None and int(self.newest.name) == k:
+        if self.newest is not None and int(self.newest.name) == k and not (self.owing or owed):
             return
-        path = self.run_dir / "checkpoints" / f"{k:08d}"
-        write_checkpoint(
-            path, self.state(self.config.checkpoint.replay), self.job.policy, self.job.about, self.config.to_yaml()
-        )
-        self.newest = path
+        path, self.writing = self.run_dir / "checkpoints" / f"{k:08d}", True
+        try:
+            state = self.state(self.config.checkpoint.replay, owed)
+            write_checkpoint(path, state, self.job.policy, self.job.about, self.config.to_yaml())
+        finally:
+            self.writing = False
+        self.newest, self.owing = path, bool(owed)
         older = [p for p in list_checkpoints(self.run_dir) if int(p.name) <= k]
         for old in older[: -self.config.checkpoint.keep]:
             shutil.rmtree(old)
         self.recovery.callbacks.checkpoint(path, k)
 
-    def state(self, replay: bool) -> RunState:
-        """Of all parts, after the newest update, which it waits for; with what the replays hold, or without."""
+    def _drain(self) -> list[Owed]:
+        """Wait for all updates, with an ear for what ends the run. None is owed then."""
+        while self.updates.unsettled:
+            self.recovery.check()
+            if self.recovery.wait(self.updates.oldest, 0.5):
+                self.updates.settle(len(self.updates.unsettled) - 1)
+        return []
+
+    def _leave_update(self) -> list[Owed]:
+        """Wait a moment for the updates under way, then have the learner leave that which it is in; what it owes."""
+        updates, until = self.updates, time.monotonic() + LEAVE_S
+        with suppress(Left):
+            while updates.unsettled and time.monotonic() < until:
+                if self.recovery.wait(updates.oldest, 0.1):
+                    updates.settle(len(updates.unsettled) - 1)
+            if updates.unsettled:
+                self.recovery.execution.leave(updates.learner)
+            updates.settle(0)
+        return updates.owed()
+
+    def state(self, replay: bool, owed: Sequence[Owed] = ()) -> RunState:
+        """Of all parts, after the newest update that is not owed; with what the replays hold, or without."""
         versions, progress = self.updates.versions, self.ledger.progress
-        progress.restarts = self.recovery.restarts
-        weights = [versions.fetch(versions.of(v)) for v in (self.collector.acting_version(), progress.iteration)]
+        progress.restarts, newest = self.recovery.restarts, progress.iteration - len(owed)
+        weights = [versions.fetch(versions.of(v)) for v in (min(self.collector.acting_version(), newest), newest)]
         return RunState(
             progress,
-            {w.version: w.vector for w in (*self.evaluations.weights().values(), *weights)},
+            {w.version: w.vector for w in (*self.evaluations.weights(newest).values(), *weights)},
             self.collector.newest_snapshots(),
             self.updates.state(),
             self.updates.replay_state() if replay else {},
             self.evaluations.best,
+            [*owed],
         )
 
     def begin(self) -> None:
@@ -88,7 +118,7 @@ class Checkpoints:
                     f"{self.newest} holds no replay (checkpoint.replay was false): it fills anew, and the weights will "
                     "be others than without the interruption"
                 )
-        state.progress.stopped, self.recovery.decided = None, False
+        state.progress.stopped, self.recovery.decided, self.owing = None, False, bool(state.owed)
         self.give(state)
 
     def give(self, state: RunState) -> None:
@@ -101,7 +131,7 @@ class Checkpoints:
     def leave(self) -> None:
         """Save, as the run was asked to end; where that cannot be done in time, the newest checkpoint must do."""
         try:
-            self.save()
+            self.save(leaving=True)
         except (Impatient, WorkerLost) as error:
             why = f"lost: {error}"
             if isinstance(error, Impatient):

@@ -105,7 +105,7 @@ class Collector:
         """An iteration was handed to the learner: drop what only that one needed."""
         for shard, journal in self.journals.items():
             journal.forget(self.learnt[shard])
-        self.updates.versions.forget_before(self._version(self.progress.iteration))
+        self.updates.versions.forget_before(self._version(self.progress.iteration) - 1)  # it makes that one
 
     def _learner_is_behind(self) -> bool:
         return len(self.updates.unsettled) > self.schedule.lag

@@ -97,9 +97,9 @@ class Evaluations:
             self._write_best()
         return metrics
 
-    def weights(self) -> dict[int, Weights]:
-        """Of the evaluations under way, by version."""
-        pending = {asked.pending.version: asked.messages for asked in self.asked.values()}
+    def weights(self, newest: int) -> dict[int, Weights]:
+        """Of the evaluations under way, by version, up to the newest version that there is."""
+        pending = {a.pending.version: a.messages for a in self.asked.values() if a.pending.version <= newest}
         return {version: self.updates.versions.fetch(messages) for version, messages in pending.items()}
 
     def replace(self) -> None:

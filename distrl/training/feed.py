@@ -6,8 +6,10 @@ A feed holds futures and workers, never arrays, and submits its calls in an orde
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
+from distrl.errors import Left
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
 from distrl.training.crew import Crew
@@ -17,13 +19,16 @@ from distrl.types import Arrays, Priorities
 class Feed(Protocol):
     workers: list[Worker]  # of which none can be lost without going back to a checkpoint
 
-    def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
-        """Have the learner learn from iteration k; the new weights and the metrics.
+    def give(self, k: int, env_steps: int, fragments: Sequence[Future]) -> Sequence[Future]:
+        """Bring fragments to where they are learnt from; what the learner is to learn from in iteration k.
 
         Args:
-            env_steps: of training before this iteration
+            env_steps: of training, with this iteration
             fragments: in the order of the schedule, in turns for each replay
         """
+
+    def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
+        """Have the learner learn; the new weights and the metrics. `env_steps`: of training before this iteration."""
 
     def state(self) -> dict[str, Arrays]:
         """Of the replays, by number; waits for it."""
@@ -36,8 +41,11 @@ class OnPolicyFeed:
         self.execution, self.learner = execution, learner
         self.workers = [learner]
 
-    def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
-        return self.execution.submit_pair(self.learner, "update", k, env_steps, *fragments)
+    def give(self, k: int, env_steps: int, fragments: Sequence[Future]) -> Sequence[Future]:
+        return fragments
+
+    def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
+        return self.execution.submit_pair(self.learner, "update", k, env_steps, *inputs)
 
     def state(self) -> dict[str, Arrays]:
         return {}
@@ -68,30 +76,37 @@ class ReplayFeed:
             self.replays.append(crew.replay(number, arrays))
         self.workers = [learner, *self.replays]
 
-    def __call__(self, k: int, env_steps: int, fragments: Sequence[Future]) -> tuple[Future, Future]:
+    def give(self, k: int, env_steps: int, fragments: Sequence[Future]) -> Sequence[Future]:
         submit, shards = self.execution.submit, len(self.replays)
-        counted = env_steps + self.config.rollout.env_steps
         batches = []
         for number, replay in enumerate(self.replays):
             # What a call returns is handed to the next one, so that its failure is not overlooked.
-            after = [submit(replay, "add", *fragments[number::shards])]
-            after += [done for done in [self.updated[number]] if done is not None]
-            batches.append(submit(replay, "sample", k, counted, *after))
+            after = submit(replay, "add", *fragments[number::shards]), self.updated[number]
+            batches.append(submit(replay, "sample", k, env_steps, *filter(None, after)))
+        return batches
+
+    def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
+        submit = self.execution.submit
+        for number, replay in enumerate(self.replays):
             if self.priorities[number] is not None:
                 self.updated[number] = submit(replay, "update_priorities", self.priorities[number])
-        learnt = self.execution.submit_pair(self.learner, "learn", k, env_steps, *batches)
-        self.priorities = [submit(self.learner, "priorities", number) for number in range(shards)]
+        learnt = self.execution.submit_pair(self.learner, "learn", k, env_steps, *inputs)
+        self.priorities = [submit(self.learner, "priorities", number) for number in range(len(self.replays))]
         return learnt
 
     def state(self) -> dict[str, Arrays]:
-        states: dict[str, Arrays] = {}
-        for number, replay in enumerate(self.replays):
-            state: Arrays = self.execution.get(self.execution.submit(replay, "state"))
-            if self.priorities[number] is not None:
-                waiting: Priorities = self.execution.get(self.priorities[number])
-                state |= {"waiting.key": waiting.key, "waiting.td_error": waiting.td_error}
-            states[str(number)] = state
-        return states
+        states = [self.execution.get(self.execution.submit(replay, "state")) for replay in self.replays]
+        waiting = [_waiting(self.execution, future) for future in self.priorities]
+        return {str(number): state | waiting[number] for number, state in enumerate(states)}
+
+
+def _waiting(execution: Execution, priorities: Future | None) -> Arrays:
+    """Priorities that a replay has not been told yet; none where the update that makes them is owed."""
+    with suppress(Left):
+        if priorities is not None:
+            waiting: Priorities = execution.get(priorities)
+            return {"waiting.key": waiting.key, "waiting.td_error": waiting.td_error}
+    return {}
 
 
 def make_feed(config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> Feed:

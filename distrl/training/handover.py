@@ -5,7 +5,9 @@ It goes at an iteration's border, where all that it is is one value: as a checkp
 
 from __future__ import annotations
 
-from distrl.errors import UserError
+import psutil
+
+from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.moving import MovingExecution
 from distrl.execution.resources import Node, Resources, cpu_count, share_out
@@ -21,7 +23,12 @@ from distrl.training.updates import Updates
 WARM = 1  # iterations that do not count: what is called for the first time takes longer
 MEASURED_S = 0.5  # of further ones, which tell how long one takes
 FRAGMENT_S = 0.004  # of all cores together, that Ray costs for a fragment
-WORTH_S = 5.0  # what must be gained until the end of the run: starting Ray and going over cost about as much
+WORTH_S = 5.0  # what must be gained until the end of the run: on a quiet machine starting Ray and going over cost about as much
+
+
+def busy() -> float:
+    """How many times as long as on a quiet machine anything takes here now."""
+    return max(1.0, psutil.getloadavg()[0] / cpu_count())
 
 
 class Handover:
@@ -45,22 +52,25 @@ class Handover:
 
     def at(self, k: int) -> None:
         """Between two iterations: begin to start Ray where that will pay, go over once it is up."""
-        if self.elsewhere is None:
-            return
+        there = None
         try:
+            if self.elsewhere is None:
+                return
             if self.begun and self.elsewhere.ready():
-                self.go(*self.elsewhere.take())
+                there = self.elsewhere.take()
             elif not self.begun and self.wanted(k):
                 self.begun = True
                 self.elsewhere.begin()
-        except UserError as error:
+        except (UserError, ExecutionLost) as error:
             self.elsewhere = None
             self.recovery.observer.warn(f"training goes on in this process: {error}")
+        if there is not None:
+            self.go(*there)
 
     def wanted(self, k: int) -> bool:
-        """Whether Ray would end the run sooner: always, where a number of runners was asked for."""
-        if self.config.cluster.runners != "auto":
-            self.recovery.observer.note("Ray starts beside this process, which trains until it is up")
+        """Whether Ray would end the run sooner: always, where a cluster or a number of runners was asked for."""
+        if self.config.cluster.address != "local" or self.config.cluster.runners != "auto":
+            self.recovery.observer.note("Ray's workers start beside this process, which trains until they are up")
             return True
         seconds = self.seconds()
         if seconds is None:
@@ -68,7 +78,7 @@ class Handover:
         rolling, learning = seconds
         here, there = rolling + learning, self.estimate(rolling, learning)
         left = float("inf") if self.config.iterations is None else self.config.iterations - k
-        if left * (here - there) < WORTH_S:
+        if left * (here - there) < WORTH_S * busy():
             return False
         self.recovery.observer.note(
             f"Ray starts beside this process: an iteration takes {here:.2g} s here, and about {there:.2g} s there"

@@ -187,8 +187,9 @@ class Ledger:
 
     def _time(self) -> None:
         """Training has gone on until now."""
-        assert self.earlier_s is not None and self.first_step is not None
-        self.progress.train_s = self.earlier_s + time.time() - self.first_step
+        assert self.earlier_s is not None
+        if self.first_step is not None:  # else what is learnt is what a run owed that was left
+            self.progress.train_s = self.earlier_s + time.time() - self.first_step
 
     def _rates(self) -> dict[str, float]:
         now = time.perf_counter()

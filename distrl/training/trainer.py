@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distrl.errors import WorkerLost
+from distrl.errors import Left, WorkerLost
 from distrl.execution import Execution, Worker
 from distrl.execution.resources import Resources
 from distrl.execution.watched import WatchedExecution
@@ -58,9 +58,8 @@ class Trainer:
                 self.checkpoints.save()
                 self._finish()
                 return
-            except Interrupted as interruption:
-                if not self.recovery.decided:  # else all but the last evaluation is written
-                    self.checkpoints.leave()
+            except (Interrupted, Left) as interruption:
+                self.checkpoints.leave()
                 self.progress.stopped = str(interruption)
                 return
             except WorkerLost as lost:
@@ -72,9 +71,9 @@ class Trainer:
             try:
                 self.handover.at(self.progress.iteration)
                 self._iterate(self.progress.iteration)
+                self.checkpoints.after(self.progress.iteration)
             except TimeUp:
                 return "seconds"
-            self.checkpoints.after(self.progress.iteration)
         return reason
 
     def _iterate(self, k: int) -> None:

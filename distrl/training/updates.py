@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
-from distrl.training.checkpoint import RunState
+from distrl.training.checkpoint import Owed, RunState
 from distrl.training.crew import Crew
 from distrl.training.feed import Feed, make_feed
 from distrl.training.progress import Ledger
@@ -22,7 +22,8 @@ class Updates:
         self.config, self.execution, self.crew, self.recovery, self.ledger = config, execution, crew, recovery, ledger
         self.learner: Worker = None
         self.feed: Feed | None = None
-        self.unsettled: list[tuple[Future, dict[str, float]]] = []  # metrics to come, and the row they complete
+        # Metrics to come, the row that they complete, and what they are learnt from.
+        self.unsettled: list[tuple[Future, dict[str, float], Sequence[Future]]] = []
 
     def load(self, state: RunState) -> None:
         """A fresh learner (and replays) that goes on from here."""
@@ -34,6 +35,8 @@ class Updates:
         # Runners need not wait for the learner to start: it begins with the same weights.
         for version, vector in state.weights.items():
             self.versions.keep_whole(version, self.execution.put(Weights(version, vector)))
+        for owed in state.owed:
+            self._learn(self.feed, owed.row, [self.execution.put(given) for given in owed.inputs])
 
     @property
     def workers(self) -> list[Worker]:
@@ -43,19 +46,27 @@ class Updates:
     @property
     def oldest(self) -> list[Future]:
         """What the learner says of the oldest update that it has not answered for."""
-        return [metrics for metrics, _ in self.unsettled[:1]]
+        return [metrics for metrics, *_ in self.unsettled[:1]]
 
     def submit(self, k: int, row: dict[str, float], fragments: Sequence[Future]) -> None:
         """Have the learner make version k + 1 of iteration k."""
         assert self.feed is not None
-        weights, metrics = self.feed(k, int(row["env_steps"]) - self.config.rollout.env_steps, fragments)
+        self._learn(self.feed, row, self.feed.give(k, int(row["env_steps"]), fragments))
+
+    def _learn(self, feed: Feed, row: dict[str, float], inputs: Sequence[Future]) -> None:
+        k, env_steps = int(row["iteration"]), int(row["env_steps"]) - self.config.rollout.env_steps
+        weights, metrics = feed.learn(k, env_steps, inputs)
         self.versions.keep(k + 1, weights)
-        self.unsettled.append((metrics, row))
+        self.unsettled.append((metrics, row, inputs))
+
+    def owed(self) -> list[Owed]:
+        """The updates that the learner has not answered for."""
+        return [Owed(row, [self.execution.get(given) for given in inputs]) for _, row, inputs in self.unsettled]
 
     def settle(self, keep: int) -> None:
         """Record the rows of all but the `keep` newest updates, waiting for them."""
         while len(self.unsettled) > keep:
-            future, row = self.unsettled[0]
+            future, row, _ = self.unsettled[0]
             metrics: dict[str, float] = self.recovery.get(future)
             del self.unsettled[0]
             self.ledger.close(row, metrics)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
+from distrl.acting.opponents import OUTCOMES, OpposedPolicy, acting_in
 from distrl.envs.journal import Underway
 from distrl.envs.shard import make_shard
 from distrl.heartbeat import HEART, at_work
@@ -55,7 +57,7 @@ class Evaluator:
         agents, rows = self.policy.obs_layout.agents, self.policy.obs_layout.rows
         underway = Underway(copies, len(agents))
         done: list[tuple[int, int, Array, int, dict[str, float]]] = []  # (round, env copy, returns, length, infos)
-        rng, acting = stream(seed, "action"), Acting(self.policy, copies * rows)
+        rng, acting = stream(seed, "action"), acting_in(self.policy, shard, copies, evaluating=True)
         try:
             while (played < wanted).any():
                 obs = shard.obs.astype(self.policy.obs_layout.dtype, copy=False)
@@ -78,7 +80,7 @@ class Evaluator:
             shard.close()
         done.sort(key=lambda d: d[:2])
         by_agent = np.array([d[2] for d in done]).reshape(len(done), rows)
-        return Evaluation(
+        result = Evaluation(
             message.version,
             env_steps,
             greedy,
@@ -88,3 +90,34 @@ class Evaluator:
             {name: Spread.of([d[4][name] for d in done]) for name in self.env.report},
             {name: Spread.of(returns.tolist()) for name, returns in zip(agents, by_agent.T, strict=False)},
         )
+        return judged(result, self.policy, [d[0] * copies + d[1] for d in done], by_agent)
+
+
+def judged(result: Evaluation, policy: Policy, numbers: Sequence[int], by_agent: Array) -> Evaluation:
+    """The record with what the trained policy reached, and against whom, where it has opponents.
+
+    Args:
+        numbers: of the episodes, which say who sat where
+        by_agent: their returns [E, A]
+    """
+    if not isinstance(policy, OpposedPolicy):
+        return result
+    met = [policy.pairing(number) for number in numbers]
+    own = np.array([returns[policy.seats[pairing.seat]].sum() for returns, pairing in zip(by_agent, met, strict=True)])
+    outcomes = [OUTCOMES[place] for place in (1 - np.sign(own)).astype(int)]
+    found: dict[tuple[str, str], list[str]] = {}  # by opponent and seat
+    for pairing, outcome in zip(met, outcomes, strict=True):
+        found.setdefault((pairing.name, pairing.seat), []).append(outcome)
+    against = {
+        name: {
+            outcome: {
+                seat: games.count(outcome) / len(games) for (other, seat), games in found.items() if other == name
+            }
+            for outcome in OUTCOMES
+        }
+        for name, _ in found
+    }
+    by_seat = {seat: [x for p, x in zip(met, own.tolist(), strict=True) if p.seat == seat] for seat in policy.seats}
+    seats = {seat: Spread.of(values) for seat, values in by_seat.items() if values}
+    elo = policy.rating if len(policy.past) else None
+    return replace(result, returns=Spread.of(own.tolist()), agents=seats, against=against, elo=elo)

@@ -32,6 +32,7 @@ from distrl.types import (
     Priorities,
     Weights,
 )
+from distrl.workers.leaving import can_be_left
 from distrl.workers.versions import Message, Sender
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _denormals_flushed() -> Iterator[None]:
 
 
 @at_work
+@can_be_left
 class Learner:
     def __init__(self, config: Config, policy: Policy, state: Arrays | None, origin: Origin | None = None) -> None:
         """`state`: of the checkpoint to go on from; None: the beginning, which is `origin` or fresh weights."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from distrl.acting.episodes import Acting
 from distrl.acting.network import single_threaded
+from distrl.acting.opponents import acting_in
 from distrl.envs.journal import Underway, compact
 from distrl.envs.shard import Shard, make_shard
 from distrl.heartbeat import HEART, at_work
@@ -104,7 +105,7 @@ class Runner:
         made = make_shard(self.env, self.seed, shard, n, self.policy.obs_layout)
         layout = self.policy.obs_layout
         rebuilt, underway = np.ones(n, bool), Underway(n, len(layout.agents))
-        acting = Acting(self.policy, n * layout.rows)
+        acting = acting_in(self.policy, made, n)
         if before is not None:
             rebuilt = made.restore(before, self.rebuild_timeout_s)
             underway.returns, underway.lengths = (before.returns.T * rebuilt).T, before.lengths * rebuilt

@@ -19,6 +19,7 @@ from distrl.acting.network import flatten, unflatten
 from distrl.acting.policies import from_description
 from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
+from distrl.layouts import space_text
 from distrl.learning.networks import make_network
 from distrl.models.player import Player
 from distrl.registry import ALGORITHMS, POLICIES, AlgorithmModule, algorithm_module
@@ -131,7 +132,9 @@ def test_it_takes_some_envs_and_names_what_it_cannot_take(name: str) -> None:
     assert None in reasons.values()
     for env, reason in reasons.items():
         space = describe_env(ENVS[env])
-        assert reason is None or str(space.action_space) in reason or str(space.observation_space) in reason
+        assert (
+            reason is None or space_text(space.action_space) in reason or space_text(space.observation_space) in reason
+        )
 
 
 def test_the_envs_end_in_both_ways_and_inside_fragments() -> None:

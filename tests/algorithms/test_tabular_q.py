@@ -22,7 +22,9 @@ from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.seeding import stream
-from distrl.types import EnvInfo, Fragment
+from distrl.settings import EnvSettings, RolloutSettings
+from distrl.types import EnvInfo, Fragment, Weights
+from distrl.workers.runner import Runner
 
 STATES, ACTIONS = 6, 3
 WIDTH = 2  # states in a tile
@@ -365,6 +367,37 @@ def test_the_first_weights_are_those_of_the_learner(kwargs: dict[str, Any]) -> N
     policy.load(weights)
     assert (make(settings, policy, 1, None).weights() == weights).all()
     assert weights[-1] == settings.epsilon.start and (policy.values(np.arange(100)) == settings.initial).all()
+
+
+def nim(**kwargs: Any) -> tuple[TablePolicy, TabularQ]:
+    """What a table learns of thirty iterations of random play."""
+    env = EnvSettings(id="teams:Nim", kwargs=kwargs)
+    settings = settings_of(gamma=1.0, lr=1.0, epsilon=1.0)
+    policy = make_policy(settings, describe_env(env))
+    agent = make(settings, policy, 1, None)
+    runner = Runner(env, RolloutSettings(shards=1, envs_per_shard=8, steps=32), 1, policy)
+    for k in range(30):
+        _, fragment = runner.rollout(0, k, Weights(k, agent.weights()), None if k == 0 else "live")
+        agent.update([fragment], k, 0.0)
+    policy.load(agent.weights())
+    return policy, agent
+
+
+def test_of_two_in_turns_a_table_learns_what_every_move_is_worth() -> None:
+    """Who leaves a multiple of four wins, whatever the other does."""
+    policy, _ = nim()
+    layout = policy.obs_layout
+    for agent, most in (("first", 9), ("second", 8)):  # the other has taken one at least
+        for heap in range(1, most + 1):
+            seen = {"observation": np.array([heap]), "action_mask": np.arange(1, 4) <= heap}
+            values = policy.values(layout.pack(layout.seen_by(agent, seen)))
+            for taken in range(1, min(3, heap) + 1):
+                assert values[taken - 1] == (1 if (heap - taken) % 4 == 0 else -1), (agent, heap, taken)
+
+
+def test_a_game_that_both_can_win_is_refused() -> None:
+    with pytest.raises(UserError, match="rewards of a step do not sum to 0"):
+        nim(generous=True)
 
 
 def test_a_schedule_without_an_end_of_its_own_ends_with_the_run() -> None:

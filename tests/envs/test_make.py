@@ -65,6 +65,7 @@ def test_gymnasium_makes_our_env_by_its_module(tmp_path: Path) -> None:
     for code in (
         "import gymnasium; env = gymnasium.make('distrl:distrl/FlappyBirdPixels-v0')",
         "import gymnasium, distrl; env = gymnasium.make('distrl/FlappyBirdPixels-v0')",
+        "import distrl, gymnasium; env = gymnasium.make('distrl:distrl/FlappyBirdPixels-v0')",
     ):
         code += "; print(env.reset(seed=0)[0].shape)"
         made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -16,7 +16,7 @@ from distrl.errors import UserError
 from distrl.execution.cluster_files import check_file
 from distrl.execution.jobs import Cluster
 from distrl.models.store import versions
-from distrl.runs.clusters import judge
+from distrl.runs.clusters import judge, judge_storage
 
 HERE = Path(__file__).parent.parent.parent
 ONPREM = yaml.safe_load((HERE / "configs" / "cluster" / "onprem.yaml").read_text())
@@ -120,7 +120,8 @@ def machine(**other: Any) -> dict[str, Any]:
         if name in ("python", "ray", "torch", "gymnasium", "numpy")
     }
     about = {"address": "10.0.0.1", "alive": True, "head": False, "cpus": 4.0, "gpus": 0, "processor": "Xeon"}
-    return {**about, **alike, "clock_off_s": 0.01, "round_trip_ms": 2.0, "mb_per_s": 100.0, **other}
+    measured = {"clock_off_s": 0.01, "round_trip_ms": 2.0, "mb_per_s": 100.0, "fragment_ms": 12.0}
+    return {**about, **alike, **measured, "reached": [], "let_in": False, **other}
 
 
 def test_machines_that_are_alike_are_well_and_what_they_allow_is_told() -> None:
@@ -129,7 +130,7 @@ def test_machines_that_are_alike_are_well_and_what_they_allow_is_told() -> None:
     )
     assert [finding for finding in found if finding.wrong is not None] == []
     assert found[0].found == "2 with 8 CPUs and 0 GPUs"
-    assert "is here after 12 ms" in found[-1].found and "take 0.1 s" in found[-1].found  # 2 ms, and 10 ms for 1 MB
+    assert "is here after 12 ms, and 100 of them a second" in found[-1].found and "take 0.1 s" in found[-1].found
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,8 @@ def test_machines_that_are_alike_are_well_and_what_they_allow_is_told() -> None:
         ({"processor": "EPYC"}, "processors", "EPYC, Xeon"),
         ({"clock_off_s": -7.0}, "clocks", "10.0.0.2 by -7.0 s"),
         ({"error": "GetTimeoutError"}, "answers", "10.0.0.2 (GetTimeoutError)"),
+        ({"reached": ["10.0.0.1:8265"]}, "ports", "--dashboard-host=127.0.0.1"),
+        ({"let_in": True}, "ports", "RAY_AUTH_MODE=token"),
     ],
 )
 def test_a_machine_that_is_not_like_the_others_is_named(other: dict[str, Any], what: str, part: str) -> None:
@@ -151,6 +154,25 @@ def test_a_machine_that_is_not_like_the_others_is_named(other: dict[str, Any], w
 def test_all_machines_of_another_version_than_here_are_told() -> None:
     found = [finding for finding in judge([machine(ray="1.0"), machine(ray="1.0")]) if finding.wrong is not None]
     assert [finding.what for finding in found] == ["ray"] and "1.0 there" in (found[0].wrong or "")
+
+
+def test_a_machine_with_an_address_of_the_internet_is_named() -> None:
+    found = list(judge([machine(head=True), machine(address="8.8.8.8")]))
+    assert {finding.what for finding in found if finding.wrong is not None} == {"ports"}
+    assert any("8.8.8.8" in (finding.wrong or "") for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [
+        ({"store_lacks": []}, None),
+        ({"store_lacks": ["10.0.0.1"]}, "10.0.0.2 does not see what 10.0.0.1 wrote; it is not one that all share"),
+        ({"store_error": "OSError: it cannot be written (full)"}, "10.0.0.2: OSError: it cannot be written (full)"),
+    ],
+)
+def test_a_store_that_is_not_the_same_for_all_machines_is_told(other: dict[str, Any], part: str | None) -> None:
+    found = judge_storage([machine(head=True, store_lacks=[]), machine(address="10.0.0.2", **other)], "/nfs")
+    assert (found.wrong is None) == (part is None) and (part or "") in (found.wrong or "")
 
 
 @pytest.mark.parametrize(("status", "closed"), [(200, False), (401, True), (403, True), (404, False)])

@@ -81,7 +81,7 @@ def test_nodes_come_are_told_to_end_and_are_killed(
         runs.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
         until(lambda: nodes.workers(first).count("Learner") == len(runs), runs)
     until(lambda: min(map(rows, dirs)) >= 3, runs)
-    assert set(nodes.workers(first)) >= {"Learner", "Replay", "Runner"}
+    until(lambda: set(nodes.workers(first)) >= {"Learner", "Replay", "Runner"}, runs)
 
     second = nodes.add(2)
     until(lambda: "Runner" in nodes.workers(second), runs)
@@ -98,6 +98,7 @@ def test_nodes_come_are_told_to_end_and_are_killed(
     ends = [run.communicate(timeout=200)[1] for run in runs]
     for run, said, algorithm, run_dir in zip(runs, ends, (CARTPOLE, DQN), dirs, strict=True):
         assert run.returncode == 0, said
+        assert "workers start beside this process" in said and "training goes on there" in said
         assert "a node came" in said and "a node left" in said
         assert "move to other nodes" in said and "going back to iteration" in said
         expected = run_trainer(config_of(base(algorithm, "")), LocalExecution(), tmp_path / f"{run_dir.name}-local")
@@ -119,7 +120,7 @@ def test_what_lay_on_a_node_that_died_is_rolled_again(
         "checkpoint": {"every": 5},
         "track": {"mlflow": False, "video": False},
     }
-    config = large | {"cluster": {"address": nodes.address}, "run_dir": str(tmp_path / "run")}
+    config = large | {"cluster": {"address": nodes.address, "start": "wait"}, "run_dir": str(tmp_path / "run")}
     command = [sys.executable, "-m", "distrl", "train", write(tmp_path, config)]
     runs.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
     until(lambda: rows(tmp_path / "run") >= 7, runs)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,12 +24,13 @@ from conftest import CARTPOLE
 from processes import distrl, gone, result_of, write
 
 from distrl.execution import on_cluster
+from distrl.execution.gauges import GAUGES
 from distrl.runs.jobs import order_resumption, order_run
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.timeout(600)  # jobs start slowly, and more so where other things run
 TOKEN, SECRET = "7" * 64, "very-secret-18273"
-SMALL = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2}}
+SMALL = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2, "start": "wait"}}
 OWN_ENV = """
 import os
 import gymnasium
@@ -63,6 +65,7 @@ def head() -> Iterator[str]:
         home = Path(directory) / "home"
         home.mkdir()
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "HOME": str(home), "RAY_TMPDIR": directory}
+        os.environ |= {"RAY_metrics_report_interval_ms": "1000"}
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         port, agent, client = free_ports(3)
         command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--port=0", "--disable-usage-stats"]
@@ -92,8 +95,6 @@ def head() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def address(head: str) -> str:
     """Of the cluster, which is up."""
-    import urllib.request
-
     request = urllib.request.Request(f"{head}/api/version", headers={"Authorization": f"Bearer {TOKEN}"})
     for _ in range(120):
         try:
@@ -227,6 +228,14 @@ def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(a
     while "env steps" not in (said := distrl("logs", job, "--address", address, cwd=tmp_path).stdout):
         assert time.monotonic() < deadline, said
         time.sleep(1)
+    told, deadline = gauges(job), time.monotonic() + 180
+    while told.keys() < GAUGES.keys() - {"replay_fill"}:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.5)
+        told = gauges(job)
+    assert told["env_steps"] % 256 == 0 < told["env_steps_per_second"] and 0 < told["learner_busy"] <= 1
+    assert told["return_mean"] >= 9 and told["lag_seconds"] >= 0 == told["restarts"]  # no CartPole falls sooner
+
     typo = distrl("stop", job[:-1], "--address", address, cwd=tmp_path)
     assert typo.returncode == 2 and f"Did you mean {job!r}" in typo.stderr and "Traceback" not in typo.stderr
     assert distrl("stop", job, "--address", address, cwd=tmp_path).returncode == 0
@@ -252,6 +261,21 @@ def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(a
     done = distrl("train", config, "--local", "-q", "seed=5", more, "run_dir=here", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert result_of(tmp_path / "ended")["weights_sha256"] == result_of(tmp_path / "here")["weights_sha256"]
+
+
+def gauges(job: str) -> dict[str, float]:
+    """What a run tells operators, scraped where Ray tells Prometheus that it may be."""
+    listed = Path(os.environ["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
+    if not listed.exists():
+        return {}
+    told = {}
+    for target in [target for group in json.loads(listed.read_text()) for target in group["targets"]]:
+        with suppress(OSError):  # it is listed before it answers
+            page = urllib.request.urlopen(f"http://127.0.0.1:{target.rpartition(':')[2]}/metrics", timeout=20).read()
+            for line in page.decode().splitlines():
+                if (found := re.match(r"ray_distrl_(\w+)\{.*\brun=\"(.+?)\".*\} (\S+)", line)) and found[2] == job:
+                    told[found[1]] = float(found[3])
+    return told
 
 
 POOR = """
@@ -347,8 +371,11 @@ def test_a_run_that_finds_no_room_waits_says_so_and_gives_up(address: str, tmp_p
 
 
 def test_a_cluster_that_is_up_is_looked_at(address: str, tmp_path: Path) -> None:
-    done = distrl("cluster", "check", address, cwd=tmp_path)
+    store = tmp_path / "store"
+    done = distrl("cluster", "check", address, "--storage", str(store), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok    ports: " in done.stdout and f"ok    storage: {store} is written and read by all 1" in done.stdout
+    assert store.is_dir() and not [*store.iterdir()]
     assert (
         "ok    machines: 1 with 2 CPUs" in done.stdout
         and f"ok    python: {sys.version.split()[0]} everywhere" in done.stdout

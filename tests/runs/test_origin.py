@@ -203,7 +203,7 @@ def test_an_algorithm_that_begins_with_weights_of_its_own_is_refused(
     with pytest.raises(UserError, match=re.escape(refusal)):
         train(again, local=True, quiet=True)
     (tmp_path / "again.yaml").write_text(again.to_yaml())
-    refused = distrl("train", "again.yaml", "run_dir=on_ray", "cluster.runners=1", "-q", cwd=tmp_path)
+    refused = distrl("train", "again.yaml", "run_dir=on_ray", "cluster.start=wait", "-q", cwd=tmp_path)
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False), refused.stderr
     assert f"error: {refusal}" in refused.stderr
     heeding = REINFORCE.replace("= initial_weights(settings, policy, seed)", "= policy.network.vector.copy()")
@@ -252,9 +252,9 @@ def test_the_same_bits_in_one_process_resumed_and_again_without_the_source(
 
 
 def test_the_same_bits_over_1_and_2_runners(sources: dict[str, Path], tmp_path: Path) -> None:
-    file = write(tmp_path, CARTPOLE)
+    file, ray = write(tmp_path, CARTPOLE), "cluster.start=wait"
     found = set()
-    for number, arguments in enumerate((["--local"], ["cluster.runners=1"], ["cluster.runners=2"])):
+    for number, arguments in enumerate((["--local"], [ray, "cluster.runners=1"], [ray, "cluster.runners=2"])):
         options = [*SHORT, "seed=9", f"init_from={sources['ppo']}", f"run_dir=run{number}"]
         done = distrl("train", file, "-q", *options, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

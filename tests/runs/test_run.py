@@ -17,16 +17,16 @@ from distrl.runs import run
 def test_a_run_directory_is_taken_before_anything_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ray takes seconds to start, in which another run may begin and even end."""
     config = load_config({**SMALL, "run_dir": str(tmp_path / "run")}, ["stop.env_steps=256"])
-    start, refused = run._start_here, []
+    start, refused = run._start, []
 
     def slowly(*arguments: Any) -> Any:
-        monkeypatch.setattr(run, "_start_here", start)
+        monkeypatch.setattr(run, "_start", start)
         with pytest.raises(UserError, match="another process") as caught:
             train(config, local=True, quiet=True)
         refused.append(caught)
         return start(*arguments)
 
-    monkeypatch.setattr(run, "_start_here", slowly)
+    monkeypatch.setattr(run, "_start", slowly)
     assert train(config, local=True, quiet=True).status == "finished"
     assert refused
 

@@ -117,7 +117,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "algorithm.memory is of agents that act at every step",
     ),
-    "table": ({"algorithm": {"name": "q"}}, "A table is of one agent"),
+    "table": ({"algorithm": {"name": "q"}}, "A table is of one agent here, or of two in turns"),
     "replay": (
         {"algorithm": {"name": "dqn"}, "replay": {"capacity": 600, "start": 100}},
         "replay.capacity is 600",

@@ -103,7 +103,9 @@ def test_a_trial_is_the_run_that_distrl_train_makes(whole: Path, tmp_path: Path)
     assert train(config, local=True, quiet=True).data["weights_sha256"] == known["weights_sha256"]
 
 
-def test_interrupted_and_killed_and_gone_on_with_it_is_the_same_sweep(whole: Path, tmp_path: Path) -> None:
+def test_interrupted_and_killed_and_gone_on_with_it_is_the_same_sweep(
+    whole: Path, temporary: Path, tmp_path: Path
+) -> None:
     """Ctrl-C, then SIGKILL of the driver; and two trials at once instead of one."""
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SWEEP))
     sweep_dir = tmp_path / "sweeps" / "mine"
@@ -121,6 +123,7 @@ def test_interrupted_and_killed_and_gone_on_with_it_is_the_same_sweep(whole: Pat
     done = tune("--resume", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert gone(members, 20)
+    assert not [*temporary.glob("distrl-*")]
     assert told(sweep_dir) == told(whole)
     assert (sweep_dir / "best.yaml").read_text() == (whole / "best.yaml").read_text()
     events = [json.loads(line) for line in (sweep_dir / "events.jsonl").read_text().splitlines()]

@@ -20,6 +20,7 @@ from s3 import BUCKET, CREDENTIALS, SECRET, Detour, Server
 from distrl.errors import UserError
 from distrl.execution.local import LocalExecution
 from distrl.runs.plan import plan_run
+from distrl.storage.marks import drop_mark, leave_mark, see_marks
 from distrl.storage.place import Place
 from distrl.stores import Store
 
@@ -156,3 +157,17 @@ def test_a_run_that_is_not_there_cannot_be_resumed(server: Server, credentials: 
     assert "There is no run at s3://" in said.read_text()
     assert len(said.read_text().splitlines()) == 2, "what it does, and why it cannot"
     assert not (tmp_path / "runs").exists() or not [*(tmp_path / "runs").iterdir()]
+
+
+def test_machines_find_out_whether_they_have_the_same_store(server: Server, credentials: None, tmp_path: Path) -> None:
+    for store in (Store.parse(server.address()), Store.parse(str(tmp_path / "new"))):
+        for name in ("one", "two"):
+            assert leave_mark(store, name) == {"said": None}
+        assert see_marks(store, ["two", "three", "one"]) == {"said": ["two", "one"]}
+        drop_mark(store, "one")
+        assert see_marks(store, ["two", "three", "one"]) == {"said": ["two"]}
+    (tmp_path / "file").touch()
+    nowhere = str(server.address()).replace(BUCKET, "no-such-bucket")
+    for address in (str(tmp_path / "file" / "below"), nowhere):
+        with pytest.raises(UserError, match="cannot be written"):
+            leave_mark(Store.parse(address), "one")

@@ -18,7 +18,7 @@ from faulty import FaultyExecution
 from processes import SMALL, distrl, family, gone, result_of, start, wait_for_rows, write
 from test_same_bits import MEMORY
 
-from distrl.errors import UserError
+from distrl.errors import ExecutionLost, UserError
 from distrl.execution import Execution
 from distrl.execution.local import LocalExecution
 from distrl.execution.moving import MovingExecution
@@ -36,7 +36,7 @@ class Another:
 
     execution: Execution
     patience: int
-    refusal: str | None = None
+    refusal: Exception | None = None
     log: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -44,7 +44,7 @@ class Another:
 
     def ready(self) -> bool:
         if self.refusal is not None:
-            raise UserError(self.refusal)
+            raise self.refusal
         self.patience -= 1
         return self.patience < 0
 
@@ -101,27 +101,36 @@ def test_interrupted_on_either_side_it_resumes_in_either_place(tmp_path: Path) -
         assert again.sha256 == whole.sha256
 
 
-def test_where_it_cannot_go_it_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", [UserError("Ray could not be started."), ExecutionLost("Ray died")])
+def test_where_it_cannot_go_it_stays(refusal: Exception, tmp_path: Path) -> None:
     config = config_of(CARTPOLE, ASKED)
-    other = Another(LocalExecution(), 0, refusal="Ray could not be started.")
+    other = Another(LocalExecution(), 0, refusal)
     outcome = run_trainer(config, MovingExecution(other), tmp_path / "run")
-    assert outcome.observer.messages[1:] == ["training goes on in this process: Ray could not be started."]
+    assert outcome.observer.messages[1:] == [f"training goes on in this process: {refusal}"]
     assert outcome.facts == run_trainer(config, LocalExecution(), tmp_path / "whole").facts
 
 
 @pytest.mark.parametrize(
-    ("rolling", "learning", "left", "wanted"),
+    ("rolling", "learning", "left", "load", "wanted"),
     [
-        (1.0, 0.5, 100, True),  # about 0.75 s on two cores instead of 1.5 s
-        (1.0, 0.5, 5, False),  # but soon it is over
-        (0.005, 0.02, 1000, False),  # what Ray costs is as much as it saves
-        (0.0, 3.0, 1000, False),  # nothing to share out
+        (1.0, 0.5, 100, 1, True),  # about 0.75 s on two cores instead of 1.5 s
+        (1.0, 0.5, 100, 40, False),  # but Ray would take minutes to start
+        (1.0, 0.5, 5, 1, False),  # but soon it is over
+        (0.005, 0.02, 1000, 1, False),  # what Ray costs is as much as it saves
+        (0.0, 3.0, 1000, 1, False),  # nothing to share out
     ],
 )
 def test_of_itself_it_goes_where_that_pays(
-    rolling: float, learning: float, left: int, wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rolling: float,
+    learning: float,
+    left: int,
+    load: float,
+    wanted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(handover, "cpu_count", lambda: 2)
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, load, load))
     monkeypatch.setattr(Handover, "seconds", lambda self: None if self.ledger.rows < 2 else (rolling, learning))
     other, observer = Another(LocalExecution(), 10**9), Recorder()
     config = config_of(CARTPOLE, "evaluation={every: 0, final_episodes: 0}", f"stop.env_steps={256 * (3 + left)}")
