@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install.sh dev
-if [ $# = 0 ]; then set -- -n 2 --dist loadfile; fi
+if [ $# = 0 ]; then set -- -n 2 --dist loadfile --no-loadscope-reorder; fi
 exec .venv/bin/python -m pytest "$@"
