@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 import sys
@@ -140,7 +141,8 @@ class RayExecution:
     def _get(self, future: Any, timeout: float | None) -> Any:
         errors = self.ray.exceptions
         try:
-            return self.ray.get(future, timeout=timeout)
+            # A copy: arrays that lie in Ray's object store take this process along when that dies.
+            return copy.deepcopy(self.ray.get(future, timeout=timeout))
         except errors.RayTaskError as error:
             if isinstance(error.cause, (EnvError, Diverged, Left, UserError)):
                 raise error.cause from None
