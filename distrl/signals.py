@@ -52,6 +52,33 @@ def ignored() -> Iterator[None]:
         put_back()
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """The first of these signals that comes is dealt with when the block ends, a second one at once.
+
+    For code of others that runs for a short while: where a signal raises in a destructor, Python drops what it raised.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        if len(came) > 1:
+            put_back()
+            signal.raise_signal(number)
+
+    put_back = keep()
+    if _in_main_thread():
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, note)
+    try:
+        yield
+    finally:
+        put_back()
+        if len(came) == 1:
+            signal.raise_signal(came[0])
+
+
 def keep() -> Callable[[], None]:
     """What puts the handlers of now back in their places, whoever has replaced them since."""
     handlers = {number: signal.getsignal(number) for number in ENDING} if _in_main_thread() else {}

@@ -10,10 +10,16 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import psutil
 import pytest
 from processes import SMALL, family, gone, result_of, start, told_by, wait_for_rows, write
+
+from distrl.models.play import play_episodes
+from distrl.signals import held
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -97,3 +103,48 @@ with signals.handled(request):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert done.stderr.count("Ending the run") == 1
+
+
+class _CtrlC:
+    """Where Python drops what a signal raises."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100):  # by the end of which Python has called the handler
+            pass
+
+
+class _Asked(gym.Env[np.ndarray, int]):
+    """Ctrl-C comes in its third step."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(2)
+    steps = 0
+
+    def reset(self, **_: Any) -> Any:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        self.steps += 1
+        if self.steps == 3:
+            _CtrlC()
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+def test_ctrl_c_in_the_code_of_an_env_ends_a_game_after_the_step(capfd: pytest.CaptureFixture[str]) -> None:
+    game = play_episodes(lambda episode: lambda obs, info: 0, _Asked(), 1, 1)
+    assert [next(game).step for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        next(game)
+    assert "ignored" not in capfd.readouterr().err
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), held():
+        _ctrl_c_comes_twice()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _ctrl_c_comes_twice() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("The second one was waited for.")

@@ -18,6 +18,7 @@ from distrl.errors import EnvError, UserError, users_traceback
 from distrl.layouts import MASK
 from distrl.seeding import derive, stream
 from distrl.settings import EnvSettings
+from distrl.signals import held
 from distrl.types import Policy
 
 # What acts in an episode of that number: gives the env's action for its observation and the info beside it.
@@ -138,9 +139,10 @@ def play_episodes(actor: Actor, game: gym.Env[Any, Any], seed: int, episodes: in
 
 @contextmanager
 def _stepped(game: gym.Env[Any, Any], seed: int, step: int) -> Iterator[None]:
-    """What the env raises within is `EnvError`, but for what is known of windows."""
+    """What the env raises within is `EnvError`, but for what is known of windows. Ctrl-C waits for its end."""
     try:
-        yield
+        with held():
+            yield
     except (UserError, gym.error.DependencyNotInstalled):
         raise
     except Exception as error:

@@ -24,6 +24,7 @@ from distrl.errors import UserError
 from distrl.files import draft
 from distrl.models.play import Actor, Tell, display, play_episodes
 from distrl.settings import EnvSettings
+from distrl.signals import held
 from distrl.types import Array, EnvInfo
 
 SHORTEST, EPISODES = 5.0, 3  # s of a video, and so many episodes where each is shorter
@@ -131,7 +132,8 @@ def _recordable(env: EnvSettings, out: Path, episodes: int, max_frames: int) -> 
 def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
     """A picture of the game now, uint8 [H, W, 3]."""
     try:
-        frame = game.render()
+        with held():
+            frame = game.render()
     except Exception as error:
         raise UserError(f"{env_id} cannot be drawn: {type(error).__name__}: {error}") from error
     if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
