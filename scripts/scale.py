@@ -8,6 +8,7 @@ Usage: .venv/bin/python scripts/scale.py [RUNNERS ...]
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pickle
@@ -105,7 +106,7 @@ def measure(runners: int) -> Point:
         result = train(load_config(settings(runners, directory)), quiet=True)
         lines = (Path(result.run_dir) / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines][ITERATIONS // 4 :]
-    gaps = [after["time"] - before["time"] for before, after in zip(rows, rows[1:], strict=False)]
+    gaps = [after["time"] - before["time"] for before, after in itertools.pairwise(rows)]
     awake = [row["time/act_s"] + row["time/step_s"] - runners * STEPS * COPIES * STEP_S for row in rows]
     return Point(
         runners,
