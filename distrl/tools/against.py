@@ -76,7 +76,8 @@ def _ours(config: Config, seconds: float, local: bool) -> float:
         result = Path(directory) / "run" / "result.json"
         limits = [f"stop.seconds={seconds}", "stop.return_mean=null", "stop.env_steps=1000000000"]
         quiet = ["evaluation.every=0", "evaluation.final_episodes=0", "track.mlflow=false", "track.video=false"]
-        _run(config, directory, "distrl", ["train", "{}", *limits, *quiet, "--quiet", *["--local"] * local])
+        where = "--local" if local else "cluster.start=wait"  # or else its beginning would be of Ray's start
+        _run(config, directory, "distrl", ["train", "{}", *limits, *quiet, "--quiet", where])
         return float(json.loads(result.read_text(encoding="utf-8"))["env_steps_per_s"])
 
 

@@ -23,6 +23,7 @@ from distrl.training.updates import Updates
 WARM = 1  # iterations that do not count: what is called for the first time takes longer
 MEASURED_S = 0.5  # of further ones, which tell how long one takes
 FRAGMENT_S = 0.004  # of all cores together, that Ray costs for a fragment
+CROWDED = 1.2  # times as long as alone anything takes on a core while the other cores work too, as measured
 WORTH_S = 5.0  # what must be gained until the end of the run: on a quiet machine starting Ray and going over cost about as much
 
 
@@ -88,10 +89,9 @@ class Handover:
 
     def seconds(self) -> tuple[float, float] | None:
         """That an iteration takes here for rolling and for learning; None before enough were seen."""
-        totals = dict(self.ledger.totals)
-        totals.pop("time/driver_s", None)  # which is all of it, here
-        learning = totals.pop("time/learn_s", 0.0)
-        now = self.ledger.rows, sum(totals.values()), learning
+        totals = self.ledger.totals
+        whole, learning = totals.get("time/driver_s", 0.0), totals.get("time/learn_s", 0.0)
+        now = self.ledger.rows, whole - learning, learning
         if self.before is None:
             self.before = now if now[0] >= WARM else None
             return None
@@ -103,7 +103,8 @@ class Handover:
         cores = cpu_count()
         runners = min(cores, len(share_out(self.config, [Node(cpus=cores, gpus=1)]).runners))
         at_once = max(rolling / runners, learning) if self.config.schedule.lag else rolling / runners + learning
-        return max(at_once, (rolling + learning) / cores) + FRAGMENT_S * self.config.rollout.shards / cores
+        busiest = max(at_once, (rolling + learning) / cores)
+        return CROWDED * busiest + FRAGMENT_S * self.config.rollout.shards / cores
 
     def go(self, execution: Execution, resources: Resources) -> None:
         """Take the run there."""

@@ -113,7 +113,7 @@ def test_where_it_cannot_go_it_stays(refusal: Exception, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("rolling", "learning", "left", "load", "wanted"),
     [
-        (1.0, 0.5, 100, 1, True),  # about 0.75 s on two cores instead of 1.5 s
+        (1.0, 0.5, 100, 1, True),  # about 0.9 s on two cores instead of 1.5 s
         (1.0, 0.5, 100, 40, False),  # but Ray would take minutes to start
         (1.0, 0.5, 5, 1, False),  # but soon it is over
         (0.005, 0.02, 1000, 1, False),  # what Ray costs is as much as it saves
@@ -145,7 +145,7 @@ def test_of_itself_it_goes_where_that_pays(
 
 
 def test_what_an_iteration_takes_is_measured_once_all_is_warm(tmp_path: Path) -> None:
-    """Against the rows of the run, of which the first does not count."""
+    """Against the clock between the rows of the run, of which the first does not count. Reports that lie ready take no time."""
     slow = {**CARTPOLE, "env": {"id": "troubled:Troubled-v0", "kwargs": {"trouble": "sleep"}}}
     found: list[tuple[int, tuple[float, float]]] = []
     other, observer = Another(LocalExecution(), 10**9), Recorder()
@@ -161,11 +161,9 @@ def test_what_an_iteration_takes_is_measured_once_all_is_warm(tmp_path: Path) ->
         patch.setattr(trainer, "Handover", Watched)
         run_trainer(config_of(slow, "stop.env_steps=1280"), MovingExecution(other), tmp_path, observer=observer)
     (seen, (rolling, learning)), *_ = found
-    measured = observer.rows[1:seen]
-    phases = {name for name in measured[0] if name.startswith("time/") and name.endswith("_s")}
-    phases -= {"time/env_steps_per_s", "time/driver_s", "time/learn_s"}
-    assert rolling == pytest.approx(np.mean([sum(row[name] for name in phases) for row in measured]))
-    assert learning == pytest.approx(np.mean([row["time/learn_s"] for row in measured]))
+    whole = (observer.rows[seen - 1]["time"] - observer.rows[0]["time"]) / (seen - 1)
+    assert rolling + learning == pytest.approx(whole, rel=0.05)
+    assert learning == pytest.approx(np.mean([row["time/learn_s"] for row in observer.rows[1:seen]]))
 
 
 def at_once(directory: Path, *overrides: str) -> tuple[str, ...]:
