@@ -80,6 +80,7 @@ RLLIB: Mapping[str, Sequence[str]] = {
     "num_epochs": ["algorithm.epochs"],
     "num_gpus": ["learner.device"],
     "num_gpus_per_learner": ["learner.device"],
+    "num_learners": ["learner.count"],
     "num_rollout_workers": ["cluster.runners"],
     "num_sgd_iter": ["algorithm.epochs"],
     "num_steps_sampled_before_learning_starts": ["replay.start"],

@@ -65,7 +65,7 @@ def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str)
     config = _typed(data, origin)
     for around in config.env.wrappers:
         wrapper(around.name)
-    for part in (config.schedule, config.normalize, config.replay, config.opponents, config.algorithm):
+    for part in (config.schedule, config.normalize, config.replay, config.opponents, config.algorithm, config.learner):
         if part is not None:
             part.check(config)
     if config.init_from is not None:  # whoever reads the config may be elsewhere

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,6 +42,15 @@ class Heartbeat:
             return self.call and str(self.worker.where())
         done = self.beats - self.before
         return f"the call of {self.call!r}" + (f" after {done:,} minibatches" if done else "")
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within, the worker waits for others, who may take their time."""
+        call, self.call = self.call, ""
+        try:
+            yield
+        finally:
+            self.call = call
 
     def beat(self, copy: int = -1, doing: str = "") -> None:
         self.beats, self.copy, self.doing = self.beats + 1, copy, doing

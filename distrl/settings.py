@@ -47,6 +47,10 @@ class AlgorithmSettings(Settings):
             raise ValueError(f"memory is for ppo and a2c, and this is {data.get('name')}. Leave algorithm.memory out")
         return data
 
+    def minibatch_rows(self, config: Config) -> int:
+        """Of a minibatch, or its sequences where these stay whole, to be cut by `learner.slices`; 0: it cannot be cut."""
+        return 0
+
     @property
     def any_age(self) -> bool:
         """Whether it can learn from what weights of any age did."""
@@ -385,7 +389,37 @@ class LearnerSettings(Settings):
         description="part of the arithmetic. auto: cuda where there is a GPU; what a run got is written in its config.yaml, "
         "and kept when it is resumed",
     )
-    threads: int = Field(default=1, ge=1, description="CPU threads; part of the arithmetic")
+    threads: int = Field(default=1, ge=1, description="CPU threads of each learner; part of the arithmetic")
+    slices: int = Field(
+        default=1, ge=1, description="parts of a minibatch, whose gradients are summed in order; part of the arithmetic"
+    )
+    count: int = Field(
+        default=1,
+        ge=1,
+        description="processes that learn together, each from as many of the slices, with a GPU each on cuda; changes speed alone",
+    )
+
+    def check(self, config: Config) -> None:
+        rows, name = config.algorithm.minibatch_rows(config), config.algorithm.name
+        for key in ("slices", "count"):
+            if getattr(self, key) > 1 and not rows:
+                raise UserError(
+                    f"learner.{key} is {getattr(self, key)}, but {name} has no minibatches that can be cut; those of ppo, a2c and "
+                    "dqn can. Set learner.slices=1 learner.count=1."
+                )
+        if self.slices > max(1, rows):
+            raise UserError(
+                f"learner.slices is {self.slices}, more than the {rows} parts (rows, or whole sequences) that a minibatch of "
+                f"{name} can be cut into. Set at most {rows}."
+            )
+        if self.slices % self.count:
+            fewer = max(n for n in range(1, self.count) if self.slices % n == 0)
+            more = -(-self.slices // self.count) * self.count
+            raise UserError(
+                f"learner.count is {self.count}, which does not divide learner.slices={self.slices}: each learner has as many. "
+                f"Set learner.count={fewer}"
+                + (f", or learner.slices={more}, which gives other bits." if more <= rows else ".")
+            )
 
 
 class ClusterSettings(Settings):

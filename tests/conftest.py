@@ -161,13 +161,13 @@ def run_trainer(
     about = {"env": config.env.model_dump(mode="json")}
     weights = initial_weights(config, policy)
     job = Job(config, policy, weights, about, info.reward_threshold, run_dir, start)
-    resources = resources or Resources((Seat(cpus=0.1),) * runners, Seat(cpus=0.1))
+    resources = resources or Resources((Seat(cpus=0.1),) * runners, (Seat(cpus=0.1),) * config.learner.count)
     trainer = make_trainer(job, execution, resources, observer, interrupted, callbacks)
     try:
         trainer.run()
     finally:
         for worker in trainer.workers:
-            execution.kill(worker)
+            trainer.recovery.execution.kill(worker)
     return Outcome(trainer, observer, run_dir)
 
 

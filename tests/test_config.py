@@ -314,6 +314,32 @@ def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
             ["algorithm={name: q}", "normalize={obs: true, reward: true}"],
             ["normalize.obs is true", "is q", "Set normalize.obs=false normalize.reward=false"],
         ),
+        (
+            ["learner.count=2"],
+            [
+                "learner.count is 2",
+                "learner.slices=1",
+                "Set learner.count=1, or learner.slices=2, which gives other bits",
+            ],
+        ),
+        (
+            ["learner.count=4", "learner.slices=6"],
+            ["learner.count is 4", "Set learner.count=3, or learner.slices=8, which"],
+        ),
+        (["learner.count=4", "learner.slices=510"], ["Set learner.count=3, or learner.slices=512, which"]),
+        (["learner.count=4", "learner.slices=511"], ["Set learner.count=1, or learner.slices=512, which"]),
+        (["learner.slices=1000"], ["learner.slices is 1000", "more than the 512 ", "Set at most 512."]),
+        (
+            ["algorithm={name: ppo, memory: {}, shared_body: true}", "learner.slices=17"],
+            ["more than the 16 parts", "whole sequences", "Set at most 16."],
+        ),
+        (["algorithm={name: a2c}", "learner.slices=2049"], ["more than the 2048 "]),
+        (["algorithm={name: dqn}", "learner.slices=65"], ["more than the 64 "]),
+        (
+            ["algorithm={name: q}", "learner.slices=2", "learner.count=2"],
+            ["learner.slices is 2", "q has no minibatches", "Set learner.slices=1 learner.count=1."],
+        ),
+        (["algorithm={name: q}", "learner.count=2"], ["learner.count is 2", "q has no", "learner.count=1."]),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_the_remedy(

@@ -76,6 +76,7 @@ OWNERS = {
         "learning.*",
         "algorithms.*",
         "workers.learner",
+        "workers.learners",
         "tools.doctor",
     ],  # doctor tells what torch sees
 }

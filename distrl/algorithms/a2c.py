@@ -41,6 +41,9 @@ class Settings(ActorCriticSettings):
     optimizer: Literal["adam", "rmsprop"] = Field(default="rmsprop", description="of actor and critic")
     minibatches: int = Field(default=1, ge=1, description="gradient steps of an iteration, each on a part of its steps")
 
+    def minibatch_rows(self, config: Config) -> int:
+        return config.rollout.env_steps // self.minibatches // (1 if self.memory is None else config.rollout.steps)
+
     def check(self, config: Config) -> None:
         super().check(config)
         if config.rollout.env_steps % self.minibatches:

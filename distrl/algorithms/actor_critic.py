@@ -21,6 +21,7 @@ from distrl.fragments import after_waiting, true_successors, unstacked
 from distrl.learning.losses import approximate_kl, vtrace
 from distrl.learning.scale import Scale
 from distrl.learning.schedules import Rate, Schedule, check_schedules
+from distrl.learning.slices import WHOLE
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction, Positive
 from distrl.settings import Settings as Base
@@ -196,6 +197,8 @@ def advantages(
 class ActorCritic:
     """Actor and critic; the parameters of each lie in one flat vector. An algorithm adds its `update`."""
 
+    slices = WHOLE  # of its minibatches
+
     def __init__(
         self, settings: ActorCriticSettings, policy: StochasticPolicy, seed: int, device: torch.device
     ) -> None:
@@ -208,12 +211,12 @@ class ActorCritic:
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
         self.torch, self.shared, self.seed, self.device = torch, settings, seed, device
-        self.bind, self.trace = bind, traced_pair
-        self.distribution, self.obs_shape = policy.distribution, policy.obs_layout.shape
+        self.bind, self.distribution, self.obs_shape = bind, policy.distribution, policy.obs_layout.shape
         self.masks = Masks(policy.obs_layout).to(device)
         spec, value_spec = policy.network.spec, critic_spec(settings, policy)
         self.actor = make_network(spec, policy.network.vector)
         self.critic = make_network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
+        self.trace = lambda x: traced_pair(self.actor, self.critic, settings.shared_body, x)
         critic: nn.Module = self.critic.head if settings.shared_body else self.critic
         self.parameters = {k: FlatParameters([m], device) for k, m in (("actor", self.actor), ("critic", critic))}
         self.optimizer = make_optimizer(settings.optimizer, self.parameters, 1e-5, settings.max_grad_norm)
@@ -222,7 +225,7 @@ class ActorCritic:
 
     def traced(self, obs: Tensor) -> tuple[Bound, Tensor, Pull]:
         """pi(.|s), V(s) [B] for obs [B, ...], and what takes the gradients of a loss by what the actor gives out and by V."""
-        outputs, value, pull = self.trace(self.actor, self.critic, self.shared.shared_body, obs)
+        outputs, value, pull = self.slices.traced(self.trace, self.parameters.values(), obs)
         return self.policy(obs, outputs), value, pull
 
     def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
@@ -230,20 +233,17 @@ class ActorCritic:
         return self.bind(self.distribution, outputs, self.masks(obs))
 
     def values(self, obs: Array) -> Array:
-        """V(s) [...] for obs [..., *obs_shape], computed in slices that fit any memory."""
+        """V(s) [...] for obs [..., *obs_shape], computed in parts that fit any memory."""
         flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
             return np.zeros(lead, np.float32)
-        body, parts = (self.actor if self.shared.shared_body else self.critic).body, range(0, len(flat), AT_ONCE)
-        with self.torch.no_grad():
-            value = [self.critic.head(body(self.tensor(flat[i : i + AT_ONCE]))) for i in parts]
-        return self.scale.undo(self.torch.cat(value).cpu().numpy()).reshape(lead)
+        body = (self.actor if self.shared.shared_body else self.critic).body
+        value = self.slices.asked(lambda x: self.critic.head(body(self.tensor(x))), flat, most=AT_ONCE)
+        return self.scale.undo(value.cpu().numpy()).reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """log pi(a|s) [B] with the weights of now, for obs [B, ...] and raw actions [B, ...]; in slices, as `values`."""
-        with self.torch.no_grad():
-            slices = (self.torch.split(x, AT_ONCE) for x in (obs, action))
-            return self.torch.cat([self.policy(o, self.actor(o)).log_prob(a) for o, a in zip(*slices, strict=True)])
+        """log pi(a|s) [B] with the weights of now, for obs [B, ...] and raw actions [B, ...]; in parts, as `values`."""
+        return self.slices.asked(lambda o, a: self.policy(o, self.actor(o)).log_prob(a), obs, action, most=AT_ONCE)
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""

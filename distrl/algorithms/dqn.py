@@ -26,6 +26,7 @@ from distrl.acting.spaces import Activation, NetworkSettings, discrete_actions, 
 from distrl.errors import UserError
 from distrl.learning.losses import greedy_value, huber_loss, huber_slope, munchausen_bonus, soft_value, td_target
 from distrl.learning.schedules import Rate, Schedule, Share, check_schedules
+from distrl.learning.slices import WHOLE
 from distrl.seeding import stream
 from distrl.settings import Config, Fraction, Positive, Replayed
 from distrl.settings import Settings as BaseSettings
@@ -93,6 +94,9 @@ class Settings(NetworkSettings):
     def replayed(self) -> Replayed:
         return Replayed(self.batch_size, self.n_step, self.gamma, values=("q", "value"))
 
+    def minibatch_rows(self, config: Config) -> int:
+        return self.batch_size
+
     def check(self, config: Config) -> None:
         check_schedules(self, config)
         if self.dueling and (self.network is not None or not self.hidden):
@@ -116,6 +120,8 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
 class DQN:
     """`distrl.types.OffPolicy`; the parameters of each network lie in one flat vector."""
 
+    slices = WHOLE  # of its minibatches
+
     def __init__(self, settings: Settings, policy: EpsilonGreedyPolicy, device: torch.device) -> None:
         import torch  # here and not above: settings are checked, and runners started, without it
 
@@ -124,11 +130,10 @@ class DQN:
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import Adam, FlatParameters
 
-        self.torch, self.traced = torch, traced
-        self.settings, self.device, self.first_action = settings, device, policy.first_action
+        self.torch, self.settings, self.device, self.first_action = torch, settings, device, policy.first_action
         spec, weights = policy.network.spec, policy.network.vector
         self.online, self.target = make_network(spec, weights), make_network(spec, weights)
-        self.masks = Masks(policy.obs_layout).to(device)
+        self.trace, self.masks = lambda x: traced(self.online, x), Masks(policy.obs_layout).to(device)
         online, target = (FlatParameters([network], device) for network in (self.online, self.target))
         self.vector, self.target_vector = online.vector, target.vector
         self.optimizer = Adam({"online": online}, settings.adam_eps, settings.max_grad_norm)
@@ -156,7 +161,7 @@ class DQN:
             for i in range(until - done):
                 j = done + i
                 target[j] = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
-                q, pull = self.traced(self.online, obs[i])
+                q, pull = self.slices.traced(self.trace, self.optimizer.parameters.values(), obs[i])
                 chosen[j] = q.gather(1, action[j, :, None]).squeeze(1)
                 slope = weight[j] * huber_slope(chosen[j], target[j], s.huber)
                 pull(torch.zeros_like(q).scatter_(1, action[j, :, None], slope[:, None]))
@@ -177,29 +182,26 @@ class DQN:
 
     def ask_target(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
         """Munchausen's bonus [U, B] (else 0) and Q_target(s', .) [U, B, A], for several minibatches at once."""
-        with self.torch.no_grad():
-            next_q = self.allowed(self.target, next_obs.flatten(0, 1)).view(*action.shape, -1)
-            if self.settings.munchausen is None:
-                return self.torch.zeros(action.shape, device=self.device), next_q
-            m, target_q = self.settings.munchausen, self.allowed(self.target, obs.flatten(0, 1))
-            bonus = munchausen_bonus(target_q, action.flatten(), m.alpha, m.temperature, m.floor)
-            return bonus.view(action.shape), next_q
+        next_q = self.allowed(self.target, next_obs.flatten(0, 1)).view(*action.shape, -1)
+        if self.settings.munchausen is None:
+            return self.torch.zeros(action.shape, device=self.device), next_q
+        m, target_q = self.settings.munchausen, self.allowed(self.target, obs.flatten(0, 1))
+        bonus = munchausen_bonus(target_q, action.flatten(), m.alpha, m.temperature, m.floor)
+        return bonus.view(action.shape), next_q
 
     def targets(self, next_obs: Tensor, next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
         """y [B]"""
-        with self.torch.no_grad():
-            if self.settings.munchausen is not None:
-                value = soft_value(next_q, self.settings.munchausen.temperature)
-            else:
-                chooser = self.allowed(self.online, next_obs) if self.settings.double else next_q
-                value = greedy_value(next_q, chooser)
-            return td_target(reward, discount, value)
+        if self.settings.munchausen is not None:
+            value = soft_value(next_q, self.settings.munchausen.temperature)
+        else:
+            chooser = self.allowed(self.online, next_obs) if self.settings.double else next_q
+            value = greedy_value(next_q, chooser)
+        return td_target(reward, discount, value)
 
     def allowed(self, network: Network, obs: Tensor) -> Tensor:
-        """Q(s, .) [B, A], with those of forbidden actions out of the way."""
-        q, mask = network(obs), self.masks(obs)
-        masked: Tensor = q if mask is None else q.masked_fill(~mask, FORBIDDEN)
-        return masked
+        """Q(s, .) [B, A], without gradients, and with those of forbidden actions out of the way."""
+        q, mask = self.slices.asked(network, obs), self.masks(obs)
+        return q if mask is None else q.masked_fill(~mask, FORBIDDEN)
 
     def tensor(self, array: Array) -> Tensor:
         """A copy on the device, in torch's own aligned memory."""

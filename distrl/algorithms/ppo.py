@@ -51,6 +51,9 @@ class Settings(ActorCriticSettings):
     )
     adaptive_kl: float | None = Field(default=None, gt=0, description="move the lr to keep an update's KL near this")
 
+    def minibatch_rows(self, config: Config) -> int:
+        return self.minibatch_size // (1 if self.memory is None else config.rollout.steps)
+
     def check(self, config: Config) -> None:
         super().check(config)
         batch = config.rollout.env_steps

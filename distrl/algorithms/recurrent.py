@@ -73,8 +73,7 @@ class Recurrent(ActorCritic):
         seen = self.tensor(np.concatenate([f.obs for f in fragments], axis=1)).flatten(0, 1)
         final = self.tensor(np.concatenate([f.final_obs for f in fragments]))
         with torch.no_grad():
-            parts = [network.body(x) for x in (*torch.split(seen, AT_ONCE), *torch.split(final, AT_ONCE))]
-            features, last = torch.split(torch.cat(parts), [len(seen), len(final)])
+            features, last = (self.slices.asked(network.body, x, most=AT_ONCE) for x in (seen, final))
             memory = network.memory(features.view(*begins.shape, -1), first, begins)
             by_fragment = torch.split(memory[:-1], [f.ended.shape[1] for f in fragments], dim=1)
             # In the order of the last observations: fragment by fragment, and step by step in each.
@@ -87,7 +86,11 @@ class Recurrent(ActorCritic):
         """For rows [B] of whole sequences, in the order of `SequenceBatch.order`; else as of ActorCritic."""
         from distrl.learning.gradients import recorded  # here: settings are checked, and runners started, without torch
 
-        (outputs, value), pull = recorded(self.outputs, obs)
+        def trace(rows: Tensor) -> tuple[Tensor, Tensor, Pull]:
+            (outputs, value), pull = recorded(self.outputs, rows)
+            return outputs, value, pull
+
+        outputs, value, pull = self.slices.traced(trace, self.parameters.values(), obs, len(self.sequences.begins) - 1)
         return self.policy(obs, outputs), value, pull
 
     def outputs(self, obs: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,6 +146,7 @@ def _dry_run(plan: Plan, nodes: dict[str, str]) -> None:
         "env copies": f"{rollout.shards * rollout.envs_per_shard} in {rollout.shards} shards",
         "iteration": f"{rollout.env_steps:,} env steps; {iterations} of them",
         "runners": plan.runners_note,
+        **({} if plan.learners_note is None else {"learners": plan.learners_note}),
         **{f"on {name}": what for name, what in nodes.items()},
         "evaluation": f"every {config.evaluation_every} iterations" if config.evaluation_every else "only at the end",
         **({} if plan.replay_note is None else {"replay": plan.replay_note}),

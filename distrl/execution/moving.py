@@ -38,7 +38,7 @@ class RayBeside:
             joined: a RayExecution on a cluster; None: a Ray of the run's own is to be started
         """
         self.config, self.object_store_bytes, self.replay_bytes = config, object_store_bytes, replay_bytes
-        self.learner = ("distrl.workers.learner", *(["torch"] if torch else []))
+        self.learner = ("distrl.workers.learners", *(["torch"] if torch else []))
         self.execution, self.up = joined, joined is not None
         self.warming: list[Any] | None = None
 
@@ -52,8 +52,9 @@ class RayBeside:
         self.up = self.up or self.execution.up()
         if self.up and self.warming is None:
             resources = self.resources = share_out(self.config, self.execution.nodes(), self.replay_bytes)
+            learners = [(self.learner, seat) for seat in resources.learners]
             runners = [(("distrl.workers.runner",), seat) for seat in resources.runners]
-            self.warming = self.execution.warm([(self.learner, resources.learner), *runners])
+            self.warming = self.execution.warm([*learners, *runners])
         return self.warming is not None and len(self.execution.wait(self.warming, timeout=0)) == len(self.warming)
 
     def take(self) -> tuple[Execution, Resources]:

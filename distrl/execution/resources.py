@@ -37,11 +37,16 @@ class Resources:
     """What the workers of a run are given."""
 
     runners: tuple[Seat, ...]
-    learner: Seat = Seat()
+    learners: tuple[Seat, ...] = (Seat(),)
     replays: tuple[Seat, ...] = (Seat(),)
     evaluator: Seat = Seat()
     replay_bytes: int = 0  # that all replays take together
     nodes: frozenset[str] = frozenset({""})  # on which they were shared out
+
+    @property
+    def learner(self) -> Seat:
+        """Of the first one."""
+        return self.learners[0]
 
     def replay(self, number: int) -> Seat:
         return self.replays[number % len(self.replays)]
@@ -56,11 +61,12 @@ def share_out(
     """Share the CPUs and GPUs of some nodes among the workers of a run whose `learner.device` is chosen.
 
     Runners are spread by the CPUs that each node has. The learner sits on a node with a GPU where it needs one, else on the
-    head, whose loss ends the run anyway. Replays sit beside the learner as far as they fit.
+    head, whose loss ends the run anyway; several sit side by side as far as they can. Replays sit beside the first one as far
+    as they fit.
 
     Args:
         replay_bytes: that all replays take together
-        before: who sits where; learner and replays stay there if they can, and there are as many runners as find a CPU
+        before: who sits where; learners and replays stay there if they can, and there are as many runners as find a CPU
     Raises:
         UserError: the config asks for more than there is.
     """
@@ -74,19 +80,23 @@ def share_out(
     if before is None:
         _check_wanted(config, wanted, cpus, most_here)
     wanted = max(1, min(wanted, most_here))
-    learner = _learner_node(config, nodes, before)
+    learners = _learner_nodes(config, nodes, before)
     load = dict.fromkeys([node.id for node in nodes], 0)
-    load[learner.id] += config.learner.threads
+    for node in learners:
+        load[node.id] += config.learner.threads
     seated = _spread(min(wanted, config.rollout.shards), nodes, load, each)
     units = {node.id: _unit(node.cpus, load[node.id]) for node in nodes}
     return Resources(
         runners=tuple(Seat(node, units[node] if each is None else each) for node in seated),
-        learner=Seat(
-            learner.id,
-            0 if each is not None else units[learner.id] * config.learner.threads,
-            float(config.learner.device == "cuda"),
+        learners=tuple(
+            Seat(
+                node.id,
+                0 if each is not None else units[node.id] * config.learner.threads,
+                float(config.learner.device == "cuda"),
+            )
+            for node in learners
         ),
-        replays=_seat_replays(config, nodes, learner, replay_bytes, before),
+        replays=_seat_replays(config, nodes, learners[0], replay_bytes, before),
         evaluator=Seat(_quietest(nodes, load).id),
         replay_bytes=replay_bytes,
         nodes=frozenset(node.id for node in nodes),
@@ -98,9 +108,10 @@ def placement(resources: Resources, nodes: Sequence[Node]) -> dict[str, str]:
     told: dict[str, str] = {}
     for node in nodes:
         runners = [seat for seat in resources.runners if seat.node == node.id]
-        parts = ["the learner" + (" and its GPU" if resources.learner.gpus else "")] * (
-            resources.learner.node == node.id
-        )
+        learners = [seat for seat in resources.learners if seat.node == node.id]
+        few, gpus = len(resources.learners) == 1, bool(resources.learner.gpus)
+        who = "the learner" if few else f"{len(learners)} of {len(resources.learners)} learners"
+        parts = [who + (" and its GPU" if few else " and their GPUs") * gpus] * bool(learners)
         replays = sum(seat.node == node.id for seat in resources.replays) if resources.replay_bytes else 0
         parts += [f"{replays} {'replay' if replays == 1 else 'replays'}"] * (replays > 0)
         parts += ["the evaluator"] * (resources.evaluator.node == node.id)
@@ -127,12 +138,23 @@ def _check_wanted(config: Config, wanted: int, cpus: float, most: int) -> None:
         )
 
 
-def _learner_node(config: Config, nodes: Sequence[Node], before: Resources | None) -> Node:
-    fit = [node for node in nodes if node.gpus >= 1] if config.learner.device == "cuda" else list(nodes)
+def _learner_nodes(config: Config, nodes: Sequence[Node], before: Resources | None) -> list[Node]:
+    """Of each learner, with a GPU each on cuda. Where some are gone later, fewer learners must do."""
+    learner, stay = config.learner, [] if before is None else [seat.node for seat in before.learners]
+    cuda = learner.device == "cuda"
+    fit = [node for node in nodes if node.gpus >= 1] if cuda else list(nodes)
     if not fit:
         raise UserError("No GPU is free on the cluster for the learner. Wait for its other jobs, or end one.")
-    stay = None if before is None else before.learner.node
-    return max(fit, key=lambda node: (node.id == stay, node.cpus > 0, node.head, node.cpus, node.id))
+    fit.sort(key=lambda node: (stay.count(node.id), node.cpus > 0, node.head, node.cpus, node.id), reverse=True)
+    room = {node.id: int(node.gpus if cuda else node.cpus / learner.threads) for node in fit}
+    places = [node for node in fit for _ in range(max(room[node.id], stay.count(node.id)))] or fit[:1]
+    most = next(n for n in range(min(learner.count, len(places)), 0, -1) if learner.slices % n == 0)
+    if cuda and before is None and most < learner.count:
+        raise UserError(
+            f"learner.count is {learner.count}, and each learner has a GPU of its own; {len(places)} are free. "
+            f"Set learner.count={most}; it changes only the speed."
+        )
+    return [places[number % len(places)] for number in range(most if cuda else learner.count)]
 
 
 def _spread(runners: int, nodes: Sequence[Node], load: dict[str, int], each: float | None) -> list[str]:

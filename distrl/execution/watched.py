@@ -36,6 +36,8 @@ class Pulse:
     where: str = ""
     question: Future | None = None
     asked: float = 0.0
+    first: Worker | None = None  # of those that it works together with, if that is another one
+    name: str = ""  # among these
 
 
 class Watch:
@@ -55,15 +57,25 @@ class Watch:
         self.pulses[worker] = Pulse(self.settings.limit(name), self.clock, self.clock, node)
 
     def look(self) -> list[tuple[Worker, str]]:
-        """Those that hang, and how that is known."""
+        """Those that hang, or that work together with one that hangs or is lost, and how that is known."""
         now = time.monotonic()
         self.clock, self.last = self.clock + min(now - self.last, 2 * SLICE_S), now
-        return [(worker, why) for worker, pulse in list(self.pulses.items()) if (why := self._ask(worker, pulse))]
+        known = [(worker, pulse, self._ask(worker, pulse)) for worker, pulse in list(self.pulses.items())]
+        return [
+            (worker, why) if pulse.first is None else (pulse.first, f"{pulse.name} {why}")
+            for worker, pulse, why in known
+            if why
+        ]
 
     def _ask(self, worker: Worker, pulse: Pulse) -> str:
         """Hear and ask a worker; returns why it has hung, or ''."""
         if pulse.question is not None and self.execution.wait([pulse.question], 0):
-            self._hear(worker, pulse)
+            try:
+                self._hear(pulse)
+            except WorkerLost as lost:
+                del self.pulses[worker]
+                # Of all others it shows where their results are waited for.
+                return "" if pulse.first is None else f"was lost: {lost}"
         if pulse.question is None and self.clock - pulse.asked >= min(1.0, pulse.limit / 8):
             pulse.question, pulse.asked = self.execution.pulse(worker), self.clock
             if pulse.question is None:  # it works in this process, which is not late
@@ -82,12 +94,8 @@ class Watch:
             return f"hung for more than {pulse.limit:g} s at {pulse.where}"
         return ""
 
-    def _hear(self, worker: Worker, pulse: Pulse) -> None:
-        try:
-            beats, pulse.where = self.execution.get(pulse.question)
-        except WorkerLost:  # which shows where its results are waited for
-            del self.pulses[worker]
-            return
+    def _hear(self, pulse: Pulse) -> None:
+        beats, pulse.where = self.execution.get(pulse.question)
         pulse.question, pulse.heard = None, self.clock
         if beats != pulse.beats or not pulse.where:
             pulse.beats, pulse.beaten = beats, self.clock
@@ -114,6 +122,7 @@ class WatchedExecution:
     def use(self, execution: Execution) -> None:
         """Put an execution into the place of the one there is, with no workers yet."""
         self.inner, self.watch = execution, Watch(settings=self.settings, execution=execution)
+        self.beside: dict[Worker, list[Worker]] = {}  # those that work together with the first of them
 
     def renew(self) -> str:
         """Put another execution into the place of one that has died, with no workers yet; returns what it is."""
@@ -136,6 +145,26 @@ class WatchedExecution:
         self.watch.add(worker, name, seat.node)
         return worker
 
+    def spawn_together(self, cls: type, *args: Any, name: str, seats: Sequence[Seat]) -> Worker:
+        """Start workers that do together whatever the first of them is asked to do, whose answer counts; all are lost with one.
+
+        They have `listen` and `meet`. In this process one must do.
+        """
+        seats = seats[:1] if isinstance(self.inner, LocalExecution) else seats
+        first, *others = workers = [self.spawn(cls, *args, name=name, seat=seat) for seat in seats]
+        if others:
+            names = {node.id: node.name for node in self.nodes()}
+            apart = len({seat.node for seat in seats}) > 1
+            hosts = [names[seat.node] if apart else "127.0.0.1" for seat in seats]
+            port = self.submit(first, "listen", hosts[0])
+            for number, worker in enumerate(workers):
+                self.submit(worker, "meet", number, hosts, port)
+            for number, worker in enumerate(others, 2):
+                pulse = self.watch.pulses[worker]
+                pulse.first, pulse.name = first, f"{name} {number} of {len(workers)}"
+        self.beside[first] = others
+        return first
+
     def begun(self, worker: Worker) -> bool:
         return self.inner.begun(worker)
 
@@ -143,9 +172,13 @@ class WatchedExecution:
         return self.inner.alive(worker)
 
     def submit(self, worker: Worker, method: str, *args: Any) -> Future:
+        for other in self.beside.get(worker, ()):
+            self.inner.submit(other, method, *args)
         return self.inner.submit(worker, method, *args)
 
     def submit_pair(self, worker: Worker, method: str, *args: Any) -> tuple[Future, Future]:
+        for other in self.beside.get(worker, ()):
+            self.inner.submit(other, method, *args)
         return self.inner.submit_pair(worker, method, *args)
 
     def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
@@ -181,9 +214,10 @@ class WatchedExecution:
         self.inner.leave(worker)
 
     def kill(self, worker: Worker, why: str = "") -> None:
-        """One of an execution that was replaced is gone already."""
-        if self.watch.pulses.pop(worker, None) is not None:
-            self.inner.kill(worker, why)
+        """With all that work together with it. One of an execution that was replaced is gone already."""
+        for one in (worker, *self.beside.pop(worker, ())):
+            if self.watch.pulses.pop(one, None) is not None:
+                self.inner.kill(one, why)
 
     def close(self) -> None:
         self.inner.close()

@@ -21,6 +21,7 @@ from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.fragments import unstacked
 from distrl.learning.league import League
+from distrl.learning.slices import WHOLE, Slices
 from distrl.learning.team import Team
 from distrl.registry import algorithm_module
 from distrl.settings import Config
@@ -170,24 +171,29 @@ def _rows(policy: NormalisedPolicy, obs: Array) -> Array:
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin | None = None) -> Algorithm:
+def make_algorithm(
+    config: Config, policy: Policy, device: Any, origin: Origin | None = None, slices: Slices = WHOLE
+) -> Algorithm:
     """What learns, for the policy of `distrl.acting.make.make_policy`.
 
     Args:
         device: None where no torch is needed
         origin: what it begins with; None: fresh weights
+        slices: of its minibatches, if it has any (`AlgorithmSettings.minibatch_rows`)
     Raises:
         UserError: the algorithm begins with weights of its own nevertheless
     """
     if isinstance(policy, TeamPolicy):
-        return _make_team(config, policy, device, origin)
+        return _make_team(config, policy, device, origin, slices)
     if isinstance(policy, OpposedPolicy):
-        return League(config, policy, cast(OnPolicy, make_algorithm(config, policy.own, device, origin)))
+        return League(config, policy, cast(OnPolicy, make_algorithm(config, policy.own, device, origin, slices)))
     module = algorithm_module(config.algorithm.name)
     vector = initial_weights(config, policy) if origin is None else origin.vector
     policy = copy.deepcopy(policy)  # in one process it would be shared
     policy.load(vector)
     algorithm = module.make(config.algorithm, without(policy), config.seed, device)
+    if slices.count > 1:
+        cast(Any, algorithm).slices = slices
     if config.normalize.obs or config.normalize.reward:
         seen = 0 if origin is None else origin.env_steps
         algorithm = Normalised(config, policy, cast(OnPolicy, algorithm), seen)
@@ -199,12 +205,12 @@ def make_algorithm(config: Config, policy: Policy, device: Any, origin: Origin |
     return algorithm
 
 
-def _make_team(config: Config, policy: TeamPolicy, device: Any, origin: Origin | None) -> Algorithm:
+def _make_team(config: Config, policy: TeamPolicy, device: Any, origin: Origin | None, slices: Slices) -> Algorithm:
     origins: list[Origin | None] = [None] * len(policy.members)
     if origin is not None:
         origins = [replace(origin, vector=vector) for vector in policy.split(origin.vector)]
     algorithms = [
-        make_algorithm(of_member(config, number), member.policy, device, own)
+        make_algorithm(of_member(config, number), member.policy, device, own, slices)
         for number, (member, own) in enumerate(zip(policy.members, origins, strict=True))
     ]
     return Team(policy, algorithms)

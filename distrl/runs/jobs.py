@@ -77,7 +77,7 @@ def _room(config: Config) -> list[dict[str, float]]:
     cpus = [{"CPU": 1.0}]
     if isinstance(runners, int) and each is not None:
         cpus = [{"CPU": each}] * min(runners, config.rollout.shards)
-    return [*cpus, *([{"GPU": 1.0}] if config.learner.device == "cuda" else [])]
+    return [*cpus, *([{"GPU": 1.0}] * config.learner.count if config.learner.device == "cuda" else [])]
 
 
 def passed_on() -> dict[str, str]:

@@ -75,7 +75,17 @@ class Plan:
         if self.config.cluster.address != "local":
             return f"{self.config.cluster.runners} processes, on the cluster at {self.config.cluster.address}"
         cpus = cpu_count()
-        return f"{len(share_out(self.config, [Node(cpus=cpus, gpus=1)]).runners)} processes ({cpus} CPUs here)"
+        node = Node(cpus=cpus, gpus=self.config.learner.count)
+        return f"{len(share_out(self.config, [node]).runners)} processes ({cpus} CPUs here)"
+
+    @property
+    def learners_note(self) -> str | None:
+        """How many learners there will be; None: one, which does all."""
+        learner = self.config.learner
+        if learner.slices == 1:
+            return None
+        each = f"{learner.slices // learner.count} of the {learner.slices} slices of a minibatch"
+        return f"{learner.count} {'process' if learner.count == 1 else 'processes'}, {each} each"
 
 
 def plan_run(config: Config, resume: Path | None = None) -> Plan:
@@ -132,7 +142,7 @@ def _check_env(config: Config, info: EnvInfo) -> None:
 def _check_runners(config: Config) -> None:
     """This machine can run as many runners as are asked for; what a cluster can is known when it is joined."""
     if config.cluster.address == "local" and config.cluster.runners != "auto":
-        share_out(config, [Node(cpus=cpu_count(), gpus=1)])
+        share_out(config, [Node(cpus=cpu_count(), gpus=config.learner.count)])
 
 
 def _new_directory(config: Config, info: EnvInfo) -> Path:

@@ -156,6 +156,8 @@ def _start(plan: Plan, local: bool, quiet: bool) -> tuple[Execution, Config, Res
         matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
         config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
     if local:
+        if config.learner.count > 1 and not quiet:
+            print("With --local this process is the one learner, and has all slices; same weights.", file=sys.stderr)
         return LocalExecution(), config, alone
     beside = RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch, joined)
     return MovingExecution(beside), config, alone

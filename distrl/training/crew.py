@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from distrl.errors import UserError
-from distrl.execution import Execution, Worker
+from distrl.execution import Worker
 from distrl.execution.resources import Resources, Seat, share_out
+from distrl.execution.watched import WatchedExecution
 from distrl.settings import Config, EnvSettings
 from distrl.training.recovery import Recovery
 from distrl.types import Arrays, Origin, Policy
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
+from distrl.workers.learners import LearnerAmongOthers
 from distrl.workers.replay import Replay
 from distrl.workers.runner import Runner
 
@@ -29,7 +31,7 @@ class Crew:
         self,
         config: Config,
         policy: Policy,
-        execution: Execution,
+        execution: WatchedExecution,
         resources: Resources,
         origin: Origin | None,
         recovery: Recovery,
@@ -52,10 +54,14 @@ class Crew:
         return [*self.runners, *self.coming, *self.leaving]
 
     def learner(self, state: Arrays) -> Worker:
-        """A fresh one, to go on from the state of a checkpoint; empty: from the beginning."""
+        """A fresh one, to go on from the state of a checkpoint; empty: from the beginning. It may stand for several."""
         self.seated = self.resources
         arguments = self.config, self.policy, state or None, self.origin
-        return self.execution.spawn(Learner, *arguments, name="learner", seat=self.resources.learner)
+        if len(self.resources.learners) == 1:
+            return self.execution.spawn(Learner, *arguments, name="learner", seat=self.resources.learner)
+        return self.execution.spawn_together(
+            LearnerAmongOthers, *arguments, name="learner", seats=self.resources.learners
+        )
 
     def replay(self, number: int, state: Arrays) -> Worker:
         """A fresh one, as `learner`."""
@@ -142,8 +148,8 @@ class Crew:
     @property
     def to_move(self) -> bool:
         """Whether the node of the learner or of a replay is to end, or has ended."""
-        old, new = self.seated, self.resources
-        return (old.learner.node, old.replays) != (new.learner.node, new.replays)
+        places = [([seat.node for seat in r.learners], r.replays) for r in (self.seated, self.resources)]
+        return places[0] != places[1]
 
     def move(self, all_of_it: bool) -> bool:
         """Before learner and replays are started anew: see that they have a place. Returns whether the runners are new, too."""

@@ -69,8 +69,9 @@ class Handover:
             self.go(*there)
 
     def wanted(self, k: int) -> bool:
-        """Whether Ray would end the run sooner: always, where a cluster or a number of runners was asked for."""
-        if self.config.cluster.address != "local" or self.config.cluster.runners != "auto":
+        """Whether Ray would end the run sooner: always, where a cluster or a number of runners or learners was asked for."""
+        cluster, several = self.config.cluster, self.config.learner.count > 1
+        if cluster.address != "local" or cluster.runners != "auto" or several:
             self.recovery.observer.note("Ray's workers start beside this process, which trains until they are up")
             return True
         seconds = self.seconds()
@@ -100,7 +101,7 @@ class Handover:
     def estimate(self, rolling: float, learning: float) -> float:
         """Seconds of an iteration on Ray: of what takes longest, its runners, its learner, or all cores together."""
         cores = cpu_count()
-        runners = min(cores, len(share_out(self.config, [Node(cpus=cores)]).runners))
+        runners = min(cores, len(share_out(self.config, [Node(cpus=cores, gpus=1)]).runners))
         at_once = max(rolling / runners, learning) if self.config.schedule.lag else rolling / runners + learning
         busiest = max(at_once, (rolling + learning) / cores)
         return CROWDED * busiest + FRAGMENT_S * self.config.rollout.shards / cores

@@ -17,6 +17,7 @@ import numpy as np
 from distrl.errors import Diverged, UserError
 from distrl.heartbeat import at_work
 from distrl.learning.normalise import make_algorithm
+from distrl.learning.slices import Slices
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
 from distrl.types import (
@@ -110,7 +111,8 @@ class Learner:
         device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
         self.arithmetic = _denormals_flushed if module.NEEDS_TORCH else contextlib.nullcontext
         with self.arithmetic():  # torch may start its threads here
-            self.algorithm: Algorithm = make_algorithm(config, policy, device, origin)
+            self.slices = Slices(config.learner.slices)
+            self.algorithm: Algorithm = make_algorithm(config, policy, device, origin, self.slices)
         self.config, self.version = config, 0
         self.new_priorities: list[Priorities] = []  # of the newest update, by replay
         self.sender = Sender(config)

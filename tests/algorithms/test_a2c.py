@@ -13,6 +13,7 @@ from toys import BANDIT, settings
 from distrl.algorithms.a2c import A2C, Settings, initial_weights, make, make_policy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
+from distrl.learning.slices import Slices
 from distrl.settings import RolloutSettings
 from distrl.types import Fragment, Weights
 from distrl.workers.runner import Runner
@@ -44,9 +45,11 @@ def test_a_bandit_is_learned(seed: int, optimizer: str) -> None:
     assert np.mean([f.reward.mean() for f in fragments]) > 0.95
 
 
-def test_an_update_is_one_step_along_the_policy_gradient() -> None:
+@pytest.mark.parametrize("slices", [1, 5])
+def test_an_update_is_one_step_along_the_policy_gradient(slices: int) -> None:
     """In the bandit every episode is one step, so the advantage of a step is its reward minus the critic's value."""
     a2c, runner = bandit(value_coef=0.0, max_grad_norm=None, normalize_value=False)
+    a2c.slices = Slices(slices)
     fragments = rolled(a2c, runner)
     obs = torch.tensor(np.concatenate([f.obs[:-1] for f in fragments], axis=1)).flatten(0, 1)
     action = torch.tensor(np.concatenate([f.action for f in fragments], axis=1)).flatten()

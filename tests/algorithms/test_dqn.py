@@ -23,6 +23,7 @@ from distrl.learning.losses import greedy_value, munchausen_bonus, soft_value, t
 from distrl.learning.networks import make_network
 from distrl.learning.optimizer import FlatParameters
 from distrl.learning.schedules import Schedule
+from distrl.learning.slices import Slices
 from distrl.types import Array, Batch, EnvInfo
 
 CPU = torch.device("cpu")
@@ -210,8 +211,10 @@ def test_munchausen_widens_the_gap_between_actions() -> None:
     assert (np.abs(gaps[1]) > 1.5 * np.abs(gaps[0])).all()
 
 
-def test_errors_are_what_was_wrong_before_each_update() -> None:
+@pytest.mark.parametrize("slices", [1, 4])
+def test_errors_are_what_was_wrong_before_each_update(slices: int) -> None:
     dqn = make_dqn(double=True, lr=1e-9)  # so that nothing moves
+    dqn.slices = Slices(slices)
     with torch.no_grad():
         dqn.target_vector.add_(torch.randn(dqn.target_vector.shape, generator=torch.Generator().manual_seed(0)))
     b = random_batch(3)
@@ -232,9 +235,11 @@ def test_errors_are_what_was_wrong_before_each_update() -> None:
     assert np.abs(plain.learn(b, 0, 0.0)[1] - errors).max() > 0.01
 
 
-def test_weights_count_by_their_share_of_the_largest() -> None:
+@pytest.mark.parametrize("slices", [1, 4])
+def test_weights_count_by_their_share_of_the_largest(slices: int) -> None:
     def moved(weight: Array) -> Array:
         dqn = make_dqn(lr=1.0, adam_eps=100.0)  # so large that steps are in proportion to gradients
+        dqn.slices = Slices(slices)
         before = dqn.weights()
         b = random_batch(1)
         b.weight[:] = weight

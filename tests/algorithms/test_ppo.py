@@ -22,6 +22,7 @@ from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.learning.schedules import Schedule
+from distrl.learning.slices import Slices
 from distrl.settings import RolloutSettings
 from distrl.training.checkpoint import RunState, read_checkpoint, write_checkpoint
 from distrl.types import Array, Arrays, Fragment, Weights
@@ -224,6 +225,39 @@ def test_old_fragments_are_weighed_against_the_policy_that_acted() -> None:
     assert metrics["clip_fraction"] == 1
     assert metrics["staleness_kl"] == pytest.approx(0.5 - 1 + math.log(2), abs=1e-5)
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)  # the update itself changed nothing
+
+
+@pytest.mark.parametrize(("slices", "shared"), [(1, False), (5, False), (5, True)])
+def test_the_gradient_is_that_of_the_papers_loss(slices: int, shared: bool) -> None:
+    """By autograd, of a whole minibatch at once; its advantages normalised before it is cut."""
+    options = {
+        "minibatch_size": 32,
+        "epochs": 1,
+        "normalize_value": False,
+        "max_grad_norm": None,
+        "shared_body": shared,
+    }
+    ppo = make_ppo(**options, entropy_coef=0.1, value_coef=0.7)
+    ppo.slices = Slices(slices)
+    fragment = roll(ppo, random_reward, ends=0.3)
+    noise = np.random.default_rng(7).normal(size=(8, 4)).astype(np.float32)
+    fragment.extras["log_prob"] = fragment.extras["log_prob"] + 0.3 * noise  # so that some ratios are clipped
+    batch = ppo.batch([fragment])
+    adv, target = (torch.tensor(x).flatten().float() for x in (batch.advantage, batch.target))
+    policy = Categorical(logits=ppo.actor(batch.obs))
+    ratio = (policy.log_prob(batch.action) - batch.acted).exp()
+    adv = (adv - adv.mean()) / adv.std()
+    features = (ppo.actor if shared else ppo.critic).body(batch.obs)
+    value = ppo.critic.head(features).squeeze(1)
+    loss = -torch.min(ratio * adv, ratio.clamp(0.8, 1.2) * adv).mean()
+    loss = loss + 0.7 * 0.5 * (value - target).square().mean() - 0.1 * policy.entropy().mean()  # type: ignore[no-untyped-call]
+    parts = [*ppo.actor.parameters(), *(ppo.critic.head if shared else ppo.critic).parameters()]
+    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parts)])
+    ppo.update([fragment], 0, 0.0)
+    found = (
+        np.concatenate([ppo.optimizer.state()[f"{name}.m"] for name in ppo.parameters]) / 0.1
+    )  # of Adam's first step
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_all_metrics_are_plain_finite_numbers() -> None:

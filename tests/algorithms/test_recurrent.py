@@ -17,6 +17,7 @@ from distrl.envs.make import describe_env
 from distrl.execution.local import LocalExecution
 from distrl.fragments import true_successors
 from distrl.learning.losses import vtrace
+from distrl.learning.slices import Slices
 from distrl.registry import algorithm_module
 from distrl.seeding import stream
 from distrl.settings import EnvSettings, RolloutSettings
@@ -121,12 +122,15 @@ def test_what_an_update_begins_with_is_what_the_slow_player_sees(name: str, kind
     np.testing.assert_allclose(batch.advantage, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "minibatches"), [("gru", 1), ("gru", 3), ("lstm", 3)])
-def test_the_gradient_is_that_of_the_slow_player(kind: str, minibatches: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "minibatches", "slices"), [("gru", 1, 1), ("gru", 3, 1), ("lstm", 3, 2), ("gru", 1, 4)]
+)
+def test_the_gradient_is_that_of_the_slow_player(kind: str, minibatches: int, slices: int) -> None:
     """Of the first minibatch of an update, whole, through all that is remembered."""
     env = settings("CartPole-v1", 7)
     changes = {"memory": {"kind": kind, "size": 6}, "value_coef": 0.7, "entropy_coef": 0.1, "normalize_value": False}
     algorithm, runner = make("a2c", env, minibatches=minibatches, **changes)
+    algorithm.slices = Slices(slices)
     with torch.no_grad():
         algorithm.actor.head.weight.mul_(50)
     roll(algorithm, runner, 0)

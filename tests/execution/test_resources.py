@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from conftest import CARTPOLE, DQN, config_of
@@ -41,6 +42,28 @@ def test_the_learner_is_where_a_gpu_is() -> None:
     assert share_out(config_of(CARTPOLE, "learner.device=cpu"), [*WORKERS, HEAD]).learner.node == "head"
     with pytest.raises(UserError, match="No GPU is free"):
         share_out(config, [HEAD, *WORKERS])
+
+
+def test_learners_have_a_gpu_each_or_fewer_must_do() -> None:
+    config = config_of(CARTPOLE, "learner.device=cuda", "learner.slices=4", "learner.count=4")
+    nodes = [HEAD, Node("a", cpus=8, gpus=2), Node("b", cpus=4, gpus=3), *WORKERS]
+    seats = share_out(config, nodes)
+    assert [seat.node for seat in seats.learners] == ["a", "a", "b", "b"]
+    assert {seat.gpus for seat in seats.learners} == {1}
+    assert placement(seats, nodes)["this machine"] == "2 of 4 learners and their GPUs; 8 CPUs are free"
+    fewer = share_out(config, [node for node in nodes if node.id != "a"], before=seats)
+    assert [seat.node for seat in fewer.learners] == ["b", "b"]  # 3 do not divide 4 slices
+    with pytest.raises(UserError, match=r"learner.count is 4, .* 3 are free. Set learner.count=2"):
+        share_out(config, [node for node in nodes if node.id != "a"])
+
+
+def test_learners_without_gpus_sit_side_by_side_and_stay() -> None:
+    config = config_of(CARTPOLE, "learner.device=cpu", "learner.slices=6", "learner.count=6")
+    seats = share_out(config, [HEAD, *WORKERS])
+    assert Counter(seat.node for seat in seats.learners) == {"head": 4, "w2": 2}
+    busy = [replace(node, cpus=1) if node.id == "head" else node for node in (HEAD, *WORKERS)]
+    assert [s.node for s in share_out(config, busy, before=seats).learners] == [s.node for s in seats.learners]
+    assert len(share_out(config, [Node(cpus=2)]).learners) == 6  # on two cores, which is slow and right
 
 
 def test_replays_are_beside_the_learner_unless_they_do_not_fit() -> None:
