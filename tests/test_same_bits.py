@@ -96,6 +96,13 @@ def test_worlds_in_arrays_are_as_good_as_their_own_envs(
 ) -> None:
     own = run_trainer(config_of(SPREAD, "schedule.lag=1", "env.vectorize=single"), LocalExecution(), tmp_path)
     assert own.sha256 == reference["spread", 1].sha256
+    others = {"games": {"self": 1, "league": 1, "distrl.envs.connect_four:look_ahead": 1}, "evaluation": ["random"]}
+    boards = {**LEAGUE, "env": {"id": "classic/connect_four_v3"}, "opponents": others, "stop": {"env_steps": 256 * 6}}
+    runs = [
+        run_trainer(config_of(boards, f"env.vectorize={how}"), LocalExecution(), tmp_path / how)
+        for how in ("auto", "single")
+    ]
+    assert runs[0].facts == runs[1].facts
 
 
 @pytest.mark.parametrize("lag", [0, 1])
