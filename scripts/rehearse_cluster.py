@@ -46,8 +46,8 @@ COMMON = [
     "track.video=false",
 ]
 # A schedule of the learning rate would depend on how long the run is to be.
-CONFIG = ["ppo_cartpole", *COMMON, "algorithm.lr=1e-3", "cluster.cpus_per_runner=1"]
-SMALL = ["cluster.runners=4", "cluster.cpus_per_runner=0.25"]  # all have room beside the first
+CONFIG = ["ppo_cartpole", *COMMON, "algorithm.lr=1e-3", "cluster.cpus_per_runner=0.5"]
+SMALL = ["cluster.runners=4", "cluster.cpus_per_runner=0.1"]  # all have room beside the first, on two hosts, too
 OTHERS = {
     "a2c": ["a2c_cartpole", *COMMON, *SMALL, "algorithm.lr=1e-3"],
     "dqn": ["dqn_cartpole", *COMMON, *SMALL, "algorithm.lr=1e-3", "replay.shards=2", "replay.samples_per_insert=4"],
