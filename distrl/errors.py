@@ -28,7 +28,7 @@ class Diverged(Exception):
 
 
 class Left(Exception):
-    """An update was left at the border of a minibatch, for the run is to end; it is made when the run goes on."""
+    """An update or an evaluation was left, for the run is to end; it is made when the run goes on."""
 
     def __str__(self) -> str:
         return "interrupted"

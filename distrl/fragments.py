@@ -101,3 +101,34 @@ def after_waiting(active: Array, reward: Array, following: Array, ended: Array) 
         ended[t] |= waits[t] & ended[t + 1]
         known[t] = ~waits[t] | known[t + 1]
     return reward, following, ended, known & active[:-1]
+
+
+def as_one(fragment: Fragment) -> Fragment:
+    """What all agents of an env copy did as one step [T, N / A]: observations and actions beside each other [T, N / A, A, ...], and the
+    sums of rewards and of what the policy said of each.
+
+    Raises:
+        UserError: not all agents act at every step, and end together
+    """
+    agents = fragment.agents
+
+    def beside(array: Array) -> Array:
+        return array.reshape(len(array), -1, agents, *array.shape[2:])
+
+    terminated, truncated = beside(fragment.terminated), beside(fragment.truncated)
+    if not fragment.acted.all() or any((end != end[:, :, :1]).any() for end in (terminated, truncated)):
+        raise UserError(
+            "algorithm.mixer adds up what all agents do in a step, but here some wait or leave before others. Set algorithm.mixer=null."
+        )
+    return replace(
+        fragment,
+        obs=beside(fragment.obs),
+        action=beside(fragment.action),
+        reward=beside(fragment.reward).sum(axis=2),
+        terminated=terminated[:, :, 0],
+        truncated=truncated[:, :, 0],
+        final_obs=fragment.final_obs.reshape(-1, agents, *fragment.final_obs.shape[1:]),
+        extras={name: beside(array).sum(axis=2) for name, array in fragment.extras.items()},
+        agents=1,
+        active=None,
+    )

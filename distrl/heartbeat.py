@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from distrl.errors import Left
+
 W = TypeVar("W", bound=type)
 
 
 class Leave(BaseException):
-    """Raised at the border of a minibatch. It is no `Exception`: an algorithm might take it for its own."""
+    """Raised at the border of a minibatch, or between two steps of an evaluation. It is no `Exception`: an algorithm might take it for its own."""
 
 
 @dataclass
@@ -26,8 +28,8 @@ class Heartbeat:
     call: str = ""  # the worker's method at work; '' where it waits for one
     before: int = 0  # beats when that began
     worker: Any = None  # whose method it is
-    leave: bool = False  # no update is to be ended any more
-    can_leave: bool = False  # what is at work now is an update that can be left
+    leave: bool = False  # nothing that takes long is to be ended any more
+    can_leave: bool = False  # what is at work now can be left
 
     @property
     def of_copy(self) -> str:
@@ -51,6 +53,17 @@ class Heartbeat:
             yield
         finally:
             self.call = call
+
+    @contextlib.contextmanager
+    def leavable(self) -> Iterator[None]:
+        """Within, the work can be left at a beat. Raises `Left`; whoever wants it done begins it anew."""
+        self.can_leave = True
+        try:
+            yield
+        except Leave:
+            raise Left from None
+        finally:
+            self.can_leave = False
 
     def beat(self, copy: int = -1, doing: str = "") -> None:
         self.beats, self.copy, self.doing = self.beats + 1, copy, doing
@@ -89,5 +102,5 @@ def pulse(worker: object) -> tuple[int, str]:
 
 
 def leave(worker: object = None) -> None:
-    """Have the learner of this process leave its update, and begin none any more."""
+    """Have the workers of this process leave an update or an evaluation, and begin none any more."""
     HEART.leave = True

@@ -75,6 +75,7 @@ class Replayed:
     n_step: int
     gamma: float
     values: tuple[str, str] | None = None  # the acting policy's extras that are Q(s, a) of what it did and V(s), if any
+    joint: bool = False  # what all agents of an env copy did is one step; else each of them has steps of its own
 
 
 def _check_plain(value: object, name: str) -> None:
@@ -200,7 +201,9 @@ class ReplaySettings(Settings):
     """The memory that an off-policy algorithm learns from."""
 
     capacity: int = Field(
-        default=100_000, ge=1, description="steps kept, over all shards; each of several agents has its own"
+        default=100_000,
+        ge=1,
+        description="steps kept, over all shards; each of several agents has its own, but with a mixer",
     )
     shards: int = Field(default=1, ge=1, description="replay actors that share the steps; part of the arithmetic")
     start: int = Field(default=1000, ge=1, description="env steps before the first update")
@@ -245,7 +248,7 @@ class ReplaySettings(Settings):
         """Raise `UserError` where the replay cannot hold enough of so many agents in each env copy."""
         use, rollout = config.algorithm.replayed, config.rollout
         assert use is not None
-        copies = rollout.shards * rollout.envs_per_shard * agents
+        copies = rollout.shards * rollout.envs_per_shard * (1 if use.joint else agents)
         least = max(self.start, copies * (2 * rollout.steps + use.n_step + 16))
         if self.capacity < least:
             raise UserError(

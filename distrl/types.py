@@ -100,7 +100,7 @@ class Batch:
     """Transitions drawn from a replay for U updates of B: n-step returns, and what they bootstrap from."""
 
     key: Array  # [U, B] int64: names the transition, for its new priority
-    obs: Array  # [U, B, ...]
+    obs: Array  # [U, B, ...]; [U, B, A, ...] of A agents that learn as one, and so are action and next_obs
     action: Array  # [U, B, ...]
     reward: Array  # [U, B] float32: r_0 + gamma r_1 + ... + gamma^(m-1) r_{m-1}, m <= n
     discount: Array  # [U, B] float32: gamma^m, 0 where the episode terminated on the way

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -32,15 +32,12 @@ NETWORK, DASHBOARD = "10.77.0", "http://127.0.0.1:8265"
 PATIENCE_S = 400  # for anything that is waited for: a busy machine takes ten times as long as a quiet one
 # An iteration takes a second anywhere, since the env sleeps as `.env` says (not on the laptop); so that speed can be compared.
 ITERATION = 4 * 16 * 32  # env steps
-CONFIG = [
-    "ppo_cartpole",
+COMMON = [
     "env.id=slow:Slow-v0",
     "rollout.shards=4",
     "rollout.envs_per_shard=16",
     "rollout.steps=32",
-    "algorithm.lr=1e-3",  # a schedule would depend on how long the run is to be
     "stop.return_mean=null",
-    "cluster.cpus_per_runner=1",
     "cluster.start=wait",  # what is lost shall be at work
     "checkpoint.every=10",
     "evaluation.every=0",
@@ -48,7 +45,15 @@ CONFIG = [
     "track.mlflow=false",
     "track.video=false",
 ]
-SLEEP_S, SPEED_S, SHORT, CUT_S = 0.002, 1.0, 60, 30
+# A schedule of the learning rate would depend on how long the run is to be.
+CONFIG = ["ppo_cartpole", *COMMON, "algorithm.lr=1e-3", "cluster.cpus_per_runner=0.5"]
+SMALL = ["cluster.runners=4", "cluster.cpus_per_runner=0.1"]  # all have room beside the first, on two hosts, too
+OTHERS = {
+    "a2c": ["a2c_cartpole", *COMMON, *SMALL, "algorithm.lr=1e-3"],
+    "dqn": ["dqn_cartpole", *COMMON, *SMALL, "algorithm.lr=1e-3", "replay.shards=2", "replay.samples_per_insert=4"],
+    "q": ["q_cartpole", *COMMON, *SMALL],
+}
+SLEEP_S, SPEED_S, SHORT, LONG, CUT_S = 0.002, 1.0, 60, 120, 30
 SLOW = """
 import os, time
 import gymnasium
@@ -353,6 +358,11 @@ class Run:
         lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
         return [json.loads(line)["time"] for line in lines]
 
+    @property
+    def lost(self) -> bool:
+        """Whether any of its workers were."""
+        return bool(re.search(r"nodes? left|was lost", self.log))
+
     def wait(self, true: Callable[[], bool], what: str) -> None:
         def so() -> bool:
             if self.process.poll() is not None:
@@ -451,8 +461,12 @@ class Losses:
         say(f"full speed again after {self.seconds[what]:.0f} s")
 
 
-def rehearse(directory: Path, short: bool) -> dict[str, Any]:
-    """What came of it: sha256s by what was done, seconds by what was done, env steps that were lost by it."""
+def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, Any]:
+    """What came of it: sha256s by what was done, seconds by what was done, env steps that were lost by it.
+
+    Args:
+        others: algorithms that train beside the first, until host 3 was lost
+    """
     laptop = Rehearsal(directory)
     say("three hosts")
     for number in (1, 2, 3):
@@ -465,22 +479,27 @@ def rehearse(directory: Path, short: bool) -> dict[str, Any]:
         laptop.check(DASHBOARD, "--storage", str(laptop.storage))
         say("checked")
     run = Run(laptop, *CONFIG, f"stop.env_steps={(SHORT if short else 10**6) * ITERATION}", f"storage={laptop.storage}")
-    run.wait(lambda: len(run.times) >= 25, "iteration 25")
-    say(f"{run.job} runs")
+    beside = {}
+    for name in others:
+        steps = f"stop.env_steps={LONG * ITERATION}"
+        beside[name] = Run(laptop, *OTHERS[name], steps, f"storage={laptop.storage}")
+    for each in (run, *beside.values()):
+        each.wait(lambda each=each: len(each.times) >= 25, "iteration 25")  # type: ignore[misc]
+        say(f"{each.job} runs")
     losses = Losses(laptop, run)
     losses.lose_worker()
+    sha256 = {}
+    for name, each in beside.items():
+        if not each.lost:
+            raise RuntimeError(f"{name} had nothing on host 3, or ended before that was lost:\n{each.log[-3000:]}")
+        sha256[name] = [each.end(), alone(laptop, name, OTHERS[name], LONG)]
+        say(f"{name} ended")
     iterations = SHORT
     if not short:
         losses.add_host()
         losses.cut_link()
         iterations = losses.lose_head()
-    sha256 = {"cluster": losses.run.end()}
-    say("it ended; the same on the laptop alone")
-    with (directory / "log").open("ab") as log:
-        command = [sys.executable, "-m", "distrl", "train", *CONFIG, f"stop.env_steps={iterations * ITERATION}"]
-        command += ["--local", "-q", "run_dir=alone"]
-        subprocess.run(command, cwd=laptop.work, env=os.environ | {"SLEEP": "0"}, stdout=log, stderr=log, check=True)
-    sha256["laptop"] = result(laptop.work / "alone")
+    sha256["ppo"] = [losses.run.end(), alone(laptop, "ppo", CONFIG, iterations)]
     say("ray down")
     start = time.monotonic()
     laptop.down()
@@ -488,16 +507,26 @@ def rehearse(directory: Path, short: bool) -> dict[str, Any]:
     seconds = {"up": up, **losses.seconds, "down": time.monotonic() - start}
     return {
         "sha256": sha256,
-        "same bits": len(set(sha256.values())) == 1,
+        "same bits": all(len(set(both)) == 1 for both in sha256.values()),
         "seconds": {what: round(took, 1) for what, took in seconds.items()},
         "steps lost": losses.steps,
     }
+
+
+def alone(laptop: Rehearsal, name: str, config: Sequence[str], iterations: int) -> str:
+    """The sha256 of the same run's weights on the laptop, in one process."""
+    command = [sys.executable, "-m", "distrl", "train", *config, f"stop.env_steps={iterations * ITERATION}"]
+    command += ["--local", "-q", f"run_dir={name}"]
+    with (laptop.directory / "log").open("ab") as log:
+        subprocess.run(command, cwd=laptop.work, env=os.environ | {"SLEEP": "0"}, stdout=log, stderr=log, check=True)
+    return result(laptop.work / name)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="empty, and nobody else's")
     parser.add_argument("--short", action="store_true", help="one host is lost, and no more")
+    parser.add_argument("--beside", nargs="*", choices=OTHERS, default=[], help="algorithms that train beside PPO")
     parser.add_argument("--seconds", type=int, default=2400, help="the most that it may take")
     asked = parser.parse_args()
 
@@ -507,7 +536,7 @@ def main() -> int:
     signal.signal(signal.SIGALRM, late)
     signal.alarm(asked.seconds)
     try:
-        told = rehearse(asked.directory, asked.short)
+        told = rehearse(asked.directory, asked.short, asked.beside)
     except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
         log = asked.directory / "log"
         print(log.read_text(errors="replace")[-5000:] if log.exists() else "", file=sys.stderr)

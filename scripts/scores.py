@@ -4,7 +4,9 @@
     python scripts/scores.py --table            only write the table of what is known
 
 A score is what the best model reaches in the final evaluation of a real run in one process (on Ray the weights are the
-same): the exact value of its greedy actions where the MDP is known, else the score that the env reports, else the return.
+same): the exact value of its greedy actions where the MDP is known, else the score that the env reports, of a game that is won,
+drawn or lost the share won against random play from all seats, else the return. Of what has opponents the shares of games won,
+drawn and lost are written down as well, against each from each seat.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from distrl.acting.opponents import OUTCOMES
 from distrl.errors import UserError
 from distrl.models.evaluate import evaluate_exactly
 from distrl.presets import DIRECTORY, presets, scores
@@ -50,7 +54,22 @@ def measure(preset: str, seed: int, overrides: list[str], directory: Path) -> tu
     if evaluation.scores:
         name, score = next(iter(evaluation.scores.items()))
         return name, _rounded(score.mean), result
+    returns, random = evaluation.returns, evaluation.against.get("random")
+    if random and {returns.min, returns.max} <= {-1, 0, 1}:
+        return "games won against random", round(fmean(random["win"].values()), 4), result
     return "return", _rounded(evaluation.mean), result
+
+
+def games(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """The shares of games won, drawn and lost, over all runs, by opponent and seat."""
+    found = [result["evaluation"]["against"] for result in results]
+    return {
+        name.rpartition(":")[2]: {
+            seat: [round(fmean(of_run[name][outcome][seat] for of_run in found), 4) for outcome in OUTCOMES]
+            for seat in shares["win"]
+        }
+        for name, shares in found[0].items()
+    }
 
 
 def _rounded(score: float) -> float:
@@ -64,6 +83,12 @@ def table(known: dict[str, Any]) -> str:
         each = ", ".join(f"{value:g}" for value in values)
         steps, minutes = (_range(entry.get(key)) for key in ("env_steps", "minutes"))
         lines.append(f"| `{name}` | {entry['what']} | {each} | {sum(values) / len(values):.5g} | {steps} | {minutes} |")
+    lines += ["", "| games of | against | from | won | drawn | lost |", "|---|---|---|---|---|---|"]
+    for name, entry in sorted(known.items()):
+        for other, by_seat in entry.get("against", {}).items():
+            lines += [
+                f"| `{name}` | {other} | {' | '.join(map(str, (seat, *shares)))} |" for seat, shares in by_seat.items()
+            ]
     return "\n".join(lines)
 
 
@@ -100,6 +125,8 @@ def main() -> None:
                 "env_steps": [min(steps), max(steps)],
                 "minutes": [round(min(minutes) / 60, 1), round(max(minutes) / 60, 1)],
             }
+            if results[0]["evaluation"]["against"]:
+                known[preset]["against"] = games(results)
             print(preset, json.dumps(known[preset]), flush=True)
             arguments.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     write_table(known)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from distrl.fragments import after_waiting, true_successors
+from distrl.errors import UserError
+from distrl.fragments import after_waiting, as_one, true_successors
 from distrl.learning.losses import gae, vtrace
 from distrl.types import Array, Fragment
 
@@ -95,3 +98,28 @@ def test_advantages_of_turns_are_those_of_the_turns_alone() -> None:
             0.8,
         )
         np.testing.assert_allclose(found[rows, c], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_team_does_is_one_step_with_all_of_it() -> None:
+    steps, copies, agents, rng = 5, 2, 3, np.random.default_rng(0)
+    ended = np.repeat(np.array([[0, 0], [1, 0], [0, 0], [1, 1], [0, 0]], bool), agents, axis=1)
+    terminated = ended & (np.arange(steps)[:, None] == 3)
+    obs, final = rng.normal(size=(steps + 1, copies * agents, 4)), rng.normal(size=(ended.sum(), 4))
+    action, reward, q = rng.integers(0, 5, (steps, copies * agents)), *rng.normal(size=(2, steps, copies * agents))
+    active = np.ones((steps + 1, copies * agents), bool)
+    whole = Fragment(3, 7, 6, obs, action, reward, terminated, ended & ~terminated, final, {"q": q}, 0, agents, active)
+    one = as_one(whole)
+    assert (one.shard, one.iteration, one.version, one.agents, one.active) == (3, 7, 6, 1, None)
+    for t, n in np.ndindex(steps, copies):
+        own = [n * agents + a for a in range(agents)]
+        assert one.obs[t, n].tolist() == [obs[t, c].tolist() for c in own]
+        assert one.action[t, n].tolist() == [action[t, c] for c in own]
+        assert one.reward[t, n] == pytest.approx(sum(reward[t, c] for c in own))
+        assert one.extras["q"][t, n] == pytest.approx(sum(q[t, c] for c in own))
+        assert one.terminated[t, n] == terminated[t, own[0]] and one.truncated[t, n] == (ended & ~terminated)[t, own[0]]
+    assert one.final_obs.tolist() == [final[e * agents : (e + 1) * agents].tolist() for e in range(3)]
+    for wrong in ("terminated", "active"):  # one of the agents alone
+        array = getattr(whole, wrong).copy()
+        array[2, 1] ^= True
+        with pytest.raises(UserError, match=r"algorithm\.mixer=null"):
+            as_one(replace(whole, **{wrong: array}))

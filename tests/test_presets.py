@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,6 +37,20 @@ def test_scores_are_of_presets_that_there_are_and_are_told() -> None:
     told = {preset.name: preset.score for preset in presets()}
     assert told["ppo_cartpole"] == "return 500.0 ± 0.0 (5 seeds)"
     assert told["q_frozenlake"] == "exact value 0.7402 ± 0.0000 (5 seeds)"
+
+
+def test_games_are_scored_by_opponent_and_seat() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import scores as script
+
+    def result(won: float, drawn: float) -> dict[str, Any]:
+        shares = {"win": {"x": won, "o": 0.5}, "draw": {"x": drawn, "o": 0.0}, "loss": {"x": 1 - won - drawn, "o": 0.5}}
+        return {"evaluation": {"against": {"random": shares, "some.module:look": shares}}}
+
+    known = script.games([result(0.75, 0.25), result(0.25, 0.25)])
+    assert known == {name: {"x": [0.5, 0.25, 0.25], "o": [0.5, 0.0, 0.5]} for name in ("random", "look")}
+    entry = {"what": "games won against random", "seeds": {"1": 0.625}, "against": known}
+    assert "| `ppo_some` | look | o | 0.5 | 0.0 | 0.5 |" in script.table({"ppo_some": entry}).splitlines()
 
 
 def test_the_preset_of_a_pair_is_the_plainest() -> None:

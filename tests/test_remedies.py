@@ -129,6 +129,7 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*Q, *TWIN[:1], "env.kwargs={obs: pair}"), "Set env.wrappers=[flatten], and cut up", ("env.wrappers=[flatten]", "algorithm.coding={kind: bins, n: [2, 2, 2]}")),
     ((*PPO, TURNS, "algorithm.shared_body=true", MEMORY), "Set it to null", ("algorithm.memory=null",)),
     ((*DQN, TURNS), "Set algorithm.name=ppo or a2c", ("algorithm={name: ppo}", "replay=null")),
+    ((*DQN, "algorithm.mixer=vdn"), "Set algorithm.mixer=null", ("algorithm.mixer=null",)),
     ((*Q, SPREAD), "Set algorithm.name=ppo", ("algorithm={name: ppo}",)),
     ((*PPO, SPREAD, "env.wrappers=[flatten]"), "Leave them out", ("env.wrappers=[]",)),
     ((*PPO, SPREAD, "env.report=[score]"), "Leave it out", ("env.report=[]",)),
@@ -420,6 +421,7 @@ ELSEWHERE = {
     "has tried nothing on its test seeds yet": "it takes a sweep",
     "MLflow asks for actions of observations alone": "it takes MLflow",
     "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",
+    "here some wait or leave before others": "tests/test_fragments.py: it takes some steps",
 }
 
 

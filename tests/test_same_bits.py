@@ -44,6 +44,7 @@ SPREAD = {  # several agents, who share a policy, and a critic that sees all of 
     "stop": {"env_steps": 128 * 12},
 }
 CROWD = {**DQN, "env": {"id": "teams:Crowd", "kwargs": {"masks": True}}}  # who come and leave
+VDN = {**DQN, "env": SPREAD["env"], "algorithm": {**DQN["algorithm"], "mixer": "vdn"}}  # who learn as one
 APART = {  # each of whom has a policy of its own, and one sees more than the others
     **CARTPOLE,
     "env": {"id": "teams:Crowd", "kwargs": {"masks": True, "other": True}},
@@ -63,7 +64,7 @@ CROWD["replay"] = {**DQN["replay"], "capacity": 4800}
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
     "wrapped": WRAPPED, "own network": OWN, "memory": MEMORY,
-    "spread": SPREAD, "crowd": CROWD, "league": LEAGUE, "apart": APART,
+    "spread": SPREAD, "vdn": VDN, "crowd": CROWD, "league": LEAGUE, "apart": APART,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
@@ -96,6 +97,13 @@ def test_worlds_in_arrays_are_as_good_as_their_own_envs(
 ) -> None:
     own = run_trainer(config_of(SPREAD, "schedule.lag=1", "env.vectorize=single"), LocalExecution(), tmp_path)
     assert own.sha256 == reference["spread", 1].sha256
+    others = {"games": {"self": 1, "league": 1, "distrl.envs.connect_four:look_ahead": 1}, "evaluation": ["random"]}
+    boards = {**LEAGUE, "env": {"id": "classic/connect_four_v3"}, "opponents": others, "stop": {"env_steps": 256 * 6}}
+    runs = [
+        run_trainer(config_of(boards, f"env.vectorize={how}"), LocalExecution(), tmp_path / how)
+        for how in ("auto", "single")
+    ]
+    assert runs[0].facts == runs[1].facts
 
 
 @pytest.mark.parametrize("lag", [0, 1])

@@ -10,7 +10,8 @@
 R is the sum of up to n rewards (n_step, Sutton 1988) and w the importance weight of prioritised replay (Schaul et al.
 2016, arXiv:1511.05952). The target network is a copy of the online one, taken every so many updates (tau 1) or
 followed slowly (tau < 1, Lillicrap et al. 2016, arXiv:1509.02971). The networks: dueling (Wang et al. 2016,
-arXiv:1511.06581), layer_norm (Ba et al. 2016, arXiv:1607.06450).
+arXiv:1511.06581), layer_norm (Ba et al. 2016, arXiv:1607.06450). With a `mixer` a step is what all agents of a team do,
+R what they earn together, and Q and V are the sums of theirs (VDN, Sunehag et al. 2018, arXiv:1706.05296).
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from distrl.acting.distributions import FORBIDDEN
 from distrl.acting.policies import EpsilonGreedyPolicy
 from distrl.acting.spaces import Activation, NetworkSettings, discrete_actions, network_spec
 from distrl.errors import UserError
-from distrl.learning.losses import greedy_value, huber_loss, huber_slope, munchausen_bonus, soft_value, td_target
+from distrl.learning.losses import (
+    greedy_value,
+    huber_loss,
+    huber_slope,
+    munchausen_bonus,
+    soft_value,
+    td_target,
+    together,
+)
 from distrl.learning.schedules import Rate, Schedule, Share, check_schedules
 from distrl.learning.slices import WHOLE
 from distrl.seeding import stream
@@ -70,6 +79,10 @@ class Settings(NetworkSettings):
     munchausen: Munchausen | None = Field(
         default=None, description="add the policy's log-probability to the reward; {}: on"
     )
+    mixer: Literal["vdn"] | None = Field(
+        default=None,
+        description="of several agents. vdn: the sum of their values learns what all earn together; null: each learns for itself",
+    )
     hidden: tuple[Positive, ...] = Field(default=(256, 256), description="units of the hidden layers")
     activation: Activation = Field(default="relu", description="after every hidden layer")
     epsilon: Share = Field(
@@ -92,7 +105,7 @@ class Settings(NetworkSettings):
 
     @property
     def replayed(self) -> Replayed:
-        return Replayed(self.batch_size, self.n_step, self.gamma, values=("q", "value"))
+        return Replayed(self.batch_size, self.n_step, self.gamma, ("q", "value"), joint=self.mixer is not None)
 
     def minibatch_rows(self, config: Config) -> int:
         return self.batch_size
@@ -110,6 +123,10 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
         raise UserError(
             f"DQN here learns from steps that follow upon each other, and agents of {info.id} wait for their turns. Set "
             "algorithm.name=ppo or a2c."
+        )
+    if settings.mixer is not None and not info.agents:
+        raise UserError(
+            f"algorithm.mixer={settings.mixer} is of several agents, and {info.id} has one alone. Set algorithm.mixer=null."
         )
     probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo or a2c, which take actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.action_probs")
@@ -142,13 +159,12 @@ class DQN:
 
     def learn(self, batch: Batch, env_steps: int, progress: float) -> tuple[dict[str, float], Array]:
         s, torch = self.settings, self.torch
-        self.epsilon = s.epsilon(progress, env_steps)
-        lr = s.lr(progress, env_steps)
+        self.epsilon, lr = s.epsilon(progress, env_steps), s.lr(progress, env_steps)
         count, size = batch.reward.shape
         metrics = {"epsilon": self.epsilon, "learning_rate": lr, "minibatches": float(count)}
         if count == 0:
             return metrics, np.zeros((0, size), np.float32)
-        action = self.tensor(batch.action - self.first_action)
+        action, dims = self.tensor(batch.action - self.first_action).flatten(1), batch.action.ndim - 1  # [U, B A]
         reward, discount, weight = map(self.tensor, (batch.reward, batch.discount, batch.weight))
         weight /= weight.amax(1, keepdim=True) * size
         target, chosen, norm = (torch.empty_like(x) for x in (reward, reward, reward[:, 0]))
@@ -156,14 +172,14 @@ class DQN:
         while done < count:  # as many minibatches as the target network stays the same for
             until = min(count, done + s.target_every - self.updates % s.target_every, done + max(1, AT_ONCE // size))
             part = slice(done, until)
-            obs, next_obs = self.tensor(batch.obs[part]), self.tensor(batch.next_obs[part])
+            obs, next_obs = (self.tensor(x[part]).flatten(1, dims) for x in (batch.obs, batch.next_obs))
             bonus, next_q = self.ask_target(obs, action[part], next_obs)
             for i in range(until - done):
                 j = done + i
-                target[j] = self.targets(next_obs[i], next_q[i], reward[j] + bonus[i], discount[j])
+                target[j] = self.targets(next_obs[i], next_q[i], reward[j] + together(bonus[i], size), discount[j])
                 q, pull = self.slices.traced(self.trace, self.optimizer.parameters.values(), obs[i])
-                chosen[j] = q.gather(1, action[j, :, None]).squeeze(1)
-                slope = weight[j] * huber_slope(chosen[j], target[j], s.huber)
+                chosen[j] = together(q.gather(1, action[j, :, None]), size)
+                slope = (weight[j] * huber_slope(chosen[j], target[j], s.huber)).repeat_interleave(len(q) // size)
                 pull(torch.zeros_like(q).scatter_(1, action[j, :, None], slope[:, None]))
                 norm[j] = self.optimizer.descend({"online": lr})
             done = until
@@ -196,7 +212,7 @@ class DQN:
         else:
             chooser = self.allowed(self.online, next_obs) if self.settings.double else next_q
             value = greedy_value(next_q, chooser)
-        return td_target(reward, discount, value)
+        return td_target(reward, discount, together(value, len(reward)))
 
     def allowed(self, network: Network, obs: Tensor) -> Tensor:
         """Q(s, .) [B, A], without gradients, and with those of forbidden actions out of the way."""

@@ -10,8 +10,8 @@ function of run seed, env copy and episode number; so that seed and the actions 
 `TeamShard` does so with environments of several agents, each of which has a column of its own.
 
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
-`distrl.envs.table.TableShard` does the same for environments whose transition table is known, and
-`distrl.envs.spread.SpreadShard` for mpe2's simple_spread.
+`distrl.envs.table.TableShard` does the same for environments whose transition table is known,
+`distrl.envs.spread.SpreadShard` for mpe2's simple_spread, `distrl.envs.connect_four.ConnectFourShard` for connect four.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import math
 from typing import Protocol
 
 from distrl.envs import table
+from distrl.envs.connect_four import ConnectFourShard
 from distrl.envs.multi import is_team
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
@@ -72,8 +73,9 @@ def make_shard(
     Args:
         layout: how the policy wants its observations; None: as the env's spaces say
     """
-    if SpreadShard.fits(settings, layout):
-        return SpreadShard(settings, seed, shard, copies, layout)
+    for in_arrays in (SpreadShard, ConnectFourShard):
+        if in_arrays.fits(settings, layout):
+            return in_arrays(settings, seed, shard, copies, layout)
     if is_team(settings.id):
         return TeamShard(settings, seed, shard, copies, layout)
     if layout is not None and layout.in_info:  # which only envs stepped one by one have

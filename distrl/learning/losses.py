@@ -158,6 +158,15 @@ def huber_slope(q: Tensor, target: Tensor, delta: float | None) -> Tensor:
     return q - target if delta is None else (q - target).clamp(-delta, delta)
 
 
+def together(value: Tensor, size: int) -> Tensor:
+    """Q_tot(s, a) = sum_i Q_i(s_i, a_i): what all agents do is worth (VDN, Sunehag et al. 2018, arXiv:1706.05296); [B].
+
+    Args:
+        value: [B A, ...] of each of the A agents in each of `size` B steps; of an agent alone it is its own
+    """
+    return value.view(size, -1).sum(1)
+
+
 def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:
     """V(s) = Q_target(s, argmax_a Q_chooser(s, a)), [B] for [B, A] each.
 

@@ -240,8 +240,9 @@ def _replay_bytes(config: Config, info: EnvInfo) -> int:
     """What all replays take together. Raises `UserError` where that is more than this machine has free."""
     if config.replay is None:
         return 0
-    frame = info.obs_layout.nbytes // max(1, info.frame_stack)
-    row_bytes = replay_row_bytes(frame, action=8)
+    learning, frame = config.algorithm.replayed, info.obs_layout.nbytes // max(1, info.frame_stack)
+    agents = len(info.agents) if learning is not None and learning.joint else 1
+    row_bytes = replay_row_bytes(frame * agents, action=8 * agents)
     if config.cluster.address == "local":
         check_memory(config.replay.capacity, row_bytes)
     return config.replay.capacity * row_bytes

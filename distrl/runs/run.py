@@ -119,13 +119,14 @@ def train_as(
                     plan, execution, resources, observer, lambda: request.reason or wish(), callbacks
                 )
                 observer.console.follow(trainer.recovery.execution.doing)
-                request.at_last(LEAVE_S, leave)  # of a learner in this process
+                request.at_last(LEAVE_S, leave)  # of workers in this process
                 request.at_last(config.stop.grace_s + LATE_S, lambda: _leave(trainer, since))
                 try:
                     return _train(plan, trainer, request, observer, since, pictures)
                 finally:
                     trainer.recovery.execution.close()
         finally:
+            HEART.leave = False  # this process may go on
             execution.close()
 
 

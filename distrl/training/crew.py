@@ -65,10 +65,9 @@ class Crew:
 
     def replay(self, number: int, state: Arrays) -> Worker:
         """A fresh one, as `learner`."""
-        arguments, seat = (
-            (self.config, number, state or None, self.policy.obs_layout.rows),
-            self.resources.replay(number),
-        )
+        learning = self.config.algorithm.replayed
+        agents = 1 if learning is not None and learning.joint else self.policy.obs_layout.rows
+        arguments, seat = (self.config, number, state or None, agents), self.resources.replay(number)
         return self.execution.spawn(Replay, *arguments, name="replay", seat=seat)
 
     def evaluator(self, env: EnvSettings) -> Worker:

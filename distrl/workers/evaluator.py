@@ -47,7 +47,15 @@ class Evaluator:
             env_steps: of training behind the weights
             number: of this evaluation in the run; with the seed it fixes the episodes.
             message, keyframe: the weights to act by, as they travel; see distrl.workers.versions
+        Raises:
+            Left: this process is to end
         """
+        with HEART.leavable():
+            return self._evaluate(message, env_steps, episodes, greedy, number, keyframe)
+
+    def _evaluate(
+        self, message: Message, env_steps: int, episodes: int, greedy: bool, number: int, keyframe: Weights | None
+    ) -> Evaluation:
         self.number, copies = number, min(episodes, COPIES)
         seed = derive(self.seed, "evaluation", number)
         shard = make_shard(self.env, seed, 0, copies, self.policy.obs_layout)

@@ -26,7 +26,6 @@ def can_be_left(learner: L) -> L:
     """A class of learners: its `update` and `learn` raise `Left` where they are not to be ended, and its `state` is that before."""
     leave = functools.partial(_left, vars(learner)["state"])
     changes: dict[str, Callable[..., Any]] = {
-        "__init__": _begin,
         "update": leave,
         "learn": leave,
         "priorities": _owed,
@@ -35,14 +34,6 @@ def can_be_left(learner: L) -> L:
     for name, change in changes.items():
         setattr(learner, name, functools.wraps(vars(learner)[name])(change(vars(learner)[name])))
     return learner
-
-
-def _begin(init: Callable[..., None]) -> Callable[..., None]:
-    def call(self: Any, *args: Any, **kwargs: Any) -> None:
-        HEART.leave = False  # which was meant for another one in this process
-        init(self, *args, **kwargs)
-
-    return call
 
 
 def _left(state_of: Callable[..., Arrays], update: Callable[..., Any]) -> Callable[..., Any]:

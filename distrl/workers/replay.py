@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import psutil
 
-from distrl.fragments import ages
+from distrl.fragments import ages, as_one
 from distrl.heartbeat import at_work
 from distrl.seeding import stream
 from distrl.settings import Config, ReplaySettings
@@ -69,6 +69,7 @@ class Replay:
         for fragment in fragments:
             shard = fragment.shard // self.settings.shards
             if fragment.iteration >= self.next[shard]:
+                fragment = as_one(fragment) if self.learning.joint else fragment
                 self._add(fragment, np.arange(shard * self.copies, (shard + 1) * self.copies), shard)
         return self.inserted
 

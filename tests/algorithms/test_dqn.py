@@ -235,6 +235,55 @@ def test_errors_are_what_was_wrong_before_each_update(slices: int) -> None:
     assert np.abs(plain.learn(b, 0, 0.0)[1] - errors).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    "switches", [{}, {"double": False}, {"munchausen": {"temperature": 0.2, "floor": -0.5}}], ids=str
+)
+def test_a_team_learns_the_sum_of_its_values(switches: dict[str, Any]) -> None:
+    """One update against torch's own gradient of the loss, summed up step by step and agent by agent."""
+    dqn, rng, size, agents = (
+        make_dqn(lr=0.5, adam_eps=100.0, max_grad_norm=None, **switches),
+        np.random.default_rng(0),
+        4,
+        3,
+    )
+    with torch.no_grad():
+        dqn.target_vector.add_(torch.randn(dqn.target_vector.shape, generator=torch.Generator().manual_seed(0)))
+    obs, next_obs = rng.normal(size=(2, 1, size, agents, 3)).astype(np.float32)
+    action, (reward, weight) = rng.integers(0, 2, (1, size, agents)), rng.normal(size=(2, 1, size)).astype(np.float32)
+    discount, weight = np.array([[GAMMA, 0, GAMMA, GAMMA]], np.float32), np.abs(weight)
+    own = make_network(spec_of((3,), 2, (16,), (), "relu", 1.0, False, False), dqn.weights()[:-1])
+    flat, loss, errors = FlatParameters([own], CPU), torch.zeros(()), []
+    for i in range(size):
+        chosen, target = torch.zeros(()), float(reward[0, i])
+        for k in range(agents):
+            chosen = chosen + own(torch.tensor(obs[0, i, k])[None])[0, action[0, i, k]]
+            with torch.no_grad():
+                now, then = (dqn.target(torch.tensor(x[0, i, k])[None])[0].tolist() for x in (obs, next_obs))
+                online = own(torch.tensor(next_obs[0, i, k])[None])[0].tolist()
+            if dqn.settings.munchausen is not None:
+                pi, next_pi = slow_policy(now, 0.2), slow_policy(then, 0.2)
+                target += 0.9 * max(0.2 * math.log(pi[action[0, i, k]]), -0.5)
+                target += discount[0, i] * sum(p * (q - 0.2 * math.log(p)) for p, q in zip(next_pi, then, strict=True))
+            else:
+                target += discount[0, i] * then[np.argmax(online if dqn.settings.double else then)]
+        error = target - chosen
+        errors.append(error.item())
+        huber = error**2 / 2 if abs(errors[-1]) <= 1 else error.abs() - 0.5
+        loss = loss + float(weight[0, i] / weight.max()) * huber / size
+    loss.backward()
+    before = dqn.vector.detach().clone()
+    key = np.arange(size)[None]
+    metrics, found = dqn.learn(Batch(key, obs, action, reward, discount, next_obs, weight), 0, 0.0)
+    assert found[0].tolist() == pytest.approx(errors, abs=1e-5) and metrics["loss"] == pytest.approx(
+        loss.item(), rel=1e-5
+    )
+    moved = dqn.vector.detach() - before  # Adam's first step, with so large an epsilon
+    assert (
+        torch.allclose(moved, -0.5 * flat.grad / (flat.grad.abs() + 100.0), rtol=1e-4, atol=1e-7)
+        and moved.abs().max() > 1e-3
+    )
+
+
 @pytest.mark.parametrize("slices", [1, 4])
 def test_weights_count_by_their_share_of_the_largest(slices: int) -> None:
     def moved(weight: Array) -> Array:

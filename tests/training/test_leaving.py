@@ -22,6 +22,8 @@ from distrl.models.store import list_checkpoints, read_model
 from distrl.settings import Config
 from distrl.training import checkpoints
 from distrl.workers import leaving
+from distrl.workers.evaluator import Evaluator
+from distrl.workers.learner import Learner
 
 TASKS: dict[str, tuple[dict[str, Any], int, bool]] = {  # lag, and whether the learner is late
     "cartpole": (CARTPOLE, 1, True),
@@ -51,23 +53,32 @@ class Late(FaultyExecution):
 
 
 def left(
-    config: Config, execution: Execution, run_dir: Path, minibatch: int, start: Path | None = None
+    config: Config,
+    execution: Execution,
+    run_dir: Path,
+    at: int,
+    start: Path | None = None,
+    who: type = Learner,
 ) -> tuple[Outcome, int]:
-    """The run, which is to end from its so-many-th minibatch on, and waits for no update; and how many there were."""
+    """The run, which is to end from the so-many-th minibatch of its learner (or step of its evaluator) on, and waits for none.
+
+    How many there were, too.
+    """
     seen = 0
     beat = type(HEART).beat
 
     def counting(self: Any, *arguments: Any) -> None:
         nonlocal seen
-        if HEART.can_leave:
+        if HEART.can_leave and isinstance(HEART.worker, who):
             seen += 1
-            self.leave = self.leave or seen >= minibatch
+            self.leave = self.leave or seen >= at
         beat(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leaving, "LONG_S", -1.0)
         patch.setattr(checkpoints, "LEAVE_S", 0.0)
         patch.setattr(type(HEART), "beat", counting)
+        patch.setattr(HEART, "leave", False)
         outcome = run_trainer(
             config, execution, run_dir, start=start, interrupted=lambda: "interrupted" if HEART.leave else None
         )
@@ -98,6 +109,23 @@ def test_an_update_that_was_left_is_made_again(task: str, tmp_path: Path) -> Non
         again.observer.rows = rows + again.observer.rows
         assert again.facts == whole.facts
     assert owed <= {1, 1 + lag} and (not late or 1 + lag in owed)
+
+
+def test_an_evaluation_that_was_left_is_made_again(tmp_path: Path) -> None:
+    """The first one, one amid the training, that of the last weights or of the best ones; and once more where it goes on."""
+    config = config_of(
+        CARTPOLE, "schedule.lag=0", f"stop.env_steps={256 * 7}", "evaluation={every: 3, final_episodes: 3}"
+    )
+    whole, steps = left(config, LocalExecution(), tmp_path / "whole", 10**9, who=Evaluator)
+    for at in (1, steps // 3, steps):
+        run_dir = tmp_path / str(at)
+        cut, seen = left(config, LocalExecution(), run_dir, at, who=Evaluator)
+        assert cut.trainer.progress.stopped == "interrupted" and at <= seen < steps + 1
+        again, _ = left(config, LocalExecution(), run_dir, 1, list_checkpoints(run_dir)[-1], Evaluator)
+        assert again.trainer.progress.stopped == "interrupted"
+        last = run_trainer(config, LocalExecution(), run_dir, start=list_checkpoints(run_dir)[-1])
+        assert last.sha256 == whole.sha256 and last.trainer.evaluations.final == whole.trainer.evaluations.final
+        assert read_model(run_dir / "best")[1] == read_model(tmp_path / "whole" / "best")[1]
 
 
 def test_a_large_table_is_left_between_updates(tmp_path: Path) -> None:
