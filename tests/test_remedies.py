@@ -391,7 +391,6 @@ ELSEWHERE = {
     "install a CUDA build of torch": "it takes a GPU",
     "With schedule.kind=async a run cannot be repeated": "tests/tools/test_verify.py: it takes seven runs",
     "No GPU is free on the cluster": "it takes somebody else's jobs",
-    "is little work for": "tests/runs/test_plan.py: it is a warning",
     "each learner has a GPU of its own": "tests/execution/test_resources.py: it takes GPUs",
     "fits on no node of the cluster": "tests/execution/test_resources.py: it takes a cluster",
     "(one for the trial, one for each runner); there are": "as on this machine, of a cluster",
