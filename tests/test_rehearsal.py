@@ -31,7 +31,8 @@ def test_hosts_that_come_and_are_lost_leave_the_weights_of_one_process() -> None
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout
     told = json.loads(done.stdout.splitlines()[-1])
-    assert len(told["sha256"]) == 2 and len(set(told["sha256"].values())) == 1
+    [(cluster, laptop)] = told["sha256"].values()
+    assert cluster == laptop
     assert told["steps lost"].keys() == LOSSES < told["seconds"].keys() and min(told["seconds"].values()) > 0
 
 
