@@ -55,10 +55,10 @@ def main(config: str, overrides: list[str], counts: list[int], rounds: int) -> N
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="?", default="ppo_flappy_pixels")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("words", nargs="*", metavar="[CONFIG] [KEY=VALUE]...")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    short = PIXELS if given.config == "ppo_flappy_pixels" else []
-    main(given.config, [*short, *given.overrides], given.counts, given.rounds)
+    words = list(given.words)
+    chosen = words.pop(0) if words and "=" not in words[0] else ""
+    main(chosen or "ppo_flappy_pixels", words if chosen else [*PIXELS, *words], given.counts, given.rounds)

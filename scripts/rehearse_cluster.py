@@ -478,7 +478,9 @@ def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, A
     if not short:
         laptop.check(DASHBOARD, "--storage", str(laptop.storage))
         say("checked")
-    run = Run(laptop, *CONFIG, f"stop.env_steps={(SHORT if short else 10**6) * ITERATION}", f"storage={laptop.storage}")
+    iterations = LONG if others else SHORT
+    steps = f"stop.env_steps={(iterations if short else 10**6) * ITERATION}"
+    run = Run(laptop, *CONFIG, steps, f"storage={laptop.storage}")
     beside = {}
     for name in others:
         steps = f"stop.env_steps={LONG * ITERATION}"
@@ -494,7 +496,6 @@ def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, A
             raise RuntimeError(f"{name} had nothing on host 3, or ended before that was lost:\n{each.log[-3000:]}")
         sha256[name] = [each.end(), alone(laptop, name, OTHERS[name], LONG)]
         say(f"{name} ended")
-    iterations = SHORT
     if not short:
         losses.add_host()
         losses.cut_link()

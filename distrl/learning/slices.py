@@ -63,14 +63,15 @@ class Slices:
         *outputs, backs = zip(*map(trace, self._own_rows(obs, steps)), strict=True)
 
         def pull(*gradients: Tensor) -> None:
-            own = []
-            for back, *given in zip(backs, *(self._own_rows(g, steps) for g in gradients), strict=True):
+            sizes = [len(p.grad) for p in parameters]
+            own = obs.new_empty(len(backs), sum(sizes), dtype=torch.float32)
+            for row, back, *given in zip(own, backs, *(self._own_rows(g, steps) for g in gradients), strict=True):
                 back(*given)
-                own.append(torch.cat([p.grad for p in parameters]))
+                torch.cat([p.grad for p in parameters], out=row)
                 for p in parameters:
                     p.grad.zero_()
-            for part in self._joined(torch.stack(own), self.count):
-                for p, g in zip(parameters, torch.split(part, [len(p.grad) for p in parameters]), strict=True):
+            for row in self._joined(own, self.count):
+                for p, g in zip(parameters, torch.split(row, sizes), strict=True):
                     p.grad.add_(g)
 
         return (*(self._joined(torch.cat(parts), len(obs), steps) for parts in outputs), pull)
@@ -115,9 +116,14 @@ class Slices:
         if self.peers is not None:
             each = self.count // self.peers.count
             lengths = [steps * sum(widths[i : i + each]) for i in range(0, self.count, each)]
-            even = own.new_zeros(lengths[0], *own.shape[1:])  # the longest
-            even[: len(own)] = own
-            own = torch.cat([part[:length] for part, length in zip(self.peers.gather(even), lengths, strict=True)])
+            even = own
+            if len(own) < lengths[0]:  # the longest
+                even = own.new_zeros(lengths[0], *own.shape[1:])
+                even[: len(own)] = own
+            own = self.peers.gather(even).flatten(0, 1)
+            if lengths[-1] < lengths[0]:
+                found = zip(torch.split(own, lengths[0]), lengths, strict=True)
+                own = torch.cat([part[:length] for part, length in found])
         if steps == 1:
             return own
         parts = torch.split(own, [steps * width for width in widths])

@@ -33,6 +33,8 @@ from distrl.training.checkpoint import read_checkpoint_config
 from distrl.types import Array, EnvInfo, Origin, Policy
 from distrl.workers.replay import check_memory, replay_row_bytes
 
+LITTLE_WORK = 5e7  # parameters times rows of a minibatch: what two learners save by sharing less, they lose by speaking
+IMAGE = 2**12  # bytes of an observation, from which on networks reuse their parameters so often that this says nothing
 SMALLER_IMAGES = 3.5  # by so many times those of Atari are, in a stack of four, by the wrapper of that name
 
 
@@ -121,7 +123,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         resuming=resume is not None,
         object_store_bytes=_object_store_bytes(config, info),
         replay_bytes=_replay_bytes(config, info),
-        warnings=tuple(_warnings(config, info, before)),
+        warnings=(*_warnings(config, info, before), *_small(config, info, len(weights))),
     )
 
 
@@ -177,6 +179,16 @@ def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
         yield (
             "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated "
             "bit for bit."
+        )
+
+
+def _small(config: Config, info: EnvInfo, parameters: int) -> Iterator[str]:
+    """A word where several learners do not pay."""
+    rows = config.algorithm.minibatch_rows(config)
+    if config.learner.count > 1 and parameters * rows < LITTLE_WORK and info.obs_layout.nbytes < IMAGE:
+        yield (
+            f"learner.count is {config.learner.count}, but a minibatch of {rows:,} is little work for {parameters:,} parameters: "
+            "one learner is likely to be as fast. Set learner.count=1; it changes only the speed."
         )
 
 

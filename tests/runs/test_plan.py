@@ -10,6 +10,7 @@ import yaml
 from conftest import CARTPOLE, config_of
 
 from distrl import train
+from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.models.store import newest_checkpoint, read_model
 from distrl.runs.plan import plan_run
@@ -83,6 +84,17 @@ def test_a_run_goes_on_where_it_was_without_a_word(on_cpu: Path) -> None:
     for override in ([], ["learner.device=auto"], ["learner.device=cpu"]):
         plan = plan_run(load_resumed_config(on_cpu, override), on_cpu)
         assert (plan.config.learner.device, plan.warnings) == ("cpu", ())
+
+
+def test_several_learners_are_told_and_warned_of_where_they_do_not_pay() -> None:
+    several = ("learner.slices=4", "learner.count=2")
+    plan = plan_run(config_of(CARTPOLE, *several))
+    assert plan.learners_note == "2 processes, 2 of the 4 slices of a minibatch each"
+    assert "a minibatch of 64 is little work for 1,282 parameters" in " ".join(plan.warnings)
+    large = ("algorithm.hidden=[1024, 1024]", "algorithm.minibatch_size=256")
+    assert not any("little work" in warning for warning in plan_run(config_of(CARTPOLE, *several, *large)).warnings)
+    pixels = load_config("ppo_flappy_pixels", [*several, "algorithm.minibatch_size=16", "track.mlflow=false"])
+    assert not any("little work" in warning for warning in plan_run(pixels).warnings)
 
 
 def test_a_run_of_an_older_distrl_goes_on_by_the_defaults_of_what_its_config_does_not_say(on_cpu: Path) -> None:
