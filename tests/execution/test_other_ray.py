@@ -59,10 +59,10 @@ def join(*addresses: str, **environment: str) -> list[tuple[str, float]]:
 
 
 def test_what_does_not_answer_is_refused_in_time(mute: str, ray_execution: RayExecution) -> None:
-    """The Ray of the other tests runs on this machine, and is closed to all but them."""
-    outcomes = join(
-        mute, "127.0.0.1:1", "auto", "nowhere", "ray://127.0.0.1:1", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64
-    )
+    """The Ray of the other tests here is closed to all but them; it is named, as other tests may run others beside it."""
+    address = ray_execution.ray.get_runtime_context().gcs_address
+    closed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_ADDRESS": address}
+    outcomes = join(mute, "127.0.0.1:1", "auto", "nowhere", "ray://127.0.0.1:1", **closed)
     for (said, seconds), part in zip(
         outcomes, ["nothing said within 2 s", "Connection refused", "its token", "HOST:PORT", "HOST:PORT"], strict=True
     ):
