@@ -63,11 +63,8 @@ class ConnectFourShard:
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int, layout: Layout | None = None) -> None:
         """`layout`: of a row of an observation; None: as the env's spaces say"""
-        self.seed, self.shard, self.copies = (
-            seed,
-            shard,
-            copies,
-        )  # the seed is of who sits where; the game has no chance
+        # The seed is of who sits where: the game has no chance.
+        self.seed, self.shard, self.copies = seed, shard, copies
         self.frame_stack, self.replays = 0, False
         layout = layout or describe_team(settings).obs_layout
         assert layout.mask is not None
