@@ -255,6 +255,9 @@ class Driver:
             self._write()
         self._tell(job, result)
 
+    def leaving(self) -> bool:
+        return self.request.reason is not None
+
     def watch(self) -> None:
         self._count_time()
         limit = self.sweep.budget.seconds
