@@ -64,8 +64,8 @@ def opposed(opponents: OpponentSettings, own: Policy, info: EnvInfo, runs: Mappi
             )
         elif (runs[label].obs_layout, runs[label].action_layout) != layouts:
             raise UserError(
-                f"The opponent {label!r} plays another game than {info.id}: it sees or does other things, or its agents have policies "
-                "of their own. Take a run of this game in which all share one."
+                f"The opponent {label!r} plays another game than {info.id}: it sees or does other things. Take a run of this game whose "
+                "policies and algorithm.critic are as here."
             )
         else:
             fixed[label] = runs[label]

@@ -57,10 +57,8 @@ def evaluate(
     )
     for name, score in result.scores.items():
         out.print(Text.assemble(f"{name}: ", (f"{score:.2f}", "bold")))
-    for name, outcomes in result.against.items():
-        for seat in outcomes["win"]:
-            told = ", ".join(f"{share[seat]:.1%} {outcome}" for outcome, share in outcomes.items())
-            out.print(f"against {name} as {seat}: {told}")
+    for name, text in result.told:
+        out.print(f"{name}: {text}")
 
 
 def _evaluate_exactly(run: Path, modules: list[str]) -> None:
