@@ -94,7 +94,7 @@ def _lines(policy: Policy, game: Team, agent: str, seed: int) -> Iterator[tuple[
             if mover == agent:
                 move = _best(policy, game, mover)
             else:
-                allowed = _allowed(game, mover)
+                allowed = allowed_moves(game, mover)
                 found = next(left, None)
                 if found is None:
                     waiting += [((*chosen, other), chance / len(allowed)) for other in allowed[1:]]
@@ -121,7 +121,8 @@ def _own(policy: Policy, agent: str) -> Policy:
     return policy.of(agent) if isinstance(policy, TeamPolicy) else policy
 
 
-def _allowed(game: Team, agent: str) -> list[int]:
+def allowed_moves(game: Team, agent: str) -> list[int]:
+    """What the agent may do now, by the numbers of Discrete actions."""
     space: Any = game.spaces[agent][1]
     mask = game.infos.get(agent, {}).get(MASK, split_mask(game.seen[agent]).get(MASK, np.ones(space.n)))
     allowed: list[int] = (np.flatnonzero(mask) + space.start).tolist()
