@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from distrl.errors import UserError, reading
 from distrl.files import draft
 from distrl.json_format import json_text
 from distrl.models.store import described, env_of, load_weights, parse_json, read_described, versions, weights_sha256
-from distrl.models.trial import Trial, compare, input_names, observe, output_names
+from distrl.models.trial import REMEMBERS, Trial, best, compare, input_names, observe, output_names
 from distrl.types import Array, Arrays, EnvInfo, Policy
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def write_torchscript(policy: Policy, about: dict[str, Any], out: Path) -> list[
 def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
     """Write the weights, with all of policy.json in the metadata. Raises `UserError` where they come back as others."""
     _, trial = played(policy, about)
-    names = input_names(policy)
+    names = [name for name in input_names(policy) if name != REMEMBERS[0]]
     with draft(out) as path:
         kept = {name: value for name, value in about.items() if name not in ("sha256", "checksum")}  # of another file
         text = json_text(described(policy, kept))
@@ -82,8 +83,7 @@ def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[
         def run(inputs: Arrays) -> Sequence[Array]:
             arrays = [inputs[name] for name in names]
             mask = arrays.pop() if again.obs_layout.mask is not None else None
-            action = again.greedy(again.obs_layout.join(arrays, mask))
-            return [part.of(action) for part in again.action_layout.parts]
+            return best(again, again.obs_layout.join(arrays, mask), inputs.get(REMEMBERS[0]))
 
         return compare(policy, trial, run, out.name)
 
@@ -102,7 +102,7 @@ def _as_files_take_it(info: EnvInfo, trial: Trial) -> tuple[EnvInfo, Trial]:
     from distrl.learning.greedy import file_dtype
 
     inputs = {name: x.astype(file_dtype(str(x.dtype)), copy=False) for name, x in trial.inputs.items()}
-    return info, Trial(inputs, trial.flat)
+    return info, replace(trial, inputs=inputs)
 
 
 def _metadata(policy: Policy, about: dict[str, Any], info: EnvInfo) -> dict[str, str]:

@@ -38,9 +38,9 @@ FORMATS = {  # the first that fits is the default
     "csv": Format(TABLES, "table.csv", networks=False),
     "json": Format(TABLES, "table.json", networks=False),
     "npz": Format(TABLES, "table.npz", networks=False),
-    "onnx": Format(f"{FILES}:write_onnx", "policy.onnx", tables=False),
-    "torchscript": Format(f"{FILES}:write_torchscript", "policy.pt", tables=False),
-    "safetensors": Format(f"{FILES}:write_safetensors", "policy.safetensors", remembering=True),
+    "onnx": Format(f"{FILES}:write_onnx", "policy.onnx", tables=False, remembering=True),
+    "torchscript": Format(f"{FILES}:write_torchscript", "policy.pt", tables=False, remembering=True),
+    "safetensors": Format(f"{FILES}:write_safetensors", "exported.safetensors", remembering=True),
     "mlflow": Format("distrl.tracking.mlflow_files:write", "mlflow_model"),
 }
 
@@ -75,6 +75,10 @@ def export(run: Path, format: str | None, out: Path | None, modules: Sequence[st
             f"--format {chosen} does not fit a {inner.describe()['type']} policy. Take one of {', '.join(fitting)}."
         )
     where = _where(run, out, FORMATS[chosen].name)
+    if where.name == "policy.safetensors" and (where.parent / "policy.json").exists():
+        raise UserError(
+            f"{str(where)!r} holds the weights of a model, which would be lost. Leave --out out, or take another name."
+        )
     module, _, function = FORMATS[chosen].place.partition(":")
     write: Write = getattr(importlib.import_module(module), function)
     return where, write(policy, about, where)
