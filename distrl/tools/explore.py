@@ -252,8 +252,6 @@ def _misfit(name: str, info: EnvInfo) -> str | None:
         module = algorithm_module(name)
         for of_group in {names: info.of(names[0]) for names in info.groups.values()}.values() or [info]:
             module.make_policy(module.Settings(name=name), of_group)
-        if info.groups and module.Settings(name=name).replayed is not None:
-            return f"{name} has one policy for all, and agents of {info.id} see or do different things"
     except UserError as error:
         return str(error)
     return None
