@@ -58,7 +58,8 @@ class ReplayFeed:
         learn(k)                                          at the learner
 
     The priorities of k - 1 come after the sample for k, so that drawing never waits for the learner, and the learner
-    finds its next batch ready.
+    finds its next batch ready. Where agents are in groups a replay draws for each of them (`distrl.workers.replays`): batches
+    and priorities are then those of the first replay for each group, of the second, and so on.
     """
 
     def __init__(self, config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> None:
@@ -66,13 +67,17 @@ class ReplayFeed:
         assert config.replay is not None
         self.config, self.execution, self.learner = config, crew.execution, learner
         self.replays: list[Worker] = []
-        self.updated: list[Future | None] = []  # of each replay: that newer priorities than the newest sample's are in
+        self.places: list[tuple[int, tuple[int, ...]]] = []  # of each batch: its replay, and what that calls its group
+        self.updated: list[Future | None] = []  # of each: that newer priorities than the newest sample's are in
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
             arrays = dict(state.get(str(number), {}))
-            waiting = [arrays.pop(f"waiting.{name}") for name in ("key", "td_error") if f"waiting.{name}" in arrays]
-            self.priorities.append(self.execution.put(Priorities(*waiting)) if waiting else None)
-            self.updated.append(None)
+            for group in [()] if crew.groups is None else [(group,) for group in range(crew.groups)]:
+                names = [_waiting_name(name, group) for name in ("key", "td_error")]
+                waiting = [arrays.pop(name) for name in names if name in arrays]
+                self.places.append((number, group))
+                self.priorities.append(self.execution.put(Priorities(*waiting)) if waiting else None)
+                self.updated.append(None)
             self.replays.append(crew.replay(number, arrays))
         self.workers = [learner, *self.replays]
 
@@ -81,31 +86,39 @@ class ReplayFeed:
         batches = []
         for number, replay in enumerate(self.replays):
             # What a call returns is handed to the next one, so that its failure is not overlooked.
-            after = submit(replay, "add", *fragments[number::shards]), self.updated[number]
-            batches.append(submit(replay, "sample", k, env_steps, *filter(None, after)))
+            added = submit(replay, "add", *fragments[number::shards])
+            for (of, group), updated in zip(self.places, self.updated, strict=True):
+                if of == number:
+                    after = filter(None, (added, updated))
+                    batches.append(submit(replay, "sample", *group, k, env_steps, *after))
         return batches
 
     def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
         submit = self.execution.submit
-        for number, replay in enumerate(self.replays):
-            if self.priorities[number] is not None:
-                self.updated[number] = submit(replay, "update_priorities", self.priorities[number])
+        for i, (number, group) in enumerate(self.places):
+            if self.priorities[i] is not None:
+                self.updated[i] = submit(self.replays[number], "update_priorities", *group, self.priorities[i])
         learnt = self.execution.submit_pair(self.learner, "learn", k, env_steps, *inputs)
-        self.priorities = [submit(self.learner, "priorities", number) for number in range(len(self.replays))]
+        self.priorities = [submit(self.learner, "priorities", i) for i in range(len(self.places))]
         return learnt
 
     def state(self) -> dict[str, Arrays]:
         states = [self.execution.get(self.execution.submit(replay, "state")) for replay in self.replays]
-        waiting = [_waiting(self.execution, future) for future in self.priorities]
-        return {str(number): state | waiting[number] for number, state in enumerate(states)}
+        for (number, group), future in zip(self.places, self.priorities, strict=True):
+            states[number] = states[number] | _waiting(self.execution, future, group)
+        return {str(number): state for number, state in enumerate(states)}
 
 
-def _waiting(execution: Execution, priorities: Future | None) -> Arrays:
+def _waiting_name(name: str, group: tuple[int, ...]) -> str:
+    return ".".join(("waiting", *map(str, group), name))
+
+
+def _waiting(execution: Execution, priorities: Future | None, group: tuple[int, ...]) -> Arrays:
     """Priorities that a replay has not been told yet; none where the update that makes them is owed."""
     with suppress(Left):
         if priorities is not None:
             waiting: Priorities = execution.get(priorities)
-            return {"waiting.key": waiting.key, "waiting.td_error": waiting.td_error}
+            return {_waiting_name(name, group): getattr(waiting, name) for name in ("key", "td_error")}
     return {}
 
 

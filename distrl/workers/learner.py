@@ -18,6 +18,7 @@ from distrl.errors import Diverged, UserError
 from distrl.heartbeat import at_work
 from distrl.learning.normalise import make_algorithm
 from distrl.learning.slices import Slices
+from distrl.learning.team import Team
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
 from distrl.types import (
@@ -138,18 +139,24 @@ class Learner:
         return self._updated(metrics, env_steps, start)
 
     def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Message, dict[str, float]]:
-        """Learn from what each replay drew for an iteration; else as `update`."""
+        """Learn from what each replay drew for an iteration, of a team for each of its groups; else as `update`."""
         start = time.perf_counter()
-        batch = join(batches)
-        algorithm, counted = cast(OffPolicy, self.algorithm), env_steps + self.config.rollout.env_steps
+        algorithm, counted = self.algorithm, env_steps + self.config.rollout.env_steps
+        groups = len(algorithm.algorithms) if isinstance(algorithm, Team) else 1
+        joined, progress = [join(batches[group::groups]) for group in range(groups)], self.config.progress(env_steps)
         with self.arithmetic():
-            metrics, errors = algorithm.learn(batch, counted, self.config.progress(env_steps))
-        parts = np.split(errors, len(batches), axis=1)
+            if isinstance(algorithm, Team):
+                metrics, errors = algorithm.learn(joined, counted, progress)
+            else:
+                metrics, of_all = cast(OffPolicy, algorithm).learn(joined[0], counted, progress)
+                errors = [of_all]
+        by_replay = zip(*(np.split(of_group, len(batches) // groups, axis=1) for of_group in errors), strict=True)
+        parts = [part for of_replay in by_replay for part in of_replay]
         self.new_priorities = [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]
         return self._updated(metrics, env_steps, start)
 
     def priorities(self, number: int) -> Priorities:
-        """What became of the newest batch of replay `number`."""
+        """What became of batch `number` of the newest update."""
         return self.new_priorities[number]
 
     def _updated(self, metrics: dict[str, float], env_steps: int, start: float) -> tuple[Message, dict[str, float]]:

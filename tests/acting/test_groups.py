@@ -24,6 +24,9 @@ from distrl.seeding import stream
 from distrl.settings import Config
 from distrl.tools.export import export
 from distrl.types import Fragment, Weights
+from distrl.workers.learner import Learner, join
+from distrl.workers.replay import Replay
+from distrl.workers.replays import ReplayOfGroups
 from distrl.workers.runner import Runner
 
 SPEAKER = {"id": "mpe2/simple_speaker_listener_v4", "kwargs": {"max_cycles": 9}}
@@ -105,6 +108,56 @@ def test_members_begin_with_weights_of_their_own_and_are_described_whole() -> No
         from_description(wrong)
 
 
+def test_each_member_learns_action_values_as_if_it_were_alone() -> None:
+    """Two chasers and who is chased, by two replays: what is drawn, learnt and told of priorities."""
+    env = {"id": "mpe2/simple_tag_v3", "kwargs": {"max_cycles": 9, "num_adversaries": 2, "num_obstacles": 1}}
+    replay = {"capacity": 3000, "start": 90, "samples_per_insert": 2, "prioritized": True, "shards": 2}
+    data = {
+        "env": env,
+        "policies": {"chasers": ["adversary_*"], "prey": ["agent_0"]},
+        "algorithm": {"name": "dqn", "hidden": [16], "batch_size": 16, "n_step": 2},
+        "rollout": {"shards": 2, "envs_per_shard": 4, "steps": 16},
+        "replay": replay,
+    }
+    config, policy = team_of(BASE | data)
+    replays, weights = (
+        [ReplayOfGroups(config, number, None, policy) for number in range(2)],
+        initial_weights(config, policy),
+    )
+    learner, runner = Learner(config, policy, None), Runner(config.env, config.rollout, 1, policy)
+    fragments = [runner.rollout(shard, 0, Weights(0, weights), None)[1] for shard in range(2)]
+    for held, fragment in zip(replays, fragments, strict=True):
+        held.add(fragment)
+    drawn = [held.sample(group, 0, 128) for held in replays for group in range(2)]
+    assert [batch.key.shape[0] for batch in drawn] == [(256 - 60) * 2 // 16, (128 - 30) * 2 // 16] * 2
+    _, metrics = learner.learn(0, 0, *drawn)
+    vectors = policy.split(learner.algorithm.weights())
+    for group, member in enumerate(policy.members):
+        of_group = config.with_(
+            policies="shared",
+            **{"replay.capacity": 3000 * len(member.agents) // 3, "replay.start": 30 * len(member.agents)},
+        )
+        alone = of_member(of_group, group)
+        rings = [Replay(alone, number, None, len(member.agents)) for number in range(2)]
+        for ring, fragment in zip(rings, fragments, strict=True):
+            ring.add(policy.fragment_of(group, fragment))
+        batches = [ring.sample(0, 128) for ring in rings]
+        algorithm = make_algorithm(alone, member.policy, torch.device("cpu"))
+        told, errors = algorithm.learn(join(batches), 128, 0.0)  # type: ignore[attr-defined]
+        assert same(algorithm.weights(), vectors[group]) and metrics[f"{member.name}/loss"] == told["loss"]
+        for number in range(2):
+            place = 2 * number + group
+            assert same(batches[number].obs, drawn[place].obs) and same(batches[number].reward, drawn[place].reward)
+            new = learner.priorities(place)
+            assert same(new.td_error, errors[:, 8 * number : 8 * (number + 1)].ravel())
+            before = replays[number].parts[group].tree.total
+            assert replays[number].update_priorities(group, new) == 8 * len(errors)
+            assert replays[number].parts[group].tree.total != before
+    again = ReplayOfGroups(config, 0, replays[0].state(), policy)
+    for group in range(2):
+        assert same(again.sample(group, 1, 256).obs, replays[0].sample(group, 1, 256).obs)
+
+
 def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:
     result = train(load_config(BASE | {"run_dir": str(tmp_path / "run")}), local=True, quiet=True)
     assert set(result.data["evaluation"]["agents"]) == {"speaker_0", "listener_0"}
@@ -128,7 +181,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unlike": ({"policies": {"a": ["*"]}}, "agents whose observations differ"),
     "shared": ({"policies": "shared"}, "set policies=per_agent, or give groups"),
     "alone": ({"env": {"id": "CartPole-v1"}}, "CartPole-v1 has one alone"),
-    "dqn": ({"algorithm": {"name": "dqn"}}, "a policy of its own, which algorithm.name=dqn has not"),
+    "memory": (
+        {"algorithm": {**BASE["algorithm"], "memory": {}, "shared_body": True}},
+        "a policy of its own, which algorithm.memory=gru has not. Set policies=shared, or algorithm.memory=null",
+    ),
     "settings": ({"policies": {"a": {"lr": 1}}}, "policies"),
 }
 
