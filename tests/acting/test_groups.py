@@ -174,7 +174,7 @@ def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:
         assert where.stem.endswith("-listener_0") and told == ["action: 0 of 1,000 actions differ"]
     with pytest.raises(UserError, match="holds the policy of listener_0 alone"):
         load_to_play(result.run_dir / "exported-listener_0.safetensors")
-    with pytest.raises(UserError, match="--agent is 'listener'.*Did you mean 'listener_0'"):
+    with pytest.raises(UserError, match=r"--agent is 'listener'.*Did you mean 'listener_0'"):
         export(result.run_dir, "onnx", tmp_path / "out", agent="listener")
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(result.run_dir / "policy-listener_0.onnx"))
