@@ -201,6 +201,9 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="default: in RUN, by a name of the format", show_default=False)
     ] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="of several policies: the agent whose one is meant", show_default=False)
+    ] = None,
     env_module: EnvModules = None,
 ) -> None:
     """Write a trained model for people and other programs, and try that it does there what it does here.
@@ -209,7 +212,7 @@ def export(
     """
     from distrl.tools.export import export as write
 
-    where, told = write(run, format, output, env_module or [])
+    where, told = write(run, format, output, env_module or [], agent)
     out.print(f"{where}")
     for line in told:
         out.print(f" {line}")

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
+from distrl.acting.team import TeamPolicy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError, reading
 from distrl.files import draft
@@ -31,19 +32,23 @@ if TYPE_CHECKING:
 KEY = "policy.json"  # of the description in the metadata of safetensors
 
 
-def played(policy: Policy, about: dict[str, Any]) -> tuple[EnvInfo, Trial]:
-    """The policy's env, and what it sees there."""
+def played(policy: Policy, about: dict[str, Any], team: TeamPolicy | None = None) -> tuple[EnvInfo, Trial]:
+    """The policy's env, and what it sees there. `team`: that it is a member of, and plays with."""
     env = env_of(Path(KEY), about)
     info = describe_env(env)
-    return info, observe(policy, info, env)
+    if team is None:
+        return info, observe(policy, info, env)
+    info = replace(info, groups={member.name: member.agents for member in team.members})
+    info = info.of(policy.obs_layout.agents[0])
+    return info, observe(policy, info, env, team)
 
 
-def write_onnx(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write_onnx(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write ONNX. Raises `UserError` where a package is missing, or onnxruntime computes something else."""
     onnx, onnxruntime = (_package(name, "onnx") for name in ("onnx", "onnxruntime"))
     from distrl.learning import greedy
 
-    info, trial = _as_files_take_it(*played(policy, about))
+    info, trial = _as_files_take_it(*played(policy, about, team))
     first = {name: x[:2] for name, x in trial.inputs.items()}
     with draft(out) as path:
         greedy.write_onnx(policy, first, output_names(policy), path)
@@ -58,20 +63,20 @@ def write_onnx(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
         return compare(policy, trial, lambda inputs: session.run(None, inputs), f"{out.name} in onnxruntime")
 
 
-def write_torchscript(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write_torchscript(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write TorchScript. Raises `UserError` where it computes something else."""
     from distrl.learning import greedy
 
-    info, trial = _as_files_take_it(*played(policy, about))
+    info, trial = _as_files_take_it(*played(policy, about, team))
     first = {name: x[:2] for name, x in trial.inputs.items()}
     with draft(out) as path:
         greedy.write_torchscript(policy, first, path, _metadata(policy, about, info))
         return compare(policy, trial, greedy.read_torchscript(path), f"{out.name} in torch.jit")
 
 
-def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write_safetensors(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write the weights, with all of policy.json in the metadata. Raises `UserError` where they come back as others."""
-    _, trial = played(policy, about)
+    _, trial = played(policy, about, team)
     names = [name for name in input_names(policy) if name != REMEMBERS[0]]
     with draft(out) as path:
         kept = {name: value for name, value in about.items() if name not in ("sha256", "checksum")}  # of another file
@@ -109,6 +114,7 @@ def _metadata(policy: Policy, about: dict[str, Any], info: EnvInfo) -> dict[str,
     """What a file says of itself, as texts by name."""
     return {
         "env_id": info.id,
+        "agents": json_text(policy.obs_layout.agents),
         "env": json_text(about["env"]),
         "algorithm": str(about.get("algorithm")),
         "observation_space": str(info.observation_space),

@@ -66,8 +66,12 @@ def remembers(policy: Policy) -> bool:
     return isinstance(without(policy), RecurrentPolicy)
 
 
-def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
-    """What the policy sees in the env, always the same: one half by its best actions, one by sampled ones."""
+def observe(policy: Policy, info: EnvInfo, env: EnvSettings, team: Policy | None = None) -> Trial:
+    """What the policy sees in the env, always the same: one half by its best actions, one by sampled ones.
+
+    Args:
+        team: that it is a member of, and plays with; `info` is then of its agents alone
+    """
     layout = policy.obs_layout
     dtypes = [tensor["dtype"] for tensor in layout.tensors(info.observation_space)]
     rows: list[list[Array]] = []
@@ -100,7 +104,7 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
     with closed_after(game, env.id):
         for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
             seed = int(greedy)
-            for _ in play_episodes(watched(by_policy(policy, seed, greedy)), game, seed, OBSERVATIONS):
+            for _ in play_episodes(watched(by_policy(team or policy, seed, greedy)), game, seed, OBSERVATIONS):
                 if len(rows) >= count:
                     break
             del rows[count:], flat[count:], begins[count:]
@@ -136,7 +140,8 @@ def _seen(layout: Layout, obs: Any, said: Mapping[str, Any]) -> list[tuple[Any, 
     """What is acted on, in the form that `pack` takes, and the info of each: of several agents of those who are to act."""
     if not layout.agents:
         return [(obs, said)]
-    return [(layout.seen_by(name, obs[name]), said["infos"].get(name, {})) for name in said["acts"]]
+    names = (name for name in said["acts"] if name in layout.agents)
+    return [(layout.seen_by(name, obs[name]), said["infos"].get(name, {})) for name in names]
 
 
 def compare(policy: Policy, trial: Trial, run: Callable[[Arrays], Sequence[Array]], what: str) -> list[str]:

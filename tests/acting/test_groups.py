@@ -169,8 +169,19 @@ def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:
     obs, _ = player.make_env().reset(seed=0)
     for agent, seen in obs.items():
         assert 0 <= player.act(seen, agent=agent) < {"speaker_0": 3, "listener_0": 5}[agent]
-    with pytest.raises(UserError, match="holds several policies, of speaker_0, listener_0"):
+    with pytest.raises(UserError, match="Take --agent speaker_0 or --agent listener_0"):
         export(result.run_dir, None, tmp_path / "out")
+    for name in ("onnx", "safetensors", "mlflow"):
+        where, told = export(result.run_dir, name, None, agent="listener_0")
+        assert where.stem.endswith("-listener_0") and told == ["action: 0 of 1,000 actions differ"]
+    with pytest.raises(UserError, match="holds the policy of listener_0 alone"):
+        load_to_play(result.run_dir / "exported-listener_0.safetensors")
+    with pytest.raises(UserError, match=r"--agent is 'listener'.*Did you mean 'listener_0'"):
+        export(result.run_dir, "onnx", tmp_path / "out", agent="listener")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(result.run_dir / "policy-listener_0.onnx"))
+    inputs = {"observation": obs["listener_0"][None], "agent": np.ones((1, 1), np.float32)}
+    assert session.run(None, inputs)[0][0] == player.act(obs["listener_0"], agent="listener_0")
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
