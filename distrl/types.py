@@ -116,6 +116,10 @@ class Priorities:
     td_error: Array  # [M] float32
 
 
+Drawn = Batch | list[Batch]  # by a replay for an update; of groups of agents a batch for each
+Told = Priorities | list[Priorities]  # to that replay, likewise
+
+
 @dataclass
 class Snapshot:
     """A shard between two fragments, small and portable: enough to rebuild it anywhere."""
@@ -192,6 +196,21 @@ class Evaluation:
     def played(self) -> str:
         """Such as '100 greedy episodes'."""
         return f"{self.episodes:,} {'greedy' if self.greedy else 'sampled'} episode{'s' * (self.episodes != 1)}"
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        """Lines for people, each with a name: of several agents what each reached, of games how they went."""
+        agents = ", ".join(f"{name} {of_agent.mean:.2f}" for name, of_agent in self.agents.items())
+        games = [
+            (
+                f"as {seat} against {name}",
+                ", ".join(f"{share[seat]:.1%} {outcome}" for outcome, share in outcomes.items()),
+            )
+            for name, outcomes in self.against.items()
+            for seat in outcomes["win"]
+        ]
+        elo = [] if self.elo is None else [("Elo over the league", f"{self.elo:.0f}")]
+        return [*([("agents", agents)] if agents else []), *games, *elo]
 
     def metrics(self, group: str) -> dict[str, float]:
         """The numbers of the record as metrics: 'GROUP/return_mean' and so on."""

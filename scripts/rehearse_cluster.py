@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import os
 import re
 import shlex
@@ -53,6 +54,20 @@ OTHERS = {
     "dqn": ["dqn_cartpole", *COMMON, *SMALL, "algorithm.lr=1e-3", "replay.shards=2", "replay.samples_per_insert=4"],
     "q": ["q_cartpole", *COMMON, *SMALL],
 }
+TEAMS = [
+    *COMMON,
+    *SMALL,
+    "env.kwargs={}",
+    "rollout.envs_per_shard=2",
+    "algorithm.minibatch_size=256",
+    "algorithm.lr=1e-3",
+]
+OTHERS |= {  # several agents: with a critic that sees all, in turns against a league, who die, and with policies of their own
+    "spread": ["mappo_spread", *TEAMS, "env.id=slow:spread"],
+    "league": ["ppo_tictactoe", *TEAMS, "env.id=slow:tictactoe", "algorithm.entropy_coef=0.05"],
+    "zombies": ["ippo_spread", *TEAMS, "env.id=slow:zombies", "algorithm.hidden=[16]"],
+    "apart": ["ippo_spread", *TEAMS, "env.id=slow:tag", "policies={chasers: [adversary_*], prey: [agent_0]}"],
+}
 SLEEP_S, SPEED_S, SHORT, LONG, CUT_S = 0.002, 1.0, 60, 120, 30
 SLOW = """
 import os, time
@@ -65,6 +80,22 @@ class Slow(CartPoleEnv):
         return super().step(action)
 
 gymnasium.register("Slow-v0", Slow, max_episode_steps=500)
+
+def slowly(package, name, function):
+    def make(**kwargs):
+        import importlib
+        game = getattr(importlib.import_module(f"{package}.{name}"), function)(**kwargs)
+        step = game.step
+        def sleep_and_step(actions):
+            time.sleep(8 * float(os.environ["SLEEP"]))  # an eighth of the env copies
+            return step(actions)
+        game.step = sleep_and_step
+        return game
+    return make
+
+spread, tag = (slowly("mpe2", name, "parallel_env") for name in ("simple_spread_v3", "simple_tag_v3"))
+tictactoe = slowly("pettingzoo.classic", "tictactoe_v3", "env")
+zombies = slowly("pettingzoo.butterfly", "knights_archers_zombies_v11", "parallel_env")
 """
 
 # What lies below /tmp and every host needs, though each has a /tmp of its own.
@@ -483,7 +514,7 @@ def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, A
     run = Run(laptop, *CONFIG, steps, f"storage={laptop.storage}")
     beside = {}
     for name in others:
-        steps = f"stop.env_steps={LONG * ITERATION}"
+        steps = f"stop.env_steps={LONG * iteration_of(OTHERS[name])}"
         beside[name] = Run(laptop, *OTHERS[name], steps, f"storage={laptop.storage}")
     for each in (run, *beside.values()):
         each.wait(lambda each=each: len(each.times) >= 25, "iteration 25")  # type: ignore[misc]
@@ -514,9 +545,16 @@ def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, A
     }
 
 
+def iteration_of(config: Sequence[str]) -> int:
+    """Env steps of an iteration."""
+    told = dict(word.split("=", 1) for word in config if "=" in word)
+    return math.prod(int(told[f"rollout.{name}"]) for name in ("shards", "envs_per_shard", "steps"))
+
+
 def alone(laptop: Rehearsal, name: str, config: Sequence[str], iterations: int) -> str:
     """The sha256 of the same run's weights on the laptop, in one process."""
-    command = [sys.executable, "-m", "distrl", "train", *config, f"stop.env_steps={iterations * ITERATION}"]
+    steps = f"stop.env_steps={iterations * iteration_of(config)}"
+    command = [sys.executable, "-m", "distrl", "train", *config, steps]
     command += ["--local", "-q", f"run_dir={name}"]
     with (laptop.directory / "log").open("ab") as log:
         subprocess.run(command, cwd=laptop.work, env=os.environ | {"SLEEP": "0"}, stdout=log, stderr=log, check=True)

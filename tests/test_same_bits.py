@@ -15,6 +15,7 @@ from faulty import FaultyExecution
 from toys import WALK
 
 import distrl.workers.versions
+from distrl.envs.multi import Team
 from distrl.execution.cluster import RayExecution
 from distrl.execution.local import LocalExecution
 from distrl.models.store import list_checkpoints
@@ -61,10 +62,25 @@ LEAGUE = {  # in turns, against oneself now and earlier, at random, and a functi
     },
 }
 CROWD["replay"] = {**DQN["replay"], "capacity": 4800}
+QS_APART = {
+    **CROWD,
+    **{key: APART[key] for key in ("env", "policies")},
+}  # action values of their own, each from its own steps
+DYING = {  # archers and knights, whom zombies reach after some hundred steps, one after the other
+    **CARTPOLE,
+    "env": {
+        "id": "butterfly/knights_archers_zombies_v11",
+        "kwargs": {"spawn_delay": 2, "max_zombies": 40, "max_cycles": 150},
+    },
+    "rollout": {"shards": 3, "envs_per_shard": 1, "steps": 32},
+    "algorithm": {**CARTPOLE["algorithm"], "hidden": [8], "minibatch_size": 96},
+    "stop": {"env_steps": 96 * 8},
+    "evaluation": {"every": 0, "final_episodes": 1},
+}
 BASES = {
     "cartpole": CARTPOLE, "a2c": A2C, "lunarlander": LUNARLANDER, "pendulum": PENDULUM, "taxi": TAXI, "hashed": HASHED, "dqn": DQN,
     "wrapped": WRAPPED, "own network": OWN, "memory": MEMORY,
-    "spread": SPREAD, "vdn": VDN, "crowd": CROWD, "league": LEAGUE, "apart": APART,
+    "spread": SPREAD, "vdn": VDN, "crowd": CROWD, "league": LEAGUE, "apart": APART, "qs apart": QS_APART,
 }  # fmt: skip
 SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo, a dict, box actions": (CARTPOLE, {"obs": "dict", "action": "box"}),
@@ -145,6 +161,7 @@ def test_every_kind_of_worker_is_lost_somewhere_above(task: str, kinds: set[str]
         ("crowd", 1),
         ("league", 1),
         ("apart", 1),
+        ("qs apart", 1),
         ("taxi", 1),
         ("hashed", 0),
         ("dqn", 0),
@@ -229,6 +246,7 @@ def kill(name: str) -> None:
         ("cartpole", {5: "Evaluator"}),
         ("dqn", {4: "Replay", 9: "Replay"}),
         ("dqn", {5: "Learner", 8: "Runner"}),
+        ("qs apart", {4: "Replay", 9: "Learner"}),
     ],
 )
 def test_on_ray_with_processes_killed(
@@ -248,6 +266,44 @@ def test_on_ray_with_processes_killed(
     assert not waiting
     assert outcome.trainer.recovery.restarts >= len(victims)
     assert outcome.facts == reference[task, 1].facts
+
+
+def test_agents_who_die_at_different_times(ray_execution: RayExecution, tmp_path: Path) -> None:
+    """In one process, where calls are lost, resumed, and on Ray with a runner and the learner killed."""
+    pytest.importorskip("pymunk")
+    config, lengths = config_of(DYING), []
+
+    def look(env: Any, actions: Any) -> None:
+        before = env.there.copy()
+        advance(env, actions)
+        lengths.append((int(before.sum()), int(env.there.sum())))
+
+    advance = Team.advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Team, "advance", look)
+        local = run_trainer(config, LocalExecution(), tmp_path / "local")
+    assert any(before == 4 and 0 < after < 4 for before, after in lengths)  # else this says nothing
+    lossy = FaultyExecution(1, losses=6)
+    assert run_trainer(config, lossy, tmp_path / "lossy", runners=2).facts == local.facts
+    assert lossy.lost
+    asked = iter(range(5))
+    run_trainer(
+        config,
+        LocalExecution(),
+        tmp_path / "resumed",
+        interrupted=lambda: None if next(asked, None) is not None else "interrupted",
+    )
+    start = list_checkpoints(tmp_path / "resumed")[-1]
+    resumed = run_trainer(config, LocalExecution(), tmp_path / "resumed", start=start)
+    assert resumed.sha256 == local.sha256 and resumed.trainer.progress.episodes == local.trainer.progress.episodes
+    victims = {2: "Runner", 5: "Learner"}
+
+    def on_row(row: dict[str, float]) -> None:
+        if (iteration := int(row["iteration"])) in victims:
+            kill(victims.pop(iteration))
+
+    assert run_trainer(config, ray_execution, tmp_path / "ray", 3, Recorder(on_row)).facts == local.facts
+    assert not victims
 
 
 def test_threads_are_part_of_the_arithmetic_not_of_the_process(ray_execution: RayExecution, tmp_path: Path) -> None:

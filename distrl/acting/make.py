@@ -64,8 +64,8 @@ def opposed(opponents: OpponentSettings, own: Policy, info: EnvInfo, runs: Mappi
             )
         elif (runs[label].obs_layout, runs[label].action_layout) != layouts:
             raise UserError(
-                f"The opponent {label!r} plays another game than {info.id}: it sees or does other things, or its agents have policies "
-                "of their own. Take a run of this game in which all share one."
+                f"The opponent {label!r} plays another game than {info.id}: it sees or does other things. Take a run of this game whose "
+                "policies and algorithm.critic are as here."
             )
         else:
             fixed[label] = runs[label]
@@ -95,11 +95,10 @@ def _random(own: Policy, info: EnvInfo) -> Policy:
 
 def _team(config: Config, info: EnvInfo) -> Policy:
     memory = getattr(config.algorithm, "memory", None)
-    if config.replay is not None or memory is not None:
-        what = f"algorithm.memory={memory.kind}" if memory is not None else f"algorithm.name={config.algorithm.name}"
+    if memory is not None:
         raise UserError(
-            f"policies make groups of the agents of {info.id}, each with a policy of its own, which {what} has not. Set "
-            "policies=shared, or take ppo or a2c without algorithm.memory."
+            f"policies make groups of the agents of {info.id}, each with a policy of its own, which algorithm.memory={memory.kind} has "
+            "not. Set policies=shared, or algorithm.memory=null."
         )
     names = info.groups.items()
     members = (Member(name, agents, make_policy(config, info.of(agents[0]))) for name, agents in names)

@@ -92,6 +92,8 @@ class NetworkSpec:
             raise ValueError("a dueling network has no hidden layer")
         if any(min(size) < 1 for encoder in spec.encoders for size in encoder.sizes()):
             raise ValueError("a convolution is larger than its image")
+        if any(kernel % stride for encoder in spec.encoders for _, kernel, stride in encoder.conv):
+            raise ValueError("a convolution's kernel is no multiple of its stride")
         check_fits(4 * spec.parameters, f"a network of {spec.parameters:,} parameters of 4 bytes", "It is of no model.")
         return spec
 
@@ -134,7 +136,7 @@ class Network:
             for name, array in arrays.items()
         }
         self._encoders = [
-            (encoder, {name: self._layers[f"encoders.{i}.{name}"] for name in encoder.shapes()})
+            (encoder, encoder.layers({name: arrays[f"encoders.{i}.{name}"] for name in encoder.shapes()}))
             for i, encoder in enumerate(self.spec.encoders)
         ]
 

@@ -96,6 +96,11 @@ class ActorCriticSettings(NetworkSettings):
             raise UserError(
                 "algorithm.critic_lr needs a critic of its own: set algorithm.shared_body=false, or leave it out."
             )
+        if self.critic == "central" and self.memory is not None:
+            raise UserError(
+                "algorithm.memory is one that actor and critic share, and a central critic sees other things. Set algorithm.critic=own, "
+                "or algorithm.memory=null and algorithm.shared_body=false."
+            )
         if self.critic == "central" and (self.shared_body or self.network is not None):
             key = "shared_body=false" if self.shared_body else "network=null"
             raise UserError(

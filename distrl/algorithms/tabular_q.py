@@ -110,7 +110,7 @@ def make_policy(settings: Settings, info: EnvInfo) -> TablePolicy:
     action = info.action_space
     if info.agents and (not info.turns or len(info.agents) != 2):
         raise UserError(
-            f"A table is of one agent here, or of two in turns, and {info.id} has {len(info.agents)}. Set algorithm.name=ppo."
+            f"A table is of one agent here, or of two in turns who share it, and {info.id} is of others. Set algorithm.name=ppo."
         )
     if not isinstance(action, gym.spaces.Discrete):
         raise UserError(

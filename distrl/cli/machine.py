@@ -163,13 +163,14 @@ def render_exploration(exploration: Exploration, console: Console = out) -> None
     row("time limit", "none" if info.max_episode_steps is None else f"{info.max_episode_steps:,} steps")
     row("reward threshold", "none" if info.reward_threshold is None else f"{info.reward_threshold:g}")
     row("render modes", ", ".join(info.render_modes) or "none")
-    form = "its transition table" if e.table else "its own (native)" if e.native else "copies stepped one by one"
-    row("vector form", form)
+    forms = {"its transition table": e.table, "its own (native)": e.native, "distrl's, in arrays": e.arrays}
+    row("vector form", next((form for form, has in forms.items() if has), "copies stepped one by one"))
     steps = "joint steps" if info.agents else "env steps"
     if not info.agents:
         row("info keys", ", ".join(e.info_keys) or "none")
     low, high = e.reward_range
-    row("rewards", f"{low:.3g} to {high:.3g} a step" if low < high else f"always {low:.3g}")
+    of = " of an agent" if info.agents else ""
+    row("rewards", f"{low:.3g} to {high:.3g} a step{of}" if low < high else f"always {low:.3g}")
     if e.returns:
         count = f"mean of {len(e.returns)} episodes" if len(e.returns) > 1 else "one episode"
         played = f"return {np.mean(e.returns):.4g}, length {np.mean(e.lengths):,.0f} steps ({count})"

@@ -57,10 +57,8 @@ def evaluate(
     )
     for name, score in result.scores.items():
         out.print(Text.assemble(f"{name}: ", (f"{score:.2f}", "bold")))
-    for name, outcomes in result.against.items():
-        for seat in outcomes["win"]:
-            told = ", ".join(f"{share[seat]:.1%} {outcome}" for outcome, share in outcomes.items())
-            out.print(f"against {name} as {seat}: {told}")
+    for name, text in result.told:
+        out.print(f"{name}: {text}")
 
 
 def _evaluate_exactly(run: Path, modules: list[str]) -> None:
@@ -139,13 +137,22 @@ def play(
     episodes: Annotated[int, typer.Option(min=1)] = 3,
     sampled: Sampled = False,
     seed: Seed = 0,
+    seat: Annotated[
+        str | None,
+        typer.Option(help="of games of turns: the agent that you play, in the terminal; the model plays the others"),
+    ] = None,
     env_module: EnvModules = None,
 ) -> None:
-    """Watch a trained model in a window. Imports the modules that the model names."""
+    """Watch a trained model in a window, or play against it. Imports the modules that the model names."""
     from distrl.models import play as window
     from distrl.models.evaluate import load_to_play
 
     policy, env, _ = load_to_play(run, env_module or [])
+    if seat is not None:
+        from distrl.models.person import sit
+
+        sit(window.by_policy(policy, seed, not sampled), env, seat, seed, episodes, say=out.print)
+        return
     window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes)
 
 
@@ -194,6 +201,9 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--out", "-o", help="default: in RUN, by a name of the format", show_default=False)
     ] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="of several policies: the agent whose one is meant", show_default=False)
+    ] = None,
     env_module: EnvModules = None,
 ) -> None:
     """Write a trained model for people and other programs, and try that it does there what it does here.
@@ -202,7 +212,7 @@ def export(
     """
     from distrl.tools.export import export as write
 
-    where, told = write(run, format, output, env_module or [])
+    where, told = write(run, format, output, env_module or [], agent)
     out.print(f"{where}")
     for line in told:
         out.print(f" {line}")

@@ -44,12 +44,15 @@ def register(
     run: Run,
     name: Annotated[str, typer.Option("--name", "-n", help="in the registry, such as flappy")],
     alias: Annotated[str | None, typer.Option("--alias", help="that this version gets, such as champion")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="of several policies: the agent whose one is meant", show_default=False)
+    ] = None,
     env_module: EnvModules = None,
 ) -> None:
     """Put a trained model into MLflow's registry, tried on real observations. Imports the modules that the model names."""
     from distrl.tracking.registry import register as put
 
-    done = put(run, name, alias, env_module or [])
+    done = put(run, name, alias, env_module or [], agent)
     out.print(f"{done.name}, version {done.version}{f', is now {alias}' if alias else ''}: {done.uri}")
     for line in done.told:
         out.print(f" {line}")

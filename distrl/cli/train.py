@@ -197,6 +197,7 @@ def _scores(evaluation: Evaluation | None) -> Iterator[tuple[str, Text]]:
         )
         for name, score in evaluation.scores.items():
             yield name, Text(f"{score:.2f}", "bold")
+        yield from ((name, Text(text)) for name, text in evaluation.told)
 
 
 def _places(run_dir: Path) -> Iterator[tuple[str, Text]]:

@@ -318,8 +318,10 @@ def apart(info: EnvInfo) -> EnvInfo:
 
 def _own_limit(team: Team) -> int | None:
     """The longest that an episode takes, where the env says it as most do; of a game that ends by its rules none."""
-    found = getattr(getattr(team.game, "unwrapped", team.game), "max_cycles", None)
-    if not isinstance(found, int):
+    game = getattr(team.game, "unwrapped", team.game)
+    limits = (getattr(part, "max_cycles", None) for part in (game, getattr(game, "env", None)))
+    found = next((limit for limit in limits if isinstance(limit, int)), None)
+    if found is None:
         return None
     return found * (len(team.agents) if team.turns else 1)
 

@@ -106,7 +106,10 @@ def making(settings: EnvSettings) -> Iterator[None]:
     """What making an env raises is a mistake of the user's."""
     try:
         yield
-    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        if not isinstance(error, ModuleNotFoundError) and not any(word in str(error) for word in PACKAGES):
+            with users_code(f"env.id {settings.id!r} cannot be made"):
+                raise
         raise lacking(settings.id, error) from None
     except gym.error.DeprecatedEnv as error:
         raise UserError(f"env.id {settings.id!r} cannot be made: {error}") from None

@@ -32,6 +32,8 @@ from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Snapshot
 from distrl.types import Step as Step
 
+IN_ARRAYS = SpreadShard, ConnectFourShard  # envs of several agents that are written anew, all copies at once
+
 
 class Shard(Protocol):
     """N env copies; `obs` is what the policy acts on next. Of several agents each has a column: then N are all of these."""
@@ -73,7 +75,7 @@ def make_shard(
     Args:
         layout: how the policy wants its observations; None: as the env's spaces say
     """
-    for in_arrays in (SpreadShard, ConnectFourShard):
+    for in_arrays in IN_ARRAYS:
         if in_arrays.fits(settings, layout):
             return in_arrays(settings, seed, shard, copies, layout)
     if is_team(settings.id):

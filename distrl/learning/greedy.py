@@ -29,11 +29,10 @@ from distrl.acting.distributions import (
 from distrl.acting.modules import ModuleSpec, numbers
 from distrl.acting.normalise import LIMIT, NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
-from distrl.acting.recurrent import RecurrentPolicy
 from distrl.errors import UserError
 from distrl.layouts import TRAVELS_AS, nested
 from distrl.learning.encoders import Masks
-from distrl.learning.networks import Body, OwnBody, make_network
+from distrl.learning.networks import Body, OwnBody, RecurrentNetwork, make_network
 from distrl.types import Array, Arrays, Policy
 
 OPSET = 17  # of ONNX; any onnxruntime since 1.12 reads it
@@ -49,7 +48,8 @@ class Greedy(nn.Module):
     """The best actions of a policy, one tensor [N, *shape] a part of the action space.
 
     It takes a tensor [N, *shape] a part of the observation space, as the env gives it, in the order of the policy's
-    `obs_layout`; and behind them, where that holds a mask, the mask [N, M].
+    `obs_layout`; and behind them, where that holds a mask, the mask [N, M]. A policy that remembers takes behind all that what
+    it remembers of each episode, zeros at the first step, and gives what it remembers then behind the action.
 
     Raises:
         UserError: it is a policy without a network, or of a type that is not known here
@@ -58,10 +58,10 @@ class Greedy(nn.Module):
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         inner = without(policy)
-        if not isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy) or isinstance(inner, RecurrentPolicy):
+        if not isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy):
             raise UserError(
                 f"A policy of type {inner.describe()['type']} cannot be made a torch module: distrl.learning.greedy knows "
-                "stochastic and epsilon_greedy, normalised or not. Take --format safetensors or mlflow."
+                "stochastic, recurrent and epsilon_greedy, normalised or not. Take --format safetensors or mlflow."
             )
         self.distribution, layout, spec = inner.distribution, inner.obs_layout, inner.network.spec
         self.parts = [replace(part, at=None) for part in layout.parts]  # each comes by itself
@@ -84,8 +84,11 @@ class Greedy(nn.Module):
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         seen = self.seen(given[: len(self.parts)])
-        mask = self.masks(given[-1] if len(given) > len(self.parts) else seen[0])
-        return tuple(modes(self.distribution, self.network(seen), mask))
+        mask = self.masks(given[len(self.parts)] if self.masks.mask is not None else seen[0])
+        if not isinstance(self.network, RecurrentNetwork):
+            return tuple(modes(self.distribution, self.network(seen), mask))
+        outputs, memory = self.network.step(seen, given[-1])
+        return *modes(self.distribution, outputs, mask), memory
 
     def seen(self, given: Sequence[Tensor]) -> list[Tensor]:
         """The parts as the network sees them: in the types by which they travel, and normalised where they are to be."""

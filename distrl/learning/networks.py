@@ -158,9 +158,12 @@ class RecurrentNetwork(Network):
         self.memory = Memory(self.spec)
 
     def forward(self, obs: Tensor) -> Tensor:
-        features = self.body(obs)
-        nothing = torch.zeros(len(obs), self.spec.remembered, device=obs.device)
-        return self.outputs(self.shown(self.memory.step(self.memory.input(features), nothing)))
+        return self.step(obs, torch.zeros(len(obs), self.spec.remembered, device=obs.device))[0]
+
+    def step(self, obs: Any, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs [N, outputs + free] for observations, and what is remembered after them, [N, M]."""
+        memory = self.memory.step(self.memory.input(self.body(obs)), memory)
+        return self.outputs(self.shown(memory)), memory
 
     def shown(self, memory: Tensor) -> Tensor:
         """What a head sees, [..., H], of what is remembered, [..., M]."""

@@ -12,7 +12,7 @@ from distrl.types import Algorithm, Array, Arrays, Fragment, OnPolicy
 
 
 class Team:
-    """`distrl.types.OnPolicy`; metrics are named after the group, such as `adversaries/policy_loss`."""
+    """`distrl.types.OnPolicy`, or what `distrl.learning.drawn` learns by; metrics are named after the group, such as `adversaries/policy_loss`."""
 
     def __init__(self, policy: TeamPolicy, algorithms: Sequence[Algorithm]) -> None:
         """`algorithms`: of each member of the policy"""

@@ -8,9 +8,10 @@ from typing import Any
 
 from distrl.acting.network import flatten, single_threaded
 from distrl.acting.opponents import beginning
+from distrl.acting.team import TeamPolicy
 from distrl.envs.exact import Exact, examine
 from distrl.envs.mdp import Table, read_table
-from distrl.errors import reading, shown
+from distrl.errors import UserError, did_you_mean, reading, shown
 from distrl.models.export import read_safetensors
 from distrl.models.opponents import against
 from distrl.models.store import env_of, find_model, read_model
@@ -28,8 +29,35 @@ def load_to_play(path: Path, modules: Sequence[str] = ()) -> tuple[Policy, EnvSe
         UserError: one of these neither lies in this project nor is among `modules`; or as `load_model`
     """
     policy, env, about = load_model(path)
+    if "group" in about:
+        raise UserError(
+            f"{str(path)!r} holds the policy of {about['group']} alone, and others play {env.id}, too. Take the run."
+        )
     check_modules(path, env, policy, modules)
     return policy, env, about
+
+
+def one_of(
+    policy: Policy, about: dict[str, Any], path: Path, agent: str | None
+) -> tuple[Policy, dict[str, Any], TeamPolicy | None]:
+    """The one policy that is meant: of several that of an agent, with their team. What is known of it names its `group`.
+
+    Raises:
+        UserError: there are several, and no agent is named, or one that has none of them
+    """
+    if not isinstance(policy, TeamPolicy):
+        if agent is not None:
+            raise UserError(f"--agent {agent}: {str(path)!r} holds one policy alone. Leave it out.")
+        return policy, about, None
+    first = [member.agents[0] for member in policy.members]
+    if agent not in policy.agents:
+        groups = ", ".join(f"{member.name} ({', '.join(member.agents)})" for member in policy.members)
+        given = "" if agent is None else f" --agent is {shown(agent)}.{did_you_mean(agent, policy.agents)}"
+        raise UserError(
+            f"{str(path)!r} holds several policies, of {groups}; one goes out at a time.{given} Take --agent {' or --agent '.join(first)}."
+        )
+    member = next(member for member in policy.members if agent in member.agents)
+    return member.policy, about | {"group": member.name}, policy
 
 
 def load_model(path: Path) -> tuple[Policy, EnvSettings, dict[str, Any]]:

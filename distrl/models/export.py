@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
+from distrl.acting.team import TeamPolicy
 from distrl.envs.make import describe_env
 from distrl.errors import UserError, reading
 from distrl.files import draft
 from distrl.json_format import json_text
 from distrl.models.store import described, env_of, load_weights, parse_json, read_described, versions, weights_sha256
-from distrl.models.trial import Trial, compare, input_names, observe, output_names
+from distrl.models.trial import REMEMBERS, Trial, best, compare, input_names, observe, output_names
 from distrl.types import Array, Arrays, EnvInfo, Policy
 
 if TYPE_CHECKING:
@@ -30,19 +32,23 @@ if TYPE_CHECKING:
 KEY = "policy.json"  # of the description in the metadata of safetensors
 
 
-def played(policy: Policy, about: dict[str, Any]) -> tuple[EnvInfo, Trial]:
-    """The policy's env, and what it sees there."""
+def played(policy: Policy, about: dict[str, Any], team: TeamPolicy | None = None) -> tuple[EnvInfo, Trial]:
+    """The policy's env, and what it sees there. `team`: that it is a member of, and plays with."""
     env = env_of(Path(KEY), about)
     info = describe_env(env)
-    return info, observe(policy, info, env)
+    if team is None:
+        return info, observe(policy, info, env)
+    info = replace(info, groups={member.name: member.agents for member in team.members})
+    info = info.of(policy.obs_layout.agents[0])
+    return info, observe(policy, info, env, team)
 
 
-def write_onnx(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write_onnx(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write ONNX. Raises `UserError` where a package is missing, or onnxruntime computes something else."""
     onnx, onnxruntime = (_package(name, "onnx") for name in ("onnx", "onnxruntime"))
     from distrl.learning import greedy
 
-    info, trial = _as_files_take_it(*played(policy, about))
+    info, trial = _as_files_take_it(*played(policy, about, team))
     first = {name: x[:2] for name, x in trial.inputs.items()}
     with draft(out) as path:
         greedy.write_onnx(policy, first, output_names(policy), path)
@@ -57,21 +63,21 @@ def write_onnx(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
         return compare(policy, trial, lambda inputs: session.run(None, inputs), f"{out.name} in onnxruntime")
 
 
-def write_torchscript(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write_torchscript(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write TorchScript. Raises `UserError` where it computes something else."""
     from distrl.learning import greedy
 
-    info, trial = _as_files_take_it(*played(policy, about))
+    info, trial = _as_files_take_it(*played(policy, about, team))
     first = {name: x[:2] for name, x in trial.inputs.items()}
     with draft(out) as path:
         greedy.write_torchscript(policy, first, path, _metadata(policy, about, info))
         return compare(policy, trial, greedy.read_torchscript(path), f"{out.name} in torch.jit")
 
 
-def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write_safetensors(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write the weights, with all of policy.json in the metadata. Raises `UserError` where they come back as others."""
-    _, trial = played(policy, about)
-    names = input_names(policy)
+    _, trial = played(policy, about, team)
+    names = [name for name in input_names(policy) if name != REMEMBERS[0]]
     with draft(out) as path:
         kept = {name: value for name, value in about.items() if name not in ("sha256", "checksum")}  # of another file
         text = json_text(described(policy, kept))
@@ -82,8 +88,7 @@ def write_safetensors(policy: Policy, about: dict[str, Any], out: Path) -> list[
         def run(inputs: Arrays) -> Sequence[Array]:
             arrays = [inputs[name] for name in names]
             mask = arrays.pop() if again.obs_layout.mask is not None else None
-            action = again.greedy(again.obs_layout.join(arrays, mask))
-            return [part.of(action) for part in again.action_layout.parts]
+            return best(again, again.obs_layout.join(arrays, mask), inputs.get(REMEMBERS[0]))
 
         return compare(policy, trial, run, out.name)
 
@@ -102,13 +107,14 @@ def _as_files_take_it(info: EnvInfo, trial: Trial) -> tuple[EnvInfo, Trial]:
     from distrl.learning.greedy import file_dtype
 
     inputs = {name: x.astype(file_dtype(str(x.dtype)), copy=False) for name, x in trial.inputs.items()}
-    return info, Trial(inputs, trial.flat)
+    return info, replace(trial, inputs=inputs)
 
 
 def _metadata(policy: Policy, about: dict[str, Any], info: EnvInfo) -> dict[str, str]:
     """What a file says of itself, as texts by name."""
     return {
         "env_id": info.id,
+        "agents": json_text(policy.obs_layout.agents),
         "env": json_text(about["env"]),
         "algorithm": str(about.get("algorithm")),
         "observation_space": str(info.observation_space),

@@ -22,8 +22,10 @@ from distrl.acting.distributions import (
     MultiCategorical,
     Product,
 )
+from distrl.acting.episodes import Acting
 from distrl.acting.normalise import NormalisedPolicy, without
 from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
+from distrl.acting.recurrent import RecurrentNetwork, RecurrentPolicy
 from distrl.envs.make import closed_after, make_env
 from distrl.errors import UserError
 from distrl.layouts import MASK, Layout, inside
@@ -31,6 +33,7 @@ from distrl.models.play import Actor, by_policy, play_episodes
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, EnvInfo, Policy
 
+REMEMBERS = "memory_in", "memory_out"  # of a recurrent policy: what it remembers before a step and after it
 OBSERVATIONS = 1000
 AT_ONCE = 125  # observations in a batch
 ROUNDING = (
@@ -42,32 +45,45 @@ ROUNDING = (
 class Trial:
     """Real observations."""
 
-    inputs: Arrays  # [OBSERVATIONS, *shape] by name, as the env gives them; a mask last
+    inputs: Arrays  # [OBSERVATIONS, *shape] by name, as the env gives them; a mask behind them, then what is remembered
     flat: Array  # [OBSERVATIONS, ...] as the policy takes them
+    memory: Array | None = None  # [OBSERVATIONS, M]: what a recurrent policy remembers of the episode before each
 
 
 def input_names(policy: Policy) -> list[str]:
-    """Of the parts of an observation, and of the mask behind them; 'obs' where there is one part and no name."""
+    """Of the parts of an observation, of the mask behind them, and of what is remembered; 'obs' for one part without a name."""
     layout = policy.obs_layout
-    return [part.name or "obs" for part in layout.parts] + ([MASK] if layout.mask is not None else [])
+    named = [part.name or "obs" for part in layout.parts] + ([MASK] if layout.mask is not None else [])
+    return named + [REMEMBERS[0]] * remembers(policy)
 
 
 def output_names(policy: Policy) -> list[str]:
-    return [f"action.{part.name}" if part.name else "action" for part in policy.action_layout.parts]
+    named = [f"action.{part.name}" if part.name else "action" for part in policy.action_layout.parts]
+    return named + [REMEMBERS[1]] * remembers(policy)
 
 
-def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
-    """What the policy sees in the env, always the same: one half by its best actions, one by sampled ones."""
+def remembers(policy: Policy) -> bool:
+    return isinstance(without(policy), RecurrentPolicy)
+
+
+def observe(policy: Policy, info: EnvInfo, env: EnvSettings, team: Policy | None = None) -> Trial:
+    """What the policy sees in the env, always the same: one half by its best actions, one by sampled ones.
+
+    Args:
+        team: that it is a member of, and plays with; `info` is then of its agents alone
+    """
     layout = policy.obs_layout
     dtypes = [tensor["dtype"] for tensor in layout.tensors(info.observation_space)]
     rows: list[list[Array]] = []
     flat: list[Array] = []
+    begins: list[bool] = []  # whether an episode does, with each row
 
     def watched(actor: Actor) -> Actor:
         """Acts as `actor`; what it acts on is kept."""
 
         def begin(episode: int) -> Callable[[Any, Mapping[str, Any]], Any]:
             act = actor(episode)
+            first = len(rows)
 
             def keep(obs: Any, said: Mapping[str, Any]) -> Any:
                 for seen, told in _seen(layout, obs, said):
@@ -77,6 +93,7 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
                         row.append(np.asarray(mask).reshape(layout.mask.shape))
                     rows.append(row)
                     flat.append(layout.pack(seen, told.get(MASK)))
+                    begins.append(len(begins) == first)
                 return act(obs, said)
 
             return keep
@@ -87,34 +104,59 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings) -> Trial:
     with closed_after(game, env.id):
         for greedy, count in ((True, OBSERVATIONS // 2), (False, OBSERVATIONS)):
             seed = int(greedy)
-            for _ in play_episodes(watched(by_policy(policy, seed, greedy)), game, seed, OBSERVATIONS):
+            for _ in play_episodes(watched(by_policy(team or policy, seed, greedy)), game, seed, OBSERVATIONS):
                 if len(rows) >= count:
                     break
-            del rows[count:], flat[count:]
+            del rows[count:], flat[count:], begins[count:]
     columns = [np.stack(column).astype(dtype) for column, dtype in zip(zip(*rows, strict=True), dtypes, strict=True)]
-    return Trial(dict(zip(input_names(policy), columns, strict=True)), np.stack(flat))
+    inputs = dict(zip(input_names(policy), columns, strict=False))
+    if not remembers(policy):
+        return Trial(inputs, np.stack(flat))
+    memory = _remembered(policy, flat, begins)
+    return Trial(inputs | {REMEMBERS[0]: memory}, np.stack(flat), memory)
+
+
+def _remembered(policy: Policy, flat: Sequence[Array], begins: Sequence[bool]) -> Array:
+    """What the policy remembers before each observation, [N, M]."""
+    acting, memories = Acting(policy, 1), []
+    for row, new in zip(flat, begins, strict=True):
+        acting.forget(np.array([new]))
+        assert acting.memory is not None
+        memories.append(acting.memory)
+        acting.greedy(row[None])
+    return np.concatenate(memories)
+
+
+def best(policy: Policy, flat: Array, memory: Array | None = None) -> list[Array]:
+    """The best action for each observation, [N, *shape] a part, and of a recurrent policy what it remembers then, [N, M]."""
+    acting = Acting(policy, len(flat))
+    acting.memory = memory
+    action = acting.greedy(flat)
+    parts = [part.of(action) for part in policy.action_layout.parts]
+    return parts if acting.memory is None else [*parts, acting.memory]
 
 
 def _seen(layout: Layout, obs: Any, said: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
     """What is acted on, in the form that `pack` takes, and the info of each: of several agents of those who are to act."""
     if not layout.agents:
         return [(obs, said)]
-    return [(layout.seen_by(name, obs[name]), said["infos"].get(name, {})) for name in said["acts"]]
+    names = (name for name in said["acts"] if name in layout.agents)
+    return [(layout.seen_by(name, obs[name]), said["infos"].get(name, {})) for name in names]
 
 
 def compare(policy: Policy, trial: Trial, run: Callable[[Arrays], Sequence[Array]], what: str) -> list[str]:
     """Hold what `run` does against the policy: a line about each part of the action.
 
     Args:
-        run: from a batch of `Trial.inputs` to the actions, an array a part
+        run: from a batch of `Trial.inputs` to what `best` gives
         what: is run, for the message
     Raises:
         UserError: it does something else
     """
     slices = [slice(i, i + AT_ONCE) for i in range(0, len(trial.flat), AT_ONCE)]
     theirs = _joined([run({name: x[rows] for name, x in trial.inputs.items()}) for rows in slices])
-    actions = [policy.greedy(trial.flat[rows]) for rows in slices]
-    own = _joined([[part.of(action) for part in policy.action_layout.parts] for action in actions])
+    memories = [None if trial.memory is None else trial.memory[rows] for rows in slices]
+    own = _joined([best(policy, trial.flat[rows], memory) for rows, memory in zip(slices, memories, strict=True)])
     names = output_names(policy)
     for name, mine, other in zip(names, own, theirs, strict=True):
         if mine.shape != other.shape:
@@ -123,9 +165,13 @@ def compare(policy: Policy, trial: Trial, run: Callable[[Arrays], Sequence[Array
     inner = without(policy)
     if isinstance(inner, StochasticPolicy | EpsilonGreedyPolicy):  # of any other kind every bit must be the same
         seen = policy.normalised(trial.flat) if isinstance(policy, NormalisedPolicy) else trial.flat
-        params = np.concatenate([inner.network(seen[rows]) for rows in slices])
+        params = np.concatenate(
+            [_outputs(inner.network, seen[rows], memory) for rows, memory in zip(slices, memories, strict=True)]
+        )
         largest = float(np.abs(params).max())
-        slacks = slack(inner.distribution, params, policy.obs_layout.mask_of(trial.flat), theirs)
+        parts = len(policy.action_layout.parts)
+        slacks = slack(inner.distribution, params, policy.obs_layout.mask_of(trial.flat), theirs[:parts])
+        slacks += [np.abs(mine - other).max(axis=1) for mine, other in zip(own[parts:], theirs[parts:], strict=True)]
     lines = []
     for name, mine, other, own_slack in zip(names, own, theirs, slacks, strict=True):
         line, far = f"{name}: {_told(mine, other)}", own_slack.max()
@@ -137,6 +183,12 @@ def compare(policy: Policy, trial: Trial, run: Callable[[Arrays], Sequence[Array
             line += f": ties, decided by float rounding (numbers at most {far:.1g} apart, of up to {largest:.2g})"
         lines.append(line)
     return lines
+
+
+def _outputs(network: Callable[[Array], Array], seen: Array, memory: Array | None) -> Array:
+    if isinstance(network, RecurrentNetwork) and memory is not None:
+        return network.step(seen, memory)[0]
+    return network(seen)
 
 
 def _joined(batches: Sequence[Sequence[Array]]) -> list[Array]:

@@ -22,7 +22,8 @@ def model_card(run_dir: Path) -> str:
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _facts(config, result, evaluation).items() if value]
     remembers = config["algorithm"].get("memory") is not None
-    lines += ["", "## Use", "", *_use(Path(run_dir.name) / "best", remembers), ""]
+    team = evaluation is not None and bool(evaluation.agents)
+    lines += ["", "## Use", "", *_use(Path(run_dir.name) / "best", remembers, team), ""]
     lines += ["## Hyperparameters", "", *_hyperparameters(config)]
     return "\n".join(lines) + "\n"
 
@@ -32,6 +33,8 @@ def _score(evaluation: Evaluation) -> list[str]:
     lines = [f"**Return {evaluation.returns:,.6g}** over {evaluation.played}; ± is their standard deviation", ""]
     for name, score in evaluation.scores.items():
         lines += [f"**{name.capitalize()} {score:,.6g}**", ""]
+    for name, text in evaluation.told:
+        lines += [f"{name[0].upper()}{name[1:]}: {text}", ""]
     return lines
 
 
@@ -71,14 +74,16 @@ def _number(value: float | str | None, unit: str = "") -> str | None:
     return (f"{value:,}" if isinstance(value, int) else f"{float(value):,.6g}") + unit
 
 
-def _use(model: Path, remembers: bool) -> list[str]:
+def _use(model: Path, remembers: bool, team: bool) -> list[str]:
     return [
         "```python",
         "from distrl import load_policy",
         "",
         f"policy = load_policy({str(model)!r})  # wherever this directory lies",
         *(["policy.reset()  # where an episode begins: this policy remembers"] if remembers else []),
-        "action = policy.act(obs)",
+        "action = policy.act(obs, agent=name)  # of each agent, as the env gives it"
+        if team
+        else "action = policy.act(obs)",
         "```",
     ]
 

@@ -23,6 +23,7 @@ import psutil
 
 from distrl.acting.make import make_policy
 from distrl.acting.network import single_threaded
+from distrl.acting.team import TeamPolicy
 from distrl.envs.make import describe_env
 from distrl.envs.multi import apart, grouped
 from distrl.envs.shard import make_shard
@@ -37,6 +38,7 @@ from distrl.tracking.metrics import read_metrics
 from distrl.types import Batch, Fragment, Priorities
 from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
+from distrl.workers.replays import agents_apart
 from distrl.workers.runner import Runner
 
 BATCH = 256  # steps drawn at once, where a replay is measured
@@ -103,15 +105,17 @@ def simulate_all(config: Config, seconds: float) -> float:
         return sum(job.result() for job in jobs)
 
 
-def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
-    """Roll the env, store what it gave, draw from it and learn from that, one after the other.
+def measure_replay(config: Config, seconds: float) -> ReplayBenchmark | None:
+    """Roll the env, store what it gave, draw from it and learn from that, one after the other. None: agents are in groups.
 
     Args:
         seconds: for each of them
     """
     single_threaded()
     policy = make_policy(config, grouped(describe_env(config.env), config.policies))
-    learner = Learner(config, policy, None)
+    if isinstance(policy, TeamPolicy):
+        return None
+    learner, agents = Learner(config, policy, None), agents_apart(config, policy)
     runner = Runner(config.env, config.rollout, config.seed, policy)
     weights, fragments = learner.weights(), list[Fragment]()
     start, iteration = time.perf_counter(), 0
@@ -119,7 +123,7 @@ def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
         for shard in range(config.rollout.shards):
             fragments.append(runner.rollout(shard, iteration, weights, "live" if iteration else None)[1])
         iteration += 1
-    replay = Replay(_drawing(config, BATCH, 1.0), 0, None)
+    replay = Replay(_drawing(config, BATCH, 1.0), 0, None, agents)
     start = time.perf_counter()
     replay.add(*fragments)
     adds_per_s = replay.inserted / (time.perf_counter() - start)
@@ -133,7 +137,7 @@ def measure_replay(config: Config, seconds: float) -> ReplayBenchmark:
     batch_s, priorities_s = _repeat(draw, seconds), _repeat(lambda: replay.update_priorities(new), seconds)
     use = config.algorithm.replayed
     assert use is not None
-    own = Replay(_drawing(config, use.batch_size, 8.0), 0, None)
+    own = Replay(_drawing(config, use.batch_size, 8.0), 0, None, agents)
     own.add(*fragments)
     own.settled = own.inserted - use.batch_size
     batch = own.sample(0, 0)  # 8 updates
@@ -201,9 +205,10 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
             for row in read_metrics(run_dir / "metrics.jsonl")
             if "time/learn_s" in row
         ]
+    learning = while_learning(rows)
     after = simulate_all(config, seconds / 4)
     driver_s = float(np.median([row["time/driver_s"] for row in rows]))
-    return Benchmark((before, after), result, memory, peak, driver_s, *while_learning(rows), config, replay)
+    return Benchmark((before, after), result, memory, peak, driver_s, *learning, config, replay)
 
 
 def while_learning(rows: list[dict[str, float]]) -> tuple[float, float]:

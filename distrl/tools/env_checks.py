@@ -82,9 +82,10 @@ def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
     if not played.finite:
         yield "an observation or a reward is NaN or infinite."
     elif max(abs(played.reward_low), abs(played.reward_high)) > LARGE:
+        remedy = "Scale them with gymnasium.wrappers.TransformReward, to about 1 a step."
         yield (
             f"rewards from {played.reward_low:g} to {played.reward_high:g} make value losses explode. "
-            "Scale them with gymnasium.wrappers.TransformReward, to about 1 a step."
+            f"{'Set normalize.reward=true (ppo, a2c).' if info.agents else remedy}"
         )
     if isinstance(obs, gym.spaces.Box) and obs.dtype != np.uint8 and played.finite and played.low is not None:
         assert played.high is not None

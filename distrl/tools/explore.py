@@ -21,7 +21,7 @@ from distrl.envs.journal import Journal, Underway
 from distrl.envs.make import describe_env, make_env
 from distrl.envs.multi import apart
 from distrl.envs.native import NativeShard
-from distrl.envs.shard import make_shard
+from distrl.envs.shard import IN_ARRAYS, make_shard
 from distrl.errors import EnvError, UserError, users_traceback
 from distrl.registry import ALGORITHMS, algorithm_module
 from distrl.seeding import derive
@@ -43,10 +43,11 @@ class Exploration:
     info: EnvInfo
     native: bool  # has a vector form of its own that distrl uses
     table: bool  # is run from its transition table
+    arrays: bool  # of several agents, and written anew here in arrays
     returns: tuple[float, ...]  # of episodes played with random actions
     agents: dict[str, tuple[float, ...]]  # of several agents: the returns of each, whose sums `returns` are
     lengths: tuple[int, ...]  # steps of the same
-    reward_range: tuple[float, float]  # smallest and largest reward seen
+    reward_range: tuple[float, float]  # smallest and largest reward seen, of any agent
     info_keys: tuple[str, ...]  # of the info of reset and step
     single_steps_per_s: float  # env steps/s of one copy, random actions
     shard_steps_per_s: float | None  # env steps/s of a shard of 16 copies; None: it cannot be made
@@ -90,6 +91,7 @@ def explore(settings: EnvSettings, seed: int, seconds: float = 1.0) -> Explorati
         info=info,
         native=NativeShard.fits(settings, SHARD_COPIES),
         table=table.fits(settings),
+        arrays=travels and any(shard.fits(settings, info.obs_layout) for shard in IN_ARRAYS),
         returns=tuple(played.returns),
         agents={name: tuple(returns) for name, returns in played.agents.items()},
         lengths=tuple(played.lengths),
@@ -124,7 +126,9 @@ def _play(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -> Pl
                 played.look(obs, info)
                 played.steps += 1
                 played.truncated |= bool(truncated)
-                played.reward_low, played.reward_high = min(played.reward_low, reward), max(played.reward_high, reward)
+                rewards = more["rewards"].values() if info.agents else (reward,)
+                played.reward_low = min(played.reward_low, *rewards)
+                played.reward_high = max(played.reward_high, *rewards)
                 played.finite &= bool(np.isfinite(reward))
                 played.info_keys |= extra.keys() | more.keys()
                 return_, length, ended = return_ + float(reward), length + 1, terminated or truncated
@@ -248,8 +252,6 @@ def _misfit(name: str, info: EnvInfo) -> str | None:
         module = algorithm_module(name)
         for of_group in {names: info.of(names[0]) for names in info.groups.values()}.values() or [info]:
             module.make_policy(module.Settings(name=name), of_group)
-        if info.groups and module.Settings(name=name).replayed is not None:
-            return f"{name} has one policy for all, and agents of {info.id} see or do different things"
     except UserError as error:
         return str(error)
     return None

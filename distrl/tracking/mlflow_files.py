@@ -16,6 +16,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
 from distrl.acting.network import flatten
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.layouts import MASK
@@ -91,11 +92,11 @@ def _schema(tensors: list[dict[str, Any]]) -> Any:
     )
 
 
-def write(policy: Policy, about: dict[str, Any], out: Path) -> list[str]:
+def write(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:
     """Write a directory that `mlflow.pyfunc.load_model` takes. Raises `UserError` where that does something else."""
     if out.exists():
         raise UserError(f"{str(out)!r} exists. Choose another name for --out.")
-    info, trial = played(policy, about)
+    info, trial = played(policy, about, team)
     about = about | spaces(info)
     told: list[str] = []
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every step

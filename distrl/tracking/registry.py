@@ -18,9 +18,8 @@ from mlflow import MlflowClient, MlflowException
 from distrl.acting.network import flatten
 from distrl.acting.normalise import without
 from distrl.acting.recurrent import RecurrentPolicy
-from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
-from distrl.models.evaluate import load_to_play
+from distrl.models.evaluate import load_to_play, one_of
 from distrl.models.export import played
 from distrl.models.store import write_model
 from distrl.tracking.follower import model_name
@@ -48,7 +47,9 @@ class Registered:
         return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
 
 
-def register(run: Path, name: str, alias: str | None = None, modules: Sequence[str] = ()) -> Registered:
+def register(
+    run: Path, name: str, alias: str | None = None, modules: Sequence[str] = (), agent: str | None = None
+) -> Registered:
     """Put the model of a run (or a checkpoint, or a model directory) into the registry of the store that the run is in.
 
     The same model under the same name is the same version. What the registry gives is run on real observations and held
@@ -56,20 +57,21 @@ def register(run: Path, name: str, alias: str | None = None, modules: Sequence[s
 
     Args:
         modules: see `distrl.models.evaluate.load_to_play`
+        agent: of several policies: whose one is meant
     Raises:
         UserError: there is no model, MLflow refuses a name, or what it would serve does something else
     """
     _check_name(name)
-    policy, _, about = load_to_play(run, modules)
-    if isinstance(without(policy), RecurrentPolicy | TeamPolicy):
-        what = "remembers the episode" if isinstance(without(policy), RecurrentPolicy) else "is one of several agents"
+    whole, _, about = load_to_play(run, modules)
+    policy, about, team = one_of(whole, about, run, agent)
+    if isinstance(without(policy), RecurrentPolicy):
         raise UserError(
-            f"This policy {what}, and MLflow asks for actions of observations alone. Use "
+            "This policy remembers the episode, and MLflow asks for actions of observations alone. Use "
             f"distrl.load_policy({str(run)!r}), or 'distrl export --format safetensors'."
         )
     uri = uri_of(read_json(run / "track.json").get("uri"), run.absolute())
     check_tracking(uri)
-    info, trial = played(policy, about)
+    info, trial = played(policy, about, team)
     try:
         with _tracked_at(uri) as client:
             model_id = _logged(client, run, policy, about | spaces(info), uri)
@@ -118,7 +120,7 @@ def _logged(client: MlflowClient, run: Path, policy: Policy, about: dict[str, An
         if found := client.search_logged_models([experiment], condition, max_results=1):
             return str(found[0].model_id)
         source = client.get_run(known["run_id"]) if known else None
-        name = model_name(run.name, str(about.get("algorithm", "policy")))
+        name = model_name("-".join(filter(None, (run.name, about.get("group")))), str(about.get("algorithm", "policy")))
         return log_model(client, experiment, name, model, about, source)
 
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.execution import Worker
 from distrl.execution.resources import Resources, Seat, share_out
@@ -21,6 +22,7 @@ from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
 from distrl.workers.learners import LearnerAmongOthers
 from distrl.workers.replay import Replay
+from distrl.workers.replays import ReplayOfGroups, agents_apart
 from distrl.workers.runner import Runner
 
 LOOK_S = 1.0  # between two looks at the nodes
@@ -65,10 +67,13 @@ class Crew:
 
     def replay(self, number: int, state: Arrays) -> Worker:
         """A fresh one, as `learner`."""
-        learning = self.config.algorithm.replayed
-        agents = 1 if learning is not None and learning.joint else self.policy.obs_layout.rows
-        arguments, seat = (self.config, number, state or None, agents), self.resources.replay(number)
-        return self.execution.spawn(Replay, *arguments, name="replay", seat=seat)
+        seat, kept = self.resources.replay(number), state or None
+        if isinstance(self.policy, TeamPolicy):
+            return self.execution.spawn(
+                ReplayOfGroups, self.config, number, kept, self.policy, name="replay", seat=seat
+            )
+        agents = agents_apart(self.config, self.policy)
+        return self.execution.spawn(Replay, self.config, number, kept, agents, name="replay", seat=seat)
 
     def evaluator(self, env: EnvSettings) -> Worker:
         """One that plays in `env`."""

@@ -13,7 +13,9 @@ from distrl.errors import Left
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
 from distrl.training.crew import Crew
-from distrl.types import Arrays, Priorities
+from distrl.types import Arrays, Priorities, Told
+
+NAMES = "key", "td_error"  # of what a replay is told
 
 
 class Feed(Protocol):
@@ -70,8 +72,8 @@ class ReplayFeed:
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
             arrays = dict(state.get(str(number), {}))
-            waiting = [arrays.pop(f"waiting.{name}") for name in ("key", "td_error") if f"waiting.{name}" in arrays]
-            self.priorities.append(self.execution.put(Priorities(*waiting)) if waiting else None)
+            waiting = _taken(arrays)
+            self.priorities.append(None if waiting is None else self.execution.put(waiting))
             self.updated.append(None)
             self.replays.append(crew.replay(number, arrays))
         self.workers = [learner, *self.replays]
@@ -104,9 +106,23 @@ def _waiting(execution: Execution, priorities: Future | None) -> Arrays:
     """Priorities that a replay has not been told yet; none where the update that makes them is owed."""
     with suppress(Left):
         if priorities is not None:
-            waiting: Priorities = execution.get(priorities)
-            return {"waiting.key": waiting.key, "waiting.td_error": waiting.td_error}
+            waiting: Told = execution.get(priorities)
+            of_groups = (
+                {"": waiting} if isinstance(waiting, Priorities) else {f"{i}.": p for i, p in enumerate(waiting)}
+            )
+            return {f"waiting.{at}{name}": getattr(p, name) for at, p in of_groups.items() for name in NAMES}
     return {}
+
+
+def _taken(arrays: Arrays) -> Told | None:
+    """Out of a replay's state: what `_waiting` put into it."""
+    found = {name: arrays.pop(name) for name in [*arrays] if name.startswith("waiting.")}
+    if not found:
+        return None
+    if f"waiting.{NAMES[0]}" in found:
+        return Priorities(*(found[f"waiting.{name}"] for name in NAMES))
+    groups = range(len(found) // len(NAMES))
+    return [Priorities(*(found[f"waiting.{group}.{name}"] for name in NAMES)) for group in groups]
 
 
 def make_feed(config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> Feed:

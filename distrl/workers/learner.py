@@ -8,14 +8,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from distrl.errors import Diverged, UserError
 from distrl.heartbeat import at_work
+from distrl.learning.drawn import learn_from
 from distrl.learning.normalise import make_algorithm
 from distrl.learning.slices import Slices
 from distrl.registry import algorithm_module
@@ -24,13 +24,12 @@ from distrl.types import (
     Algorithm,
     Array,
     Arrays,
-    Batch,
+    Drawn,
     Fragment,
-    OffPolicy,
     OnPolicy,
     Origin,
     Policy,
-    Priorities,
+    Told,
     Weights,
 )
 from distrl.workers.leaving import can_be_left
@@ -114,7 +113,7 @@ class Learner:
             self.slices = Slices(config.learner.slices)
             self.algorithm: Algorithm = make_algorithm(config, policy, device, origin, self.slices)
         self.config, self.version = config, 0
-        self.new_priorities: list[Priorities] = []  # of the newest update, by replay
+        self.new_priorities: list[Told] = []  # of the newest update, by replay
         self.sender = Sender(config)
         if state is not None:
             self.version = int(state["version"])
@@ -137,18 +136,14 @@ class Learner:
             metrics = algorithm.update(list(fragments), iteration, self.config.progress(env_steps))
         return self._updated(metrics, env_steps, start)
 
-    def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Message, dict[str, float]]:
+    def learn(self, iteration: int, env_steps: int, *drawn: Drawn) -> tuple[Message, dict[str, float]]:
         """Learn from what each replay drew for an iteration; else as `update`."""
-        start = time.perf_counter()
-        batch = join(batches)
-        algorithm, counted = cast(OffPolicy, self.algorithm), env_steps + self.config.rollout.env_steps
+        start, counted = time.perf_counter(), env_steps + self.config.rollout.env_steps
         with self.arithmetic():
-            metrics, errors = algorithm.learn(batch, counted, self.config.progress(env_steps))
-        parts = np.split(errors, len(batches), axis=1)
-        self.new_priorities = [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]
+            metrics, self.new_priorities = learn_from(self.algorithm, drawn, counted, self.config.progress(env_steps))
         return self._updated(metrics, env_steps, start)
 
-    def priorities(self, number: int) -> Priorities:
+    def priorities(self, number: int) -> Told:
         """What became of the newest batch of replay `number`."""
         return self.new_priorities[number]
 
@@ -172,11 +167,3 @@ def check_finite(update: str, metrics: dict[str, float], vector: Array) -> None:
         what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
         known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         raise Diverged(f"{update}: {what} ({known})")
-
-
-def join(batches: Sequence[Batch]) -> Batch:
-    """One batch [U, B] of those [U, B / shards] of each replay."""
-    if len(batches) == 1:
-        return batches[0]
-    parts = {field.name: [getattr(batch, field.name) for batch in batches] for field in fields(Batch)}
-    return Batch(**{name: np.concatenate(arrays, axis=1) for name, arrays in parts.items()})

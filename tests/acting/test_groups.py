@@ -18,12 +18,16 @@ from distrl.envs.make import describe_env
 from distrl.envs.multi import grouped
 from distrl.errors import UserError
 from distrl.layouts import narrowed, widened
+from distrl.learning.drawn import join
 from distrl.learning.normalise import make_algorithm
 from distrl.models.evaluate import load_to_play
 from distrl.seeding import stream
 from distrl.settings import Config
 from distrl.tools.export import export
 from distrl.types import Fragment, Weights
+from distrl.workers.learner import Learner
+from distrl.workers.replay import Replay
+from distrl.workers.replays import ReplayOfGroups
 from distrl.workers.runner import Runner
 
 SPEAKER = {"id": "mpe2/simple_speaker_listener_v4", "kwargs": {"max_cycles": 9}}
@@ -105,6 +109,57 @@ def test_members_begin_with_weights_of_their_own_and_are_described_whole() -> No
         from_description(wrong)
 
 
+def test_each_member_learns_action_values_as_if_it_were_alone() -> None:
+    """Two chasers and who is chased, by two replays: what is drawn, learnt and told of priorities."""
+    env = {"id": "mpe2/simple_tag_v3", "kwargs": {"max_cycles": 9, "num_adversaries": 2, "num_obstacles": 1}}
+    replay = {"capacity": 3000, "start": 90, "samples_per_insert": 2, "prioritized": True, "shards": 2}
+    data = {
+        "env": env,
+        "policies": {"chasers": ["adversary_*"], "prey": ["agent_0"]},
+        "algorithm": {"name": "dqn", "hidden": [16], "batch_size": 16, "n_step": 2},
+        "rollout": {"shards": 2, "envs_per_shard": 4, "steps": 16},
+        "replay": replay,
+    }
+    config, policy = team_of(BASE | data)
+    replays, weights = (
+        [ReplayOfGroups(config, number, None, policy) for number in range(2)],
+        initial_weights(config, policy),
+    )
+    learner, runner = Learner(config, policy, None), Runner(config.env, config.rollout, 1, policy)
+    fragments = [runner.rollout(shard, 0, Weights(0, weights), None)[1] for shard in range(2)]
+    for held, fragment in zip(replays, fragments, strict=True):
+        held.add(fragment)
+    drawn = [held.sample(0, 128) for held in replays]
+    updates = [(256 - 60) * 2 // 16, (128 - 30) * 2 // 16]
+    assert [[batch.key.shape[0] for batch in of_replay] for of_replay in drawn] == [updates] * 2
+    _, metrics = learner.learn(0, 0, *drawn)
+    vectors = policy.split(learner.algorithm.weights())
+    for group, member in enumerate(policy.members):
+        of_group = config.with_(
+            policies="shared",
+            **{"replay.capacity": 3000 * len(member.agents) // 3, "replay.start": 30 * len(member.agents)},
+        )
+        alone = of_member(of_group, group)
+        rings = [Replay(alone, number, None, len(member.agents)) for number in range(2)]
+        for ring, fragment in zip(rings, fragments, strict=True):
+            ring.add(policy.fragment_of(group, fragment))
+        batches = [ring.sample(0, 128) for ring in rings]
+        algorithm = make_algorithm(alone, member.policy, torch.device("cpu"))
+        told, errors = algorithm.learn(join(batches), 128, 0.0)  # type: ignore[attr-defined]
+        assert same(algorithm.weights(), vectors[group]) and metrics[f"{member.name}/loss"] == told["loss"]
+        for number in range(2):
+            seen, new = drawn[number][group], learner.priorities(number)[group]  # type: ignore[index]
+            assert same(batches[number].obs, seen.obs) and same(batches[number].reward, seen.reward)
+            assert same(new.td_error, errors[:, 8 * number : 8 * (number + 1)].ravel())
+    for number, held in enumerate(replays):
+        before = [part.tree.total for part in held.parts]
+        assert held.update_priorities(learner.priorities(number)) == 8 * sum(updates)  # type: ignore[arg-type]
+        assert all(part.tree.total != total for part, total in zip(held.parts, before, strict=True))
+    again = ReplayOfGroups(config, 0, replays[0].state(), policy)
+    for one, other in zip(again.sample(1, 256), replays[0].sample(1, 256), strict=True):
+        assert same(one.obs, other.obs)
+
+
 def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:
     result = train(load_config(BASE | {"run_dir": str(tmp_path / "run")}), local=True, quiet=True)
     assert set(result.data["evaluation"]["agents"]) == {"speaker_0", "listener_0"}
@@ -114,8 +169,19 @@ def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:
     obs, _ = player.make_env().reset(seed=0)
     for agent, seen in obs.items():
         assert 0 <= player.act(seen, agent=agent) < {"speaker_0": 3, "listener_0": 5}[agent]
-    with pytest.raises(UserError, match="holds several policies, of speaker_0, listener_0"):
+    with pytest.raises(UserError, match="Take --agent speaker_0 or --agent listener_0"):
         export(result.run_dir, None, tmp_path / "out")
+    for name in ("onnx", "safetensors", "mlflow"):
+        where, told = export(result.run_dir, name, None, agent="listener_0")
+        assert where.stem.endswith("-listener_0") and told == ["action: 0 of 1,000 actions differ"]
+    with pytest.raises(UserError, match="holds the policy of listener_0 alone"):
+        load_to_play(result.run_dir / "exported-listener_0.safetensors")
+    with pytest.raises(UserError, match=r"--agent is 'listener'.*Did you mean 'listener_0'"):
+        export(result.run_dir, "onnx", tmp_path / "out", agent="listener")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(result.run_dir / "policy-listener_0.onnx"))
+    inputs = {"observation": obs["listener_0"][None], "agent": np.ones((1, 1), np.float32)}
+    assert session.run(None, inputs)[0][0] == player.act(obs["listener_0"], agent="listener_0")
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
@@ -128,7 +194,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unlike": ({"policies": {"a": ["*"]}}, "agents whose observations differ"),
     "shared": ({"policies": "shared"}, "set policies=per_agent, or give groups"),
     "alone": ({"env": {"id": "CartPole-v1"}}, "CartPole-v1 has one alone"),
-    "dqn": ({"algorithm": {"name": "dqn"}}, "a policy of its own, which algorithm.name=dqn has not"),
+    "memory": (
+        {"algorithm": {**BASE["algorithm"], "memory": {}, "shared_body": True}},
+        "a policy of its own, which algorithm.memory=gru has not. Set policies=shared, or algorithm.memory=null",
+    ),
     "settings": ({"policies": {"a": {"lr": 1}}}, "policies"),
 }
 

@@ -30,7 +30,7 @@ from distrl.models.game_tree import examine_game
 from distrl.models.store import list_checkpoints, weights_sha256
 from distrl.seeding import stream
 from distrl.settings import Config, OpponentSettings
-from distrl.types import Array, Fragment, Weights
+from distrl.types import Array, Evaluation, Fragment, Weights
 from distrl.workers.runner import Runner
 
 GAMES = {"self": 1, "random": 1, "teams:first_allowed": 2, "league": 4}
@@ -259,6 +259,10 @@ def test_a_run_tells_of_every_opponent_by_seat(run_dir: Path) -> None:
         total += sum(outcomes["win"].values()) - sum(outcomes["loss"].values())
     assert evaluation["mean"] == pytest.approx(total / 6) == np.mean([evaluation["agents"][s]["mean"] for s in seats])
     assert isinstance(evaluation["elo"], float)
+    told = dict(Evaluation.from_json(evaluation).told)
+    won = evaluation["against"]["random"]["win"]["player_2"]
+    assert told["as player_2 against random"].startswith(f"{won:.1%} win, ")
+    assert told["Elo over the league"] == f"{evaluation['elo']:.0f}"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert any("evaluation/against/earlier/win" in row for row in rows)
     assert [row["train/league"] for row in rows if "train/league" in row] == [1, 1, 2, 2]  # before each update's end

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from toys import states
 
 from distrl.acting.encoders import Encoder, encode
 from distrl.acting.network import Network as NumpyNetwork
-from distrl.acting.network import single_threaded
+from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.spaces import network_spec
 from distrl.errors import UserError
 from distrl.layouts import observation_layout
@@ -51,6 +52,8 @@ SPACES: dict[str, tuple[gym.Space[Any], Any]] = {
     "small": (Box(0, 255, (7, 7, 3), np.uint8), "auto"),
     "bools": (Box(0, 1, (10, 10, 6), bool), "auto"),
     "flat image": (CHW, "mlp"),
+    "pixels left over on the right and below": (Box(0, 255, (3, 47, 38), np.uint8), "cnn"),
+    "left over, channels last": (Box(0, 255, (39, 46, 3), np.uint8), "small_cnn"),
     "floats as an image": (Box(0, 1, (1, 40, 40), np.float32), "small_cnn"),
     "discrete": (Discrete(7, start=-3), "auto"),
     "multi": (MultiDiscrete([[2, 5], [3, 4]], start=[[0, -1], [2, 3]]), "auto"),
@@ -83,6 +86,14 @@ def test_channels_first_and_last_are_the_same_image() -> None:
     turned = np.ascontiguousarray(obs.transpose(0, 2, 3, 1))
     np.testing.assert_allclose(first(obs), last(turned), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(first(obs), learning(torch.tensor(turned)).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_is_whole_squares_of_its_stride() -> None:
+    about = json.loads(json.dumps(asdict(made(CHW)[0].spec)))
+    NetworkSpec.from_description(about)
+    about["encoders"][0]["conv"][0] = [32, 8, 3]
+    with pytest.raises(ValueError, match="no multiple of its stride"):
+        NetworkSpec.from_description(about)
 
 
 def test_numbers_of_a_kind_become_columns() -> None:

@@ -439,6 +439,35 @@ def test_a_mask_is_kept_even_in_a_tie(tmp_path: Path) -> None:
         judged(policy, env, put(0, forbidden + 1))
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("env", ["box", "mask in the info"])
+def test_what_remembers_takes_and_gives_its_memory(env: str, kind: str, tmp_path: Path) -> None:
+    """Whole episodes: the file acts as the policy does while it is given back what it gave, and else forgets."""
+    settings = ENVS[env]
+    run = model(tmp_path, "ppo", settings, env == "box", memory={"kind": kind, "size": 8}, shared_body=True)
+    for format in ("onnx", "torchscript", "safetensors"):
+        _, lines = export(run, format, None)
+        assert len(lines) == 2 and lines[1].startswith("memory_out: largest difference ")
+    session = onnxruntime.InferenceSession(str(run / "policy.onnx"))
+    player, game = load_policy(run), make_env(settings)
+    size = session.get_inputs()[-1].shape[-1]
+    forgot, steps = 0, 0
+    for episode in range(5):
+        player.reset()
+        memory, ended = np.zeros((1, size), np.float32), False
+        obs, told = game.reset(seed=episode)
+        while not ended and steps < 500:
+            mask = told.get("action_mask")
+            given = {"obs": obs[None]} | ({} if mask is None else {"action_mask": mask[None]})
+            action, after = session.run(None, given | {"memory_in": memory})
+            lost, _ = session.run(None, given | {"memory_in": np.zeros_like(memory)})
+            assert action[0] == player.act(obs, action_mask=mask)
+            forgot, steps, memory = forgot + (lost[0] != action[0]), steps + 1, after
+            obs, _, terminated, truncated, told = game.step(action[0])
+            ended = terminated or truncated
+    assert size == (16 if kind == "lstm" else 8) and 0 < forgot < steps
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -455,10 +484,11 @@ def test_a_format_that_does_not_fit_is_refused_with_those_that_do(tmp_path: Path
     with pytest.raises(UserError, match=r"must be one of csv, .*Did you mean 'onnx'\?"):
         export(network, "onxx", None)
     remembers = model(tmp_path / "remembers", "ppo", ENVS["box"], normalize=True, memory={"size": 8}, shared_body=True)
-    for format in ("onnx", "torchscript", "mlflow", "csv"):
-        with pytest.raises(UserError, match=rf"{format} does not fit a recurrent policy\. Take one of safetensors\."):
+    for format in ("mlflow", "csv"):
+        with pytest.raises(
+            UserError, match=rf"{format} does not fit a recurrent policy\. Take one of onnx, torchscript, safe"
+        ):
             export(remembers, format, None)
-    assert export(remembers, None, None)[0] == remembers / "policy.safetensors"
     assert export(network, None, None)[0] == network / "policy.onnx"
     assert export(table, None, None)[0] == table / "table.csv"
 
@@ -470,11 +500,6 @@ def test_a_policy_of_another_kind_is_refused_by_its_name() -> None:
 
     with pytest.raises(UserError, match="A policy of type other cannot be made a torch module"):
         greedy.Greedy(Other())  # type: ignore[arg-type]
-    settings = load_config(
-        {"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo", "memory": {}, "shared_body": True}}
-    )
-    with pytest.raises(UserError, match="A policy of type recurrent cannot be made a torch module"):
-        greedy.Greedy(make_policy(settings, describe_env(settings.env)))
 
 
 def test_a_missing_package_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,8 +546,11 @@ def test_mistakes_are_one_message(tmp_path: Path) -> None:
         (["--format", "csv"], "does not fit a stochastic policy"),
         (["--format", "pickle"], "must be one of csv"),
         (["--out", str(directory / "policy.json" / "x.onnx")], "cannot be written"),
+        (["--format", "safetensors", "--out", str(directory / "policy")], "holds the weights of a model"),
     ):
         refused = distrl("export", str(directory), *words, cwd=tmp_path)
         assert (refused.returncode, "Traceback" in refused.stderr) == (2, False), refused.stderr
         assert message in refused.stderr.replace("\n", " ")
     assert sorted(p.name for p in directory.iterdir()) == ["policy.json", "policy.safetensors"]
+    assert distrl("export", str(directory), "--format", "safetensors", cwd=tmp_path).returncode == 0
+    load_policy(directory)

@@ -98,7 +98,11 @@ class First(Played):
 
 @pytest.mark.parametrize(
     ("env", "message"),
-    [("mpe2/simple_spread_v3", "no game of turns"), ("classic/connect_four_v3", "more than 50 lines")],
+    [
+        ("mpe2/simple_spread_v3", "no game of turns"),
+        ("classic/connect_four_v3", "more than 50 lines"),
+        ("teams:Nim", "has chance in it"),  # how large its heap is
+    ],
 )
 def test_what_has_no_tree_is_one_message(env: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EnvSettings(id=env)

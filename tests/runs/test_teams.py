@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import config_of
+from typer.testing import CliRunner
 
 from distrl import load_policy, train
+from distrl.cli import app
 from distrl.config import load_config
 from distrl.envs.multi import Team
 from distrl.errors import UserError
@@ -51,6 +53,13 @@ def test_returns_are_sums_over_agents_everywhere(run_dir: Path) -> None:
     found, _ = play_episodes(run_dir, 5, greedy=True, seed=1)
     assert found.mean == pytest.approx(sum(of.mean for of in found.agents.values()))
     assert (run_dir / "plots" / "learning_curve.png").exists() and (run_dir / "videos" / "best.webm").exists()
+
+
+def test_people_are_told_what_each_reached(run_dir: Path) -> None:
+    told = CliRunner().invoke(app, ["evaluate", str(run_dir), "--episodes", "3"])
+    assert told.exit_code == 0 and "agents: agent_0 -" in told.output
+    card = (run_dir / "best" / "README.md").read_text()
+    assert "Agents: agent_0 -" in card and "action = policy.act(obs, agent=name)" in card
 
 
 def test_each_agent_is_acted_for_by_its_name(run_dir: Path) -> None:
@@ -117,6 +126,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "algorithm.memory is of agents that act at every step",
     ),
+    "memory and a central critic": (
+        {"algorithm.memory": {}, "algorithm.critic": "central"},
+        "Set algorithm.critic=own, or algorithm.memory=null and algorithm.shared_body=false",
+    ),
     "table": ({"algorithm": {"name": "q"}}, "A table is of one agent here, or of two in turns"),
     "replay": (
         {"algorithm": {"name": "dqn"}, "replay": {"capacity": 600, "start": 100}},
@@ -129,6 +142,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_what_does_not_fit_is_one_message(name: str, tmp_path: Path) -> None:
     changes, message = MISTAKES[name]
-    config = config_of(BASE | {"run_dir": str(tmp_path / "run")}).with_(**changes)
+    config = config_of(BASE | {"run_dir": str(tmp_path / "run")})
     with pytest.raises(UserError, match=message):
-        plan_run(config)
+        plan_run(config.with_(**changes))

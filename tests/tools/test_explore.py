@@ -13,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from distrl.cli.machine import render_exploration
+from distrl.envs.make import describe_env
 from distrl.errors import EnvError, UserError
 from distrl.registry import ALGORITHMS
 from distrl.settings import EnvSettings
+from distrl.tools.env_checks import Played, play_warnings
 from distrl.tools.explore import Exploration, explore
 from distrl.types import Array
 
@@ -216,6 +218,26 @@ def test_algorithms_say_why_they_do_not_fit() -> None:
     assert reasons.keys() == ALGORITHMS.names().keys()
     assert all(reason and "Text" in reason for reason in reasons.values())
     assert look_at(Nested).algorithms["ppo"] is None
+
+
+TEAMS = {  # what is told of envs of several agents
+    "mpe2/simple_spread_v3": ["distrl's, in arrays", "a step of an agent", "25 steps"],
+    "classic/tictactoe_v3": ["copies stepped one by one", "-1 to 1 a step of an agent", "(9,), int8"],
+    "sisl/multiwalker_v9": ["500 steps"],
+    "mpe2/simple_tag_v3": ["per_agent, or groups of those that are alike", "agent_0: Box(-inf, inf, (14,), float32)"],
+}
+
+
+@pytest.mark.parametrize("env", TEAMS)
+def test_several_agents_are_told_of(env: str) -> None:
+    text = rendered(look_at(env))
+    assert all(word in text for word in TEAMS[env]) and "no time limit" not in text
+
+
+def test_remedies_are_those_that_several_agents_have() -> None:
+    info = describe_env(EnvSettings(id="teams:Crowd"))
+    [limit, told] = play_warnings(info, Played(returns=[-500.0], reward_low=-500.0, reward_high=1.0))
+    assert "env.max_episode_steps" in limit and told.endswith("Set normalize.reward=true (ppo, a2c).")
 
 
 def test_env_that_raises_is_told_with_its_traceback() -> None:

@@ -35,6 +35,7 @@ NEEDS = {  # what else must be installed
     **{f"mpe2/{name}": None for name in MPE},
     **{f"classic/{name}": None for name in ("connect_four_v3", "go_v5", "rps_v2", "tictactoe_v3")},
     "classic/chess_v6": "chess",
+    "classic/hanabi_v5": "pyspiel",
     **{f"classic/{name}": "rlcard" for name in ("leduc_holdem_v4", "texas_holdem_no_limit_v6", "texas_holdem_v4")},
     **{f"sisl/{name}": None for name in ("multiwalker_v9", "pursuit_v5")},
     "butterfly/cooperative_pong_v6": None,
