@@ -54,7 +54,7 @@ APART = {  # each of whom has a policy of its own, and one sees more than the ot
 }
 LEAGUE = {  # in turns, against oneself now and earlier, at random, and a function, from seats that are drawn
     **CARTPOLE,
-    "env": {"id": "classic/tictactoe_v3"},
+    "env": {"id": "classic/tictactoe_v3", "vectorize": "single"},
     "opponents": {
         "games": {"self": 2, "league": 2, "random": 1, "teams:first_allowed": 1},
         "league": {"size": 3, "add_every": 2},
@@ -113,6 +113,8 @@ def test_worlds_in_arrays_are_as_good_as_their_own_envs(
 ) -> None:
     own = run_trainer(config_of(SPREAD, "schedule.lag=1", "env.vectorize=single"), LocalExecution(), tmp_path)
     assert own.sha256 == reference["spread", 1].sha256
+    in_arrays = config_of(LEAGUE, "schedule.lag=1", "env.vectorize=auto")
+    assert run_trainer(in_arrays, LocalExecution(), tmp_path / "league").facts == reference["league", 1].facts
     others = {"games": {"self": 1, "league": 1, "distrl.envs.connect_four:look_ahead": 1}, "evaluation": ["random"]}
     boards = {**LEAGUE, "env": {"id": "classic/connect_four_v3"}, "opponents": others, "stop": {"env_steps": 256 * 6}}
     runs = [

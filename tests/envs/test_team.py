@@ -20,7 +20,7 @@ from distrl.types import Array, Snapshot
 
 SPREAD = EnvSettings(id="mpe2/simple_spread_v3", kwargs={"N": 2, "max_cycles": 7}, vectorize="single")
 CROWD, AUCTION = EnvSettings(id="teams:Crowd"), EnvSettings(id="teams:Auction", kwargs={"agents": 3})
-TICTACTOE = EnvSettings(id="classic/tictactoe_v3")
+TICTACTOE = EnvSettings(id="classic/tictactoe_v3", vectorize="single")
 ALL = {"spread": SPREAD, "crowd": CROWD, "auction": AUCTION, "tictactoe": TICTACTOE}
 
 

@@ -222,8 +222,8 @@ def test_algorithms_say_why_they_do_not_fit() -> None:
 
 TEAMS = {  # what is told of envs of several agents
     "mpe2/simple_spread_v3": ["distrl's, in arrays", "a step of an agent", "25 steps"],
-    "classic/tictactoe_v3": ["copies stepped one by one", "-1 to 1 a step of an agent", "(9,), int8"],
-    "sisl/multiwalker_v9": ["500 steps"],
+    "classic/tictactoe_v3": ["distrl's, in arrays", "-1 to 1 a step of an agent", "(9,), int8"],
+    "sisl/multiwalker_v9": ["copies stepped one by one", "500 steps"],
     "mpe2/simple_tag_v3": ["per_agent, or groups of those that are alike", "agent_0: Box(-inf, inf, (14,), float32)"],
 }
 

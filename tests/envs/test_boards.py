@@ -1,4 +1,4 @@
-"""`distrl.envs.connect_four` against PettingZoo's own connect_four_v3; and its opponent in positions made by hand."""
+"""`distrl.envs.boards` against PettingZoo's own games; and the opponent of connect four in positions made by hand."""
 
 from __future__ import annotations
 
@@ -8,33 +8,38 @@ import numpy as np
 import pytest
 from toys import same
 
-from distrl.envs.connect_four import ConnectFourShard, drops, four, look_ahead
+from distrl.envs.boards import BoardShard
+from distrl.envs.connect_four import ConnectFourShard, look_ahead
 from distrl.envs.journal import Underway
 from distrl.envs.shard import make_shard
 from distrl.envs.team import TeamShard
+from distrl.envs.tictactoe import TicTacToeShard
 from distrl.settings import EnvSettings
 from distrl.types import Array, Snapshot, Step
 
-
-def settings(**changes: Any) -> EnvSettings:
-    return EnvSettings(**{"id": "classic/connect_four_v3", **changes})
+GAMES = [TicTacToeShard, ConnectFourShard]
 
 
-def moves(shard: ConnectFourShard, rng: np.random.Generator, avoid: bool) -> Array:
-    """[2 N] of who is to move any allowed column, with `avoid` none that wins; of the others a number that nobody reads."""
+def settings(game: type[BoardShard], **changes: Any) -> EnvSettings:
+    return EnvSettings(**{"id": game.ID, **changes})
+
+
+def moves(shard: BoardShard, rng: np.random.Generator, avoid: bool) -> Array:
+    """[2 N] of who is to move anything that is allowed, with `avoid` nothing that wins; of the others a number that nobody reads."""
     action = rng.integers(0, 7, 2 * shard.copies)
     for copy, player in enumerate(shard.turn):
-        new = drops(shard.stones[copy].sum())
+        new = shard.places(shard.stones[copy].sum())
         allowed = np.flatnonzero(new)
-        harmless = allowed[~four(shard.stones[copy, player] | new[allowed])]
+        harmless = allowed[~shard.won(shard.stones[copy, player] | new[allowed])]
         action[2 * copy + player] = rng.choice(harmless if avoid and len(harmless) else allowed)
     return action
 
 
+@pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("avoid", [False, True])
-def test_thousands_of_random_moves_are_those_of_pettingzoo(avoid: bool) -> None:
-    ours, theirs = make_shard(settings(), 3, 1, 4), make_shard(settings(vectorize="single"), 3, 1, 4)
-    assert isinstance(ours, ConnectFourShard) and isinstance(theirs, TeamShard)
+def test_thousands_of_random_moves_are_those_of_pettingzoo(avoid: bool, game: type[BoardShard]) -> None:
+    ours, theirs = make_shard(settings(game), 3, 1, 4), make_shard(settings(game, vectorize="single"), 3, 1, 4)
+    assert isinstance(ours, game) and isinstance(theirs, TeamShard)
     rng, outcomes = np.random.default_rng(5), []
     assert same(ours.obs, theirs.obs)
     for _ in range(700):
@@ -48,9 +53,11 @@ def test_thousands_of_random_moves_are_those_of_pettingzoo(avoid: bool) -> None:
     assert {1, -1, 0} <= set(outcomes) if avoid else min(outcomes.count(1), outcomes.count(-1)) > 30
 
 
-def test_a_shard_goes_on_from_its_snapshot() -> None:
-    first, other, rng = make_shard(settings(), 3, 0, 5), make_shard(settings(), 3, 0, 5), np.random.default_rng(0)
-    assert isinstance(first, ConnectFourShard) and not first.replays
+@pytest.mark.parametrize("game", GAMES)
+def test_a_shard_goes_on_from_its_snapshot(game: type[BoardShard]) -> None:
+    first, other = (make_shard(settings(game), 3, 0, 5) for _ in range(2))
+    rng = np.random.default_rng(0)
+    assert isinstance(first, game) and not first.replays
     underway = Underway(5, 2)
     for _ in range(55):
         underway.count(first.step(moves(first, rng, False)))
@@ -70,14 +77,14 @@ def test_a_shard_goes_on_from_its_snapshot() -> None:
     "changes", [{"vectorize": "single"}, {"kwargs": {"screen_scaling": 5}}, {"max_episode_steps": 9}]
 )
 def test_what_arrays_do_not_know_is_left_to_pettingzoo(changes: dict[str, Any]) -> None:
-    assert isinstance(make_shard(settings(**changes), 0, 0, 1), TeamShard)
+    assert isinstance(make_shard(settings(ConnectFourShard, **changes), 0, 0, 1), TeamShard)
 
 
 def test_no_stone_goes_into_a_full_column() -> None:
-    shard = make_shard(settings(), 0, 0, 1)
+    shard = make_shard(settings(ConnectFourShard), 0, 0, 1)
     for _ in range(6):
         shard.step(np.array([2, 2]))
-    with pytest.raises(ValueError, match="column 2"):
+    with pytest.raises(ValueError, match="the move 2 was made"):
         shard.step(np.array([2, 2]))
 
 
