@@ -10,6 +10,7 @@ from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import MODEL, env_of, read_model
 from distrl.runs.sweep import Sweep
+from distrl.runs.sweep_jobs import TAKEN_OVER
 from distrl.tracking.board import Board
 
 VIDEO = "videos/best.webm"  # in a sweep's directory
@@ -19,6 +20,7 @@ def present_sweep(sweep: Sweep, sweep_dir: Path, winner: Path | None, board: Boa
     """`winner`: the run whose best model is the sweep's. What cannot be made is told, and costs the sweep nothing."""
     from distrl.reports.sweep_pictures import plot_sweep
 
+    shutil.rmtree(sweep_dir / TAKEN_OVER, ignore_errors=True)
     try:
         plot_sweep(sweep_dir, sweep_dir / "plots")
         if winner is not None:

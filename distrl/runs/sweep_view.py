@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Views:
         """`busy`: what is under way."""
         files = SweepFiles(self.book.directory, self.sweep, self.book.trials(going=True), {})
         leaders = [
-            (str(t.number), told_score(t), str(len(t.scores)), t.status, told_overrides(t.overrides))
+            (str(t.number), told_score(t), str(len(t.scores)), t.status, _short(t.overrides))
             for t in files.trials[:LEADERS]
         ]
         self.tails = {run_dir: self.tails.get(run_dir) or Tail(run_dir) for run_dir in map(self.book.run_dir, busy)}
@@ -53,6 +53,10 @@ class Views:
 
 def _name(job: Job) -> str:
     return f"test seed {job.seed}, {job.whose}" if isinstance(job, Test) else f"trial {job.trial} seed {job.seed}"
+
+
+def _short(overrides: Mapping[str, Any]) -> str:
+    return told_overrides({key.removeprefix("algorithm."): value for key, value in overrides.items()})
 
 
 def _clock(seconds: float) -> str:

@@ -362,9 +362,7 @@ class Driver:
         score = None if leader is None else self.decisions.mean(leader)
         head = "# the base config: no trial has ended yet\n"
         if leader is not None:
-            head = (
-                f"# trial {leader}: {self.metric.name} {score} over {len(self.decisions.scores(leader))} tuning seeds\n"
-            )
+            head = f"# trial {leader}: {self.metric.name} {score} over tuning seeds: {self.decisions.scores(leader)}\n"
             if isinstance(self.decisions, Population):
                 head += "# These are its values at the end. What made it is its schedule, in result.json; its model is in model/.\n"
         config = self.sweep.config({} if leader is None else self.book.overrides[leader])

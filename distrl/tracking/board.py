@@ -110,10 +110,10 @@ def _drawn(view: View) -> Group:
     from rich.text import Text
 
     board, runs = Table(box=None, pad_edge=False), Table.grid(padding=(0, 2))
-    for column in view.columns:
-        board.add_column(Text(column), no_wrap=True, overflow="ellipsis")
+    for i, column in enumerate(view.columns):
+        board.add_column(Text(column), no_wrap=i + 1 < len(view.columns))  # the last one gives way
     for row in view.leaders:
-        board.add_row(*map(Text, row))
+        board.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     for run in view.going[:MOST]:
         bar = ProgressBar(total=run.total, completed=run.done, width=BAR)
         runs.add_row(run.name, bar, f"{run.done:,}/{run.total:,}", *run.parts)

@@ -156,6 +156,7 @@ def test_a_population_is_the_same_after_a_kill_and_its_winner_is_trained_as_it_w
     assert "What made it is its schedule" in (whole / "best.yaml").read_text().splitlines()[1]
     assert {path.name for path in (whole / "plots").iterdir()} == {"population.png", "curves.png", "cost.png"}
     assert (whole / "videos" / "best.webm").stat().st_size > 1000 and not (killed / "videos").exists()
+    assert not (whole / "population").exists()
     files = read_sweep(whole)
     assert [[g.number, g.overrides] for g in files.lineage] == schedule and files.lineage[-1].trial == best["trial"]
     assert compared(files)[0][0] == f"trial {best['trial']}, by its schedule"

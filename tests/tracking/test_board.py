@@ -51,6 +51,12 @@ def test_a_terminal_shows_leaders_and_a_line_for_each_run_and_messages_above_the
     ]
     assert re.fullmatch(r"trial 5 seed 1 +\S+ +5,000/10,000  250/s  return 21.5 +0:00:20 left", shown[4])
     assert len(shown) == 4 + 8 + 1 and shown[-1] == "and 3 more"
+    monkeypatch.setenv("COLUMNS", "46")  # then only the last column gives way
+    narrow = Board()
+    narrow.show(View("x", VIEW.columns, VIEW.leaders, []))
+    narrow.close()
+    assert "4      416 [402, 430]          algorithm.lr=0…" in plain(terminal.getvalue())
+    monkeypatch.setenv("COLUMNS", "120")
     before = len(terminal.getvalue())
     board.note("trial 5 seed 1: [finished]")
     said = plain(terminal.getvalue()[before:])
