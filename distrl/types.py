@@ -116,6 +116,10 @@ class Priorities:
     td_error: Array  # [M] float32
 
 
+Drawn = Batch | list[Batch]  # by a replay for an update; of groups of agents a batch for each
+Told = Priorities | list[Priorities]  # to that replay, likewise
+
+
 @dataclass
 class Snapshot:
     """A shard between two fragments, small and portable: enough to rebuild it anywhere."""

@@ -69,7 +69,8 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
         [
             "workers.replay:updates_due",
             "workers.replay:steps_left",
-            "workers.learner:join",
+            "learning.drawn:join",
+            "learning.drawn:learn_from",
             "workers.learner:check_finite",
             "learning.losses:td_target",
             "learning.losses:greedy_value",

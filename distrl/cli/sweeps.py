@@ -62,7 +62,8 @@ def tune(
 
 def show(sweep_dir: Path, running: bool = False, rows: int = 10) -> None:
     """The best trials, what is running, and winner and base on the test seeds."""
-    from distrl.reports.sweeps import compared, read_sweep, spread, told_overrides
+    from distrl.models.store import MODEL
+    from distrl.reports.sweeps import compared, read_sweep, told_overrides, told_score
 
     files = read_sweep(sweep_dir)
     state = files.result.get("status", "running")
@@ -73,11 +74,10 @@ def show(sweep_dir: Path, running: bool = False, rows: int = 10) -> None:
     )
     table = _table("trial", files.metric, "seeds", "status", "env steps", "seconds", "CPU s", "overrides")
     for trial in files.trials[:rows]:
-        shown = spread(trial.scores) if trial.scores else "none" if trial.score is None else f"({trial.score:.4g})"
         seconds = f"{trial.seconds:.1f}", f"{trial.seconds * files.cpus:.1f}"
         steps = f"{trial.env_steps:,}"
         what = told_overrides(trial.overrides)
-        table.add_row(str(trial.number), shown, str(len(trial.scores)), trial.status, steps, *seconds, what)
+        table.add_row(str(trial.number), told_score(trial), str(len(trial.scores)), trial.status, steps, *seconds, what)
     if files.trials:
         out.print(table)
     for run in [run for run in files.runs if run["status"] == "failed"][:rows]:
@@ -91,7 +91,10 @@ def show(sweep_dir: Path, running: bool = False, rows: int = 10) -> None:
             table.add_row(*line)
         out.print(table)
     if files.trials and files.trials[0].scores:
-        out.print(f"Best:  distrl train {sweep_dir / 'best.yaml'}")
+        also = "  # the values of its end; all of them are in result.json" if files.population else ""
+        out.print(f"Best:   distrl train {sweep_dir / 'best.yaml'}{also}")
+    if (sweep_dir / MODEL).exists():
+        out.print(f"Model:  distrl evaluate {sweep_dir}  # also play, record, export, register")
 
 
 def _table(*columns: str) -> Table:

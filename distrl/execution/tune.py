@@ -48,6 +48,9 @@ class Dealer(Protocol):
     def watch(self) -> None:
         """Called several times a second in between."""
 
+    def leaving(self) -> bool:
+        """Whether what is under way is to end, so that what still waits for its place need not begin."""
+
 
 class Trials:
     """A Ray to run trials on; a context, which ends what it started."""
@@ -64,13 +67,20 @@ class Trials:
         try:
             import ray
 
-            cpus, each = float(ray.cluster_resources().get("CPU", 0)), 1 + runners
+            whole = ray.cluster_resources()
+            cpus, each, there = float(whole.get("CPU", 0)), 1 + runners, float(whole.get("GPU", 0))
             if each > cpus:
                 raise UserError(
                     f"trial.runners={runners} takes {each} CPUs for each trial (one for the trial, one for each runner); "
                     f"there are {cpus:g}. Set trial.runners to at most {max(0, int(cpus) - 1)}; it changes only the speed."
                 )
-            self.at_once = min(int(cpus // each), most or int(cpus // each))
+            if gpus > there:
+                raise UserError(
+                    f"learner.device=cuda takes {gpus:g} GPU for each trial; there are {there:g}. Set learner.device=cpu, or run "
+                    "the sweep where there is one."
+                )
+            room = int(min(cpus // each, there // gpus if gpus else cpus))
+            self.at_once = min(room, most or room)
         except BaseException:
             self.close()
             raise
@@ -107,6 +117,8 @@ class Trials:
             try:
                 tuner.fit()
             except Exception:
+                if watcher.left:
+                    return
                 for asked in (source, watcher):
                     if asked.error is not None:  # Tune would tell of it as of a failure of its own
                         raise asked.error from None
@@ -172,9 +184,15 @@ def _watcher(dealer: Dealer) -> Any:
     from ray import tune
 
     class Watcher(_Bound, tune.Callback):  # type: ignore[misc]
+        left = False  # while all that is left waited for its place, as it may for ever where others have that
+
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             with self.kept():
                 self.dealer.watch()
+            waiting = [trial.status == "PENDING" for trial in trials if not trial.is_finished()]
+            if waiting and all(waiting) and self.dealer.leaving():
+                self.left = True
+                raise InterruptedError("nothing is under way")  # Tune knows no other way out
 
     return Watcher(dealer)
 

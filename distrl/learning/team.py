@@ -8,11 +8,11 @@ from typing import cast
 import numpy as np
 
 from distrl.acting.team import TeamPolicy
-from distrl.types import Algorithm, Array, Arrays, Batch, Fragment, OffPolicy, OnPolicy
+from distrl.types import Algorithm, Array, Arrays, Fragment, OnPolicy
 
 
 class Team:
-    """`distrl.types.Algorithm`; metrics are named after the group, such as `adversaries/policy_loss`."""
+    """`distrl.types.OnPolicy`, or what `distrl.learning.drawn` learns by; metrics are named after the group, such as `adversaries/policy_loss`."""
 
     def __init__(self, policy: TeamPolicy, algorithms: Sequence[Algorithm]) -> None:
         """`algorithms`: of each member of the policy"""
@@ -27,16 +27,6 @@ class Team:
             told = cast(OnPolicy, algorithm).update(own, iteration, progress)
             metrics |= {f"{member.name}/{name}": value for name, value in told.items()}
         return metrics
-
-    def learn(self, batches: Sequence[Batch], env_steps: int, progress: float) -> tuple[dict[str, float], list[Array]]:
-        """As of `distrl.types.OffPolicy`, from a batch for each member."""
-        metrics: dict[str, float] = {}
-        errors = []
-        for member, algorithm, batch in zip(self.policy.members, self.algorithms, batches, strict=True):
-            told, of_member = cast(OffPolicy, algorithm).learn(batch, env_steps, progress)
-            metrics |= {f"{member.name}/{name}": value for name, value in told.items()}
-            errors.append(of_member)
-        return metrics, errors
 
     def weights(self) -> Array:
         return np.concatenate([algorithm.weights() for algorithm in self.algorithms])

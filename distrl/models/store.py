@@ -23,6 +23,7 @@ from distrl.json_format import json_text
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Policy
 
+MODEL = "model"  # of a sweep's winner, in the sweep's directory
 FORMAT = 3
 WITHOUT_CHECKSUM = 2  # the format before, in which that of the weights is all there is
 PACKAGES = ("distrl", "ray", "torch", "gymnasium", "numpy", "mlflow")
@@ -107,7 +108,8 @@ def _checksum(about: Mapping[str, Any]) -> str:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model directory that `path` means: a run (its best model, else its newest checkpoint), a checkpoint, a model."""
+    """The model directory that `path` means: a run (its best model, else its newest checkpoint), a checkpoint, a model, or a
+    sweep (its winner's)."""
     path = Path(path)
     with reading(f"{shown(str(path))} cannot be read"):
         return _find_model(path)
@@ -118,10 +120,16 @@ def _find_model(path: Path) -> Path:
         raise UserError(f"There is no run or model at {str(path)!r}.")
     if (path / "policy.json").exists():
         return path
-    if (path / "best" / "policy.json").exists():
-        return path / "best"
+    for name in ("best", MODEL):
+        if (path / name / "policy.json").exists():
+            return path / name
     if (newest := newest_checkpoint(path)) is not None:
         return newest
+    if (path / "sweep.yaml").exists():
+        raise UserError(
+            f"The sweep in {path} has no model yet: it has that of its winner at its end. Go on with 'distrl tune --resume "
+            f"{path.name}', or name one of its runs, such as {path}/trials/0000/seed-1."
+        )
     raise UserError(
         f"{path} holds no model yet: neither best/ nor a checkpoint. Train further with 'distrl train --resume {path}'."
     )

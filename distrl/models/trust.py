@@ -80,7 +80,7 @@ def _in_project(module: str, path: Path) -> bool:
     here, run = Path.cwd().resolve(), path.resolve()
     if run.parent.name == "checkpoints":
         run = run.parent
-    if run.name in ("checkpoints", "best", "init"):
+    if run.name in ("checkpoints", "best", "init", "model"):
         run = run.parent
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     elsewhere = [Path(sys.executable).resolve(), *(Path(sysconfig.get_path(name)).resolve() for name in names)]

@@ -5,7 +5,6 @@ The page holds no script and fetches nothing. Colours are CSS variables, so that
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,12 @@ import numpy as np
 from distrl.errors import UserError
 from distrl.files import write_text
 from distrl.reports.curves import COLOURS, EDGE, GREY, learning_curves, losses, reward_threshold
+from distrl.reports.embedded import data_uri, embedded
 from distrl.reports.runs import Run, group_runs, read_json, read_result, read_run
 from distrl.reports.scores import CONFIDENCE, Score, over_seeds
+from distrl.reports.sweep_page import PageOfSweep
+from distrl.reports.sweep_pictures import drawings
+from distrl.reports.sweeps import is_sweep, read_sweep
 from distrl.training.progress import PHASES
 from distrl.types import Evaluation
 from distrl.yaml_format import write_yaml
@@ -32,8 +35,6 @@ INK = "#123456"  # of letters and axes, until it becomes the page's own
 SIZES = {"wide": (9.0, 4.2), "narrow": (4.4, 3.6)}  # inches; the second is for telephones
 VIDEO = "videos/best.webm"  # in a run directory
 FILMS = 9  # videos of learning in the page, at most
-LARGEST = 30 * 2**20  # bytes of a video in the page
-PICTURES = {".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}  # that browsers show
 
 
 @dataclass(frozen=True)
@@ -75,40 +76,50 @@ def report_page(run_dirs: Sequence[Path]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     paths = list(dict.fromkeys(Path(path).resolve() for path in run_dirs))
-    sweeps = [path for path in paths if (path / "trials.json").exists()]
-    runs = [read_run(run) for path in paths for run in (_tested(path) if path in sweeps else [path])]
-    groups = {label: [Told.read(run) for run in members] for label, members in group_runs(runs).items()}
+    sweeps = [PageOfSweep(read_sweep(path)) for path in paths if is_sweep(path)]
+    roles = {run: role for sweep in sweeps for run, role in sweep.runs.items()}
+    runs = [read_run(path) for path in [*(path for path in paths if not is_sweep(path)), *roles]]
+    groups = {
+        _label(label, members, roles): [Told.read(run) for run in members]
+        for label, members in group_runs(runs).items()
+    }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "duration": duration}
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text("utf-8"))
-    told = [_group(label, members) for label, members in groups.items()]
+    schedules = {run: sweep.schedule for sweep in sweeps for run in sweep.runs if sweep.changed(run)}
+    told = [_group(label, members, schedules.get(members[0].run.path)) for label, members in groups.items()]
     threshold = reward_threshold(runs)
     return template.render(
-        title=next(iter(groups)) if len(groups) == 1 else f"{len(groups)} configurations",
+        title=_title(paths, sweeps, list(groups)),
         when=max((row["time"] for run in runs for row in run.rows), default=None),
         date=_date,
         runs=len(runs),
         groups=told,
-        sweeps={path.name: list(filter(None, map(_embedded, sorted(path.glob("plots/*.png"))))) for path in sweeps},
+        sweeps=[
+            sweep.told() | {"pictures": list(filter(None, map(_drawn, drawings(sweep.files).values())))}
+            for sweep in sweeps
+        ],
         spans=_spans([group["score"] for group in told]),
         confidence=f"{CONFIDENCE:.0%}".replace("%", " %"),
         curves={name: _drawn(partial(learning_curves, runs, threshold, size=size)) for name, size in SIZES.items()},
     )
 
 
-def _tested(sweep: Path) -> list[Path]:
-    """The runs of a sweep on its test seeds."""
-    runs = [path.parent for path in sorted(sweep.glob("test/*/seed-*/result.json"))]
-    if not runs:
-        raise UserError(
-            f"{sweep} has tried nothing on its test seeds yet. Wait for its end ('distrl tune --status {sweep.name}'), or name "
-            f"runs of it: distrl report {sweep}/trials/*/seed-*"
-        )
-    return runs
+def _title(paths: Sequence[Path], sweeps: Sequence[PageOfSweep], labels: Sequence[str]) -> str:
+    if len(paths) == len(sweeps) == 1:
+        return f"Sweep {sweeps[0].name}"
+    return labels[0] if len(labels) == 1 else f"{len(labels)} configurations"
 
 
-def _group(label: str, members: Sequence[Told]) -> dict[str, Any]:
-    """What the template tells of the runs of one configuration."""
+def _label(label: str, members: Sequence[Run], roles: Mapping[Path, str]) -> str:
+    """With what the runs are in a sweep, where they are one thing in it."""
+    found = {roles.get(run.path) for run in members}
+    role = found.pop() if len(found) == 1 else None
+    return label if role is None else f"{role}: {label}"
+
+
+def _group(label: str, members: Sequence[Told], schedule: Sequence[str] | None) -> dict[str, Any]:
+    """What the template tells of the runs of one configuration. `schedule`: its values where they changed on the way."""
     ranked = sorted(members, key=lambda told: told.evaluation.mean if told.evaluation else -np.inf, reverse=True)
     scored = [told for told in ranked if told.evaluation is not None]
     first, best = members[0], ranked[0]
@@ -120,17 +131,18 @@ def _group(label: str, members: Sequence[Told]) -> dict[str, Any]:
         "score": over_seeds([told.evaluation.mean for told in scored if told.evaluation]) if scored else None,
         "scores": _scores(scored),
         "numbers": _numbers(members),
-        "facts": _facts(first),
+        "facts": _facts(first) | ({} if schedule is None else {"values": "those of the end; they changed on the way"}),
+        "schedule": schedule,
         "phases": _phases(members),
         "versions": first.result.get("versions", {}),
         "hardware": {name: value for name, value in first.tags.items() if not name.startswith("version.")},
         "config": _config(first.run.config),
-        "download": _data_uri(_config(first.run.config).encode(), "text/yaml"),
+        "download": data_uri(_config(first.run.config).encode(), "text/yaml"),
         "losses": _drawn(partial(losses, best.run)),
-        "map": _embedded(best.run.path / "plots" / "policy.png"),
+        "map": embedded(best.run.path / "plots" / "policy.png"),
         "filmed": filmed,
         "films": _films(filmed.run.path),
-        "video": _embedded(filmed.run.path / VIDEO),
+        "video": embedded(filmed.run.path / VIDEO),
     }
 
 
@@ -265,21 +277,7 @@ def _films(run_dir: Path) -> list[dict[str, Any]]:
     paths = sorted((run_dir / VIDEO).parent.glob("step-*.webm"))
     chosen = sorted({round(i * (len(paths) - 1) / (FILMS - 1)) for i in range(FILMS)}) if len(paths) > FILMS else None
     shown = paths if chosen is None else [paths[i] for i in chosen]
-    return [{"env_steps": int(path.stem.removeprefix("step-")), "video": _embedded(path)} for path in shown]
-
-
-def _embedded(path: Path) -> dict[str, str] | None:
-    """A picture or a video in the page; one that is too large is told by its place. None where there is none."""
-    if not path.exists():
-        return None
-    if path.stat().st_size > LARGEST:
-        return {"kind": "large", "uri": str(path)}
-    kind = PICTURES[path.suffix]
-    return {"kind": kind.partition("/")[0], "uri": _data_uri(path.read_bytes(), kind)}
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return [{"env_steps": int(path.stem.removeprefix("step-")), "video": embedded(path)} for path in shown]
 
 
 def _date(unix: float) -> str:

@@ -1,9 +1,13 @@
-"""Pictures of a sweep: what was tried and how it went, which key mattered, all curves, and what the score cost."""
+"""Pictures of a sweep: what was tried and how it went, which key mattered, all curves, and what the score cost.
+
+Members of a population change their values on the way; of them one picture shows who had which values when.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +16,7 @@ import numpy as np
 from distrl.errors import UserError
 from distrl.reports.curves import COLOURS, GREY, save_figure
 from distrl.reports.runs import read_run
-from distrl.reports.sweeps import SweepFiles, TrialRow, read_sweep
+from distrl.reports.sweeps import Generation, SweepFiles, TrialRow, read_sweep
 from distrl.types import Array
 
 if TYPE_CHECKING:
@@ -24,16 +28,17 @@ RANDOM = 10  # trials that a searcher draws at random before it searches
 
 
 def plot_sweep(sweep_dir: Path, out_dir: Path, suffix: str = ".png") -> list[Path]:
-    """parallel, importance, curves and cost; a picture that would be empty is left out."""
-    files = read_sweep(sweep_dir)
-    draw: dict[str, Callable[[SweepFiles], Figure | None]] = {
-        "parallel": _parallel,
-        "importance": _importance,
-        "curves": _curves,
-        "cost": _cost,
-    }
-    figures = {name: figure for name, drawn in draw.items() if (figure := drawn(files)) is not None}
-    return [save_figure(figure, out_dir / f"{name}{suffix}") for name, figure in figures.items()]
+    """parallel and importance, or population; curves; cost. A picture that would be empty is left out."""
+    drawn = {name: draw() for name, draw in drawings(read_sweep(sweep_dir)).items()}
+    return [save_figure(figure, out_dir / f"{name}{suffix}") for name, figure in drawn.items() if figure is not None]
+
+
+def drawings(files: SweepFiles) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each picture, by its name; None: it would be empty."""
+    tried: dict[str, Callable[[SweepFiles], Figure | None]] = (
+        {"population": _population} if files.population else {"parallel": _parallel, "importance": _importance}
+    )
+    return {name: partial(draw, files) for name, draw in {**tried, "curves": _curves, "cost": _cost}.items()}
 
 
 def comparable(trial: TrialRow) -> float | None:
@@ -109,7 +114,7 @@ def _parallel(files: SweepFiles) -> Figure | None:
     for trial, score in sorted(scored, key=lambda pair: files.sign * pair[1]):  # the best on top
         share = (score - worst) / (best - worst) if best > worst else 1.0
         heights = [_height(files, key, trial.overrides.get(key)) for key in files.keys]
-        shade = colormaps["viridis"](share if files.sign > 0 else 1 - share)
+        shade = colormaps["viridis"](0.25 + 0.7 * (share if files.sign > 0 else 1 - share))  # seen on black and white
         axes.plot([*heights, share], color=shade, linewidth=2 if trial is files.trials[0] else 1, alpha=0.9)
     for place, key in enumerate(files.keys):
         axes.axvline(place, color=GREY, linewidth=0.8)
@@ -164,6 +169,61 @@ def _importance(files: SweepFiles) -> Figure | None:
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"share of the variance of {files.metric} that a key alone explains (omega squared)", fontsize=8)
     return figure
+
+
+def _population(files: SweepFiles) -> Figure | None:
+    """Score and values of each member, generation by generation; those that led to the best one are thick."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    generations = files.generations
+    if not generations:
+        return None
+    rows = 1 + len(files.keys)
+    figure = Figure(figsize=(7.5, 1.2 + 1.9 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    lineage = files.lineage
+    for axes, key in zip(grid, (None, *files.keys), strict=True):
+        levels = _levels(files, key) if key is not None and _listed(files, key) else None
+
+        def value(generation: Generation, key: str | None = key, levels: list[Any] | None = levels) -> float:
+            told = generation.score if key is None else generation.overrides[key]
+            return np.nan if told is None else float(told if levels is None else levels.index(told))
+
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if key is not None and files.sweep["search"][key].get("loguniform"):
+            axes.set_yscale("log")
+        if levels is not None:
+            axes.set_yticks(range(len(levels)), [str(level)[:20] for level in levels], fontsize=8)
+        for generation in generations.values():
+            _segment(axes, generations, generation, value, color=GREY, linewidth=0.8, alpha=0.6)
+        for generation in lineage:
+            _segment(axes, generations, generation, value, color=COLOURS[1], linewidth=2.2)
+        axes.set_ylabel("return in training" if key is None else key.removeprefix("algorithm."), fontsize=8)
+    grid[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
+    grid[-1].set_xlabel("env steps of a member")
+    members = len({trial for trial, _ in generations})
+    title = f"{members} members; in colour what led to the best one"
+    grid[0].set_title(title, loc="left", fontsize=9, color=GREY)
+    return figure
+
+
+def _segment(
+    axes: Axes,
+    generations: Mapping[tuple[int, int], Generation],
+    generation: Generation,
+    value: Callable[[Generation], float],
+    **style: Any,
+) -> None:
+    """From the end of the generation before, of the member itself or of whom it took over, to the end of this one."""
+    trial = generation.trial if generation.donor is None else generation.donor
+    before = generations.get((trial, generation.number - 1))
+    steps = [0 if before is None else before.env_steps, generation.env_steps]
+    here = value(generation)
+    axes.plot(steps, [here, here], **style)
+    if before is not None:
+        axes.plot([steps[0]] * 2, [value(before), here], **{**style, "linewidth": style["linewidth"] / 2})
 
 
 def _curves(files: SweepFiles) -> Figure | None:

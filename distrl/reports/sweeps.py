@@ -19,6 +19,7 @@ from distrl.reports.scores import over_seeds
 from distrl.tracking.metrics import read_metrics
 from distrl.yaml_format import read_yaml
 
+POPULATION = ("pbt", "pb2")  # schedulers whose trials take each other over
 LOWER = ("steps_to_threshold", "time_to_threshold_s")  # metrics of which less is better
 
 
@@ -44,7 +45,7 @@ class TrialRow:
     @property
     def status(self) -> str:
         found = [run["status"] for run in self.runs]
-        return next((status for status in ("failed", "stopped") if status in found), "finished")
+        return next((status for status in ("failed", "running", "stopped") if status in found), "finished")
 
     @property
     def env_steps(self) -> int:
@@ -54,6 +55,18 @@ class TrialRow:
     def seconds(self) -> float:
         """Of training, over its runs."""
         return float(sum(run["seconds"] for run in self.runs))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a member of a population did between two marks."""
+
+    trial: int
+    number: int
+    overrides: dict[str, Any]
+    donor: int | None  # whose state it took over before
+    env_steps: int  # at its end
+    score: float | None  # at its end, by which members are compared
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,37 @@ class SweepFiles:
     def cpus(self) -> int:
         """Of a trial."""
         return 1 + int((self.sweep.get("trial") or {}).get("runners", 0))
+
+    @property
+    def population(self) -> bool:
+        return self.sweep.get("scheduler") in POPULATION
+
+    @cached_property
+    def generations(self) -> dict[tuple[int, int], Generation]:
+        """Of a population those that have ended, by trial and number."""
+        begun, found = dict[tuple[int, int], dict[str, Any]](), {}
+        for line in (self.path / "events.jsonl").read_text(encoding="utf-8").splitlines():
+            event = json.loads(line) if line.endswith("}") else {}
+            if event.get("event") == "begun":
+                begun[event["trial"], event["rung"]] = event
+            elif event.get("event") == "ended":
+                key, result = (event["trial"], event["rung"]), event["result"]
+                told = begun[key]["overrides"], begun[key]["donor"], result["env_steps"], result["rung_score"]
+                found[key] = Generation(*key, *told)
+        return found
+
+    @property
+    def lineage(self) -> list[Generation]:
+        """Of a population the generations that led to its best member."""
+        best = self.result.get("best")
+        if best is None:
+            return []
+        path, trial = list[Generation](), int(best["trial"])
+        for number in sorted({number for _, number in self.generations}, reverse=True):
+            if (generation := self.generations.get((trial, number))) is not None:
+                path.append(generation)
+                trial = trial if generation.donor is None else generation.donor
+        return path[::-1]
 
     @cached_property
     def trials(self) -> list[TrialRow]:
@@ -130,14 +174,21 @@ def spread(values: Sequence[float]) -> str:
     return f"{over_seeds(values):.4g}" if values else "none"
 
 
+def told_score(trial: TrialRow) -> str:
+    """Its score; in brackets that of a trial that has not come to its end."""
+    return spread(trial.scores) if trial.scores else "none" if trial.score is None else f"({trial.score:.4g})"
+
+
 def compared(files: SweepFiles) -> list[tuple[str, str, str, str]]:
     """Winner and base config on the test seeds: whose, the metric, the return of the best model, how many seeds."""
     rows = []
+    best = (files.result.get("best") or {}).get("trial")
+    names = {"best": f"trial {best}{', by its schedule' if files.population else ''}", "base": "base config"}
     for whose, runs in (files.result.get("test") or {}).items():
         ended = [run for run in runs if run["status"] == "finished"]
         scores = [run["score"] for run in ended if run["score"] is not None]
         returns = [run["return_mean"] for run in ended if run["return_mean"] is not None]
-        rows.append((whose, spread(scores), spread(returns), str(len(ended))))
+        rows.append((names[whose], spread(scores), spread(returns), str(len(ended))))
     return rows
 
 

@@ -103,12 +103,21 @@ class Book:
         above = f"trials/{job.trial:04}" if isinstance(job, Piece) else f"test/{job.whose}"
         return self.directory / above / f"seed-{job.seed}"
 
-    def trials(self) -> list[dict[str, Any]]:
-        """All runs that are not going on, as trials.json has them, in the order in which they ended."""
-        going = {piece.run for piece in self.open if piece not in self.cut}
+    def trials(self, going: bool = False) -> list[dict[str, Any]]:
+        """All runs that are not going on, as trials.json has them, in the order in which they ended.
+
+        Args:
+            going: also those that are, and have reached a rung; they are `running`
+        """
+        under_way = {piece.run for piece in self.open if piece not in self.cut}
         newest = {piece.run: (piece, event) for piece, event in (self.ended | self.cut).items()}
         ended = sorted(newest.values(), key=lambda pair: pair[1]["time"])
-        return [self._trial(*pair) for pair in ended if pair[0].run not in going]
+        running = {"status": "running"}
+        return [
+            self._trial(*pair) | (running if pair[0].run in under_way else {})
+            for pair in ended
+            if going or pair[0].run not in under_way
+        ]
 
     def _trial(self, piece: Piece, event: Event) -> dict[str, Any]:
         result = event["result"]

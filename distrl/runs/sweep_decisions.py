@@ -91,7 +91,8 @@ class Decisions:
                 return piece
             if any(self._at(run, rung) is None for run in runs):
                 return None  # all of them are awaited
-            runs = sorted(self._leading(runs, rung)[: max(1, len(runs) // self.eta)])
+            least = min(2, len(self.seeds))  # so that the next seed has something to choose from
+            runs = sorted(self._leading(runs, rung)[: max(least, len(runs) // self.eta)])
         return None
 
     def _asha(self, runs: list[Run], busy: Collection[Piece]) -> Piece | None:

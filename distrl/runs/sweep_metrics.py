@@ -11,10 +11,11 @@ import numpy as np
 
 from distrl.config import Config
 from distrl.errors import UserError, did_you_mean
-from distrl.types import EnvInfo
+from distrl.types import EnvInfo, Evaluation
 
 Rows = Sequence[Mapping[str, Any]]
 EVALUATED, TRAINED = "evaluation/return_mean", "train/return_mean"
+FINAL = "final/return_mean"  # of the best model of a run, in fresh episodes at the end of it
 LOWER = {
     "steps_to_threshold": "env steps",
     "time_to_threshold_s": "seconds",
@@ -35,8 +36,14 @@ class Metric:
 
     @property
     def at_a_rung(self) -> Metric:
-        """What runs are compared by that are not at their ends: of most there is no time to a threshold yet."""
+        """What runs are compared by that are not at their ends, which is where some scores come from."""
+        if self.final:
+            return Metric(self.name.replace("final/", "evaluation/", 1))
         return Metric(TRAINED) if self.name in LOWER else self
+
+    @property
+    def final(self) -> bool:
+        return self.name.startswith("final/")
 
     @property
     def evaluated(self) -> bool:
@@ -52,7 +59,10 @@ class Metric:
             return _finite(result.get(self.name))
         if self.name == AREA:
             return _area(rows, env_steps)
-        values = [row[self.name] for row in rows if self.name in row]
+        if self.final and (evaluation := result.get("evaluation")) is not None:
+            return _finite(Evaluation.from_json(evaluation).metrics("final").get(self.name))
+        name = self.at_a_rung.name
+        values = [row[name] for row in rows if name in row]
         return _finite(values[-1]) if values else None
 
     def key(self, score: float | None) -> float:
@@ -77,8 +87,8 @@ def _area(rows: Rows, env_steps: int | None) -> float | None:
 
 def find_metric(name: str, config: Config, info: EnvInfo) -> Metric:
     """The metric of a sweep whose base config is `config`. Raises `UserError` where its runs have none such."""
-    reported = [f"{group}/scores/{key}_mean" for group in ("evaluation", "train") for key in config.env.report]
-    known = [EVALUATED, TRAINED, AREA, *LOWER, *reported]
+    reported = [f"{group}/scores/{key}_mean" for group in ("evaluation", "train", "final") for key in config.env.report]
+    known = [EVALUATED, TRAINED, FINAL, AREA, *LOWER, *reported]
     if name not in known:
         near = did_you_mean(name, known)
         raise UserError(f"metric {name!r} is unknown.{near} Known here: {', '.join(known)}.")
@@ -87,9 +97,15 @@ def find_metric(name: str, config: Config, info: EnvInfo) -> Metric:
             f"metric is {name}, but {info.id} has no reward threshold. Set metric={EVALUATED}, or metric={AREA}, which is "
             "high for who learns early."
         )
-    if name.startswith("evaluation/") and not config.evaluation_every:
+    metric = Metric(name)
+    if metric.at_a_rung.evaluated and not config.evaluation_every:
         raise UserError(
             f"metric is {name}, but evaluation.every is 0: nothing is evaluated during training. Set "
             f"evaluation.every=auto, or metric={TRAINED}."
         )
-    return Metric(name)
+    if metric.final and not config.evaluation.final_episodes:
+        raise UserError(
+            f"metric is {name}, but evaluation.final_episodes is 0: the best model plays no fresh episodes. Set "
+            f"evaluation.final_episodes=100, or metric={EVALUATED}."
+        )
+    return metric

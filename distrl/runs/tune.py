@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -19,6 +20,7 @@ from distrl.runs.sweep import Sweep, load_sweep
 from distrl.runs.sweep_book import Book, Job, Test, outcome_of
 from distrl.runs.sweep_check import POPULATION, check_sweep, rungs, trial_count
 from distrl.runs.sweep_decisions import Decisions, Piece
+from distrl.runs.sweep_end import present_sweep
 from distrl.runs.sweep_jobs import STOP, Jobs, key
 from distrl.runs.sweep_metrics import TRAINED, Metric
 from distrl.runs.sweep_population import Population
@@ -26,8 +28,9 @@ from distrl.runs.sweep_rows import SweepRows
 from distrl.runs.sweep_searchers import Seen, make_searcher
 from distrl.runs.sweep_spaces import Overrides, told
 from distrl.runs.sweep_trial import work
+from distrl.runs.sweep_view import Views
 from distrl.settings import dotted
-from distrl.tracking.console import Console
+from distrl.tracking.board import Board
 from distrl.tracking.mlflow import ENDS, MlflowTracker
 from distrl.tracking.where import collect_tags, tracking_uri
 from distrl.yaml_format import read_yaml
@@ -46,6 +49,12 @@ class Tuned:
     @property
     def status(self) -> str:
         return str(self.data["status"])
+
+    @property
+    def winner(self) -> Path | None:
+        """The run of the best trial whose best model does best."""
+        run_dir = self.data["winner"]
+        return None if run_dir is None else Path(run_dir)
 
 
 def new_sweep(source: str | Path, overrides: Sequence[str], name: str | None) -> tuple[Sweep, Path]:
@@ -106,28 +115,37 @@ def tune(sweep: Sweep, sweep_dir: Path, resume: bool = False, quiet: bool = Fals
     """
     metric = check_sweep(sweep, str(sweep_dir))
     request = signals.Request()
+    board = Board(quiet)
     with _taken(sweep_dir, resume) as keep, signals.handled(request), ExitStack() as stack:
-        trials = None if resume else stack.enter_context(start_trials(sweep))  # before anything is written
+        stack.callback(board.close)
+        address = sweep.base_config().cluster.address
+
+        def begin() -> Trials:
+            board.note("Starting Ray ..." if address == "local" else f"Joining Ray at {address} ...")
+            return stack.enter_context(start_trials(sweep))
+
+        trials = None if resume else begin()  # before anything is written
         keep()
         (sweep_dir / STOP).unlink(missing_ok=True)
         if not resume:
             write_text(sweep_dir / "sweep.yaml", sweep.to_yaml())
-        book, console = stack.enter_context(closing(Book(sweep_dir))), Console(None, quiet)
+        book = stack.enter_context(closing(Book(sweep_dir)))
         rows = stack.enter_context(closing(SweepRows(book, metric)))
-        driver = Driver(sweep, metric, book, rows, request, console)
+        driver = Driver(sweep, metric, book, rows, request, board)
         if trials is None and not driver.done():
-            trials = stack.enter_context(start_trials(sweep))
+            trials = begin()
         driver.tracker = tracker = _start_tracker(sweep, sweep_dir)
         if tracker is not None:
             stack.callback(tracker.abandon)
         driver.write("running")
         if trials is not None and not driver.done():  # it may be over before it began, by Ctrl-C
             trials.run(work, driver)
+        board.close()
         result = driver.write("interrupted" if request.reason else "finished")
         if result.status == "finished":
-            _draw(sweep_dir, console)
+            present_sweep(sweep, sweep_dir, result.winner, board)
         if tracker is not None and (behind := tracker.finish(ENDS[result.status], timeout=SEND_S)):
-            console.warn(behind)
+            board.warn(behind)
         return result
 
 
@@ -165,15 +183,6 @@ def _start_tracker(sweep: Sweep, sweep_dir: Path) -> MlflowTracker | None:
     )
 
 
-def _draw(sweep_dir: Path, console: Console) -> None:
-    from distrl.reports.sweep_pictures import plot_sweep
-
-    try:
-        plot_sweep(sweep_dir, sweep_dir / "plots")
-    except (UserError, OSError, ImportError) as error:
-        console.warn(f"not all pictures of this sweep could be made: {error}")
-
-
 class Driver:
     """Deals pieces of runs out, takes what comes of them, and keeps the book (`distrl.execution.tune.Dealer`)."""
 
@@ -184,10 +193,10 @@ class Driver:
         book: Book,
         rows: SweepRows,
         request: signals.Request,
-        console: Console,
+        board: Board,
     ) -> None:
         self.sweep, self.metric, self.book, self.rows = sweep, metric, book, rows
-        self.request, self.console = request, console
+        self.request, self.board, self.views = request, board, Views(sweep, book)
         self.tracker: MlflowTracker | None = None
         trials, shares = trial_count(sweep), rungs(sweep, sweep.base_config(), metric, trial_count(sweep))
         self.decisions: Decisions | Population
@@ -255,6 +264,9 @@ class Driver:
             self._write()
         self._tell(job, result)
 
+    def leaving(self) -> bool:
+        return self.request.reason is not None
+
     def watch(self) -> None:
         self._count_time()
         limit = self.sweep.budget.seconds
@@ -267,7 +279,9 @@ class Driver:
         elif stop.exists():
             stop.unlink()
         if self.tracker is not None and (message := self.tracker.poll()):
-            self.console.warn(message)
+            self.board.warn(message)
+        if self.board.due():
+            self.board.show(self.views.of(self.busy))
 
     def _count_time(self) -> None:
         if not self.over:
@@ -341,7 +355,7 @@ class Driver:
             line += f" ({str(result['error']).splitlines()[0]})"
         if isinstance(job, Piece):
             line += f"  {told(self.book.overrides[job.trial])}"
-        self.console.note(line)
+        self.board.note(line)
 
     def _write(self) -> None:
         leader = self.decisions.leader(tuple(job for job in self.busy if isinstance(job, Piece)))
@@ -351,6 +365,8 @@ class Driver:
             head = (
                 f"# trial {leader}: {self.metric.name} {score} over {len(self.decisions.scores(leader))} tuning seeds\n"
             )
+            if isinstance(self.decisions, Population):
+                head += "# These are its values at the end. What made it is its schedule, in result.json; its model is in model/.\n"
         config = self.sweep.config({} if leader is None else self.book.overrides[leader])
         self.book.write(head + config.to_yaml())
 
@@ -363,6 +379,7 @@ class Driver:
             "status": status,
             "metric": self.metric.name,
             "best": None if leader is None else self._best(leader),
+            "winner": None if leader is None else str(self._winner(leader)),
             "test": {"best": [] if leader is None else self._tests(leader), "base": self._tests(None)},
             "search_s": self.book.search_s,
         }
@@ -371,16 +388,28 @@ class Driver:
         return Tuned(self.book.directory, json.loads(text))
 
     def _best(self, leader: int) -> dict[str, Any]:
-        scores = self.decisions.scores(leader)
         found = {
             "trial": leader,
             "overrides": self.book.overrides[leader],
             "score": self.decisions.mean(leader),
-            "scores": scores,
+            "scores": self.decisions.scores(leader),
+            "returns": [value for _, value in self._finished(leader)],  # of the best models, in fresh episodes
         }
         if isinstance(self.decisions, Population):  # which values it had in each generation
             found["schedule"] = [[generation, values] for generation, values in self._phases(leader)]
         return found
+
+    def _winner(self, leader: int) -> Path:
+        best = max(self._finished(leader), key=lambda run: -math.inf if run[1] is None else run[1])
+        return self.book.run_dir(best[0])
+
+    def _finished(self, trial: int) -> list[tuple[Piece, float | None]]:
+        """Of each tuning seed with which a trial came to its end, the piece and the return of the best model."""
+        results = sorted(
+            ((p, e["result"]) for p, e in self.book.ended.items() if p.trial == trial),
+            key=lambda pair: self.sweep.seeds.tune.index(pair[0].seed),
+        )
+        return [(piece, result["return_mean"]) for piece, result in results if result["status"] == "finished"]
 
     def _tests(self, trial: int | None) -> list[dict[str, Any]]:
         tested = [(seed, self.book.tested.get(Test(trial, seed))) for seed in self.sweep.seeds.test]

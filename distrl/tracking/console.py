@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+SCORES = {"train/return_mean": "return", "evaluation/return_mean": "evaluation"}
+
+
 class Copy(Protocol):
     """Who copies a run to a store."""
 
@@ -94,15 +97,17 @@ class Console:
         self._tty = sys.stderr.isatty()
         self._shown = -math.inf
         self._row: Mapping[str, float | int | str] = {}
-        self._best: float | None = None
+        self._seen: dict[str, float] = {}  # the newest value of what is not in every row
+        self._best: dict[str, float] = {}
         self._lock, self._over = threading.RLock(), threading.Event()
         self._bar: Progress | None = None  # made by the first row: errors before it find the terminal as it was
 
     def update(self, row: Mapping[str, float | int | str]) -> None:
         """Show a row of metrics, unless the last one was shown just now."""
         self._row = row
-        if (evaluation := self._number("evaluation/return_mean")) is not None:
-            self._best = evaluation if self._best is None else max(self._best, evaluation)
+        for key in SCORES:
+            if (value := number_of(row, key)) is not None:
+                self._seen[key], self._best[key] = value, max(value, self._best.get(key, value))
         if not self._quiet and time.monotonic() - self._shown >= (0.2 if self._tty else 10):
             self._show()
 
@@ -161,21 +166,18 @@ class Console:
         self._bar.update(self._bar.task_ids[0], completed=done, description=text, refresh=True)
 
     def _summary(self) -> str:
-        speed, mean = self._number("time/env_steps_per_s"), self._number("train/return_mean")
+        speed, restarts = number_of(self._row, "time/env_steps_per_s"), number_of(self._row, "restarts")
         parts = [] if speed is None else [f"{speed:,.0f}/s"]
-        if mean is not None:
-            parts.append(f"return {mean:.4g}")
-        if self._best is not None:
-            parts.append(f"best evaluation {self._best:.4g}")
         if self._total is not None and speed:
-            left = int(max(0, self._total - int(self._row["env_steps"])) / speed)
-            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+            parts.append(left(self._total - int(self._row["env_steps"]), speed))
+        parts += [
+            f"{name} {self._seen[key]:.4g} (best {self._best[key]:.4g})"
+            for key, name in SCORES.items()
+            if key in self._seen
+        ]
+        if restarts:
+            parts.append(f"{restarts:.0f} restart{'s' if restarts > 1 else ''}")
         return "  ".join(parts)
-
-    def _number(self, key: str) -> float | None:
-        """What the row says, where it is a number."""
-        value = float(self._row.get(key, math.nan))
-        return value if math.isfinite(value) else None
 
     def _print(self, message: str, style: str | None = None) -> None:
         with self._lock:
@@ -186,3 +188,15 @@ class Console:
             print(message, file=sys.stderr, flush=True)
         else:  # above the bar
             self._bar.console.print(message, style=style, soft_wrap=True)
+
+
+def number_of(row: Mapping[str, float | int | str], key: str) -> float | None:
+    """What a row says, where it is a number."""
+    value = float(row.get(key, math.nan))
+    return value if math.isfinite(value) else None
+
+
+def left(env_steps: int, speed: float) -> str:
+    """How long so many env steps take."""
+    seconds = int(max(0, env_steps) / speed)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"

@@ -19,7 +19,15 @@ from distrl.tracking.mlflow import ENDS
 from distrl.tracking.where import read_json, write_json
 from distrl.yaml_format import read_yaml
 
-FILES = ("sweep.yaml", "trials.json", "best.yaml", "result.json", "plots")  # of a sweep that become artifacts
+FILES = (
+    "sweep.yaml",
+    "trials.json",
+    "best.yaml",
+    "result.json",
+    "plots",
+    "videos",
+    "model",
+)  # of a sweep that become artifacts
 SENT = "track.sent"  # in the directory of a run: which of its results MLflow has all of
 
 

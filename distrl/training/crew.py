@@ -75,11 +75,6 @@ class Crew:
         agents = agents_apart(self.config, self.policy)
         return self.execution.spawn(Replay, self.config, number, kept, agents, name="replay", seat=seat)
 
-    @property
-    def groups(self) -> int | None:
-        """Of agents with policies of their own; None: there are none."""
-        return len(self.policy.members) if isinstance(self.policy, TeamPolicy) else None
-
     def evaluator(self, env: EnvSettings) -> Worker:
         """One that plays in `env`."""
         self._settle()

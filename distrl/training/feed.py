@@ -13,7 +13,9 @@ from distrl.errors import Left
 from distrl.execution import Execution, Future, Worker
 from distrl.settings import Config
 from distrl.training.crew import Crew
-from distrl.types import Arrays, Priorities
+from distrl.types import Arrays, Priorities, Told
+
+NAMES = "key", "td_error"  # of what a replay is told
 
 
 class Feed(Protocol):
@@ -58,8 +60,7 @@ class ReplayFeed:
         learn(k)                                          at the learner
 
     The priorities of k - 1 come after the sample for k, so that drawing never waits for the learner, and the learner
-    finds its next batch ready. Where agents are in groups a replay draws for each of them (`distrl.workers.replays`): batches
-    and priorities are then those of the first replay for each group, of the second, and so on.
+    finds its next batch ready.
     """
 
     def __init__(self, config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> None:
@@ -67,17 +68,13 @@ class ReplayFeed:
         assert config.replay is not None
         self.config, self.execution, self.learner = config, crew.execution, learner
         self.replays: list[Worker] = []
-        self.places: list[tuple[int, tuple[int, ...]]] = []  # of each batch: its replay, and what that calls its group
-        self.updated: list[Future | None] = []  # of each: that newer priorities than the newest sample's are in
+        self.updated: list[Future | None] = []  # of each replay: that newer priorities than the newest sample's are in
         self.priorities: list[Future | None] = []  # those of the newest batch, not yet told
         for number in range(config.replay.shards):
             arrays = dict(state.get(str(number), {}))
-            for group in [()] if crew.groups is None else [(group,) for group in range(crew.groups)]:
-                names = [_waiting_name(name, group) for name in ("key", "td_error")]
-                waiting = [arrays.pop(name) for name in names if name in arrays]
-                self.places.append((number, group))
-                self.priorities.append(self.execution.put(Priorities(*waiting)) if waiting else None)
-                self.updated.append(None)
+            waiting = _taken(arrays)
+            self.priorities.append(None if waiting is None else self.execution.put(waiting))
+            self.updated.append(None)
             self.replays.append(crew.replay(number, arrays))
         self.workers = [learner, *self.replays]
 
@@ -86,40 +83,46 @@ class ReplayFeed:
         batches = []
         for number, replay in enumerate(self.replays):
             # What a call returns is handed to the next one, so that its failure is not overlooked.
-            added = submit(replay, "add", *fragments[number::shards])
-            for (of, group), updated in zip(self.places, self.updated, strict=True):
-                if of == number:
-                    after = filter(None, (added, updated))
-                    batches.append(submit(replay, "sample", *group, k, env_steps, *after))
+            after = submit(replay, "add", *fragments[number::shards]), self.updated[number]
+            batches.append(submit(replay, "sample", k, env_steps, *filter(None, after)))
         return batches
 
     def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
         submit = self.execution.submit
-        for i, (number, group) in enumerate(self.places):
-            if self.priorities[i] is not None:
-                self.updated[i] = submit(self.replays[number], "update_priorities", *group, self.priorities[i])
+        for number, replay in enumerate(self.replays):
+            if self.priorities[number] is not None:
+                self.updated[number] = submit(replay, "update_priorities", self.priorities[number])
         learnt = self.execution.submit_pair(self.learner, "learn", k, env_steps, *inputs)
-        self.priorities = [submit(self.learner, "priorities", i) for i in range(len(self.places))]
+        self.priorities = [submit(self.learner, "priorities", number) for number in range(len(self.replays))]
         return learnt
 
     def state(self) -> dict[str, Arrays]:
         states = [self.execution.get(self.execution.submit(replay, "state")) for replay in self.replays]
-        for (number, group), future in zip(self.places, self.priorities, strict=True):
-            states[number] = states[number] | _waiting(self.execution, future, group)
-        return {str(number): state for number, state in enumerate(states)}
+        waiting = [_waiting(self.execution, future) for future in self.priorities]
+        return {str(number): state | waiting[number] for number, state in enumerate(states)}
 
 
-def _waiting_name(name: str, group: tuple[int, ...]) -> str:
-    return ".".join(("waiting", *map(str, group), name))
-
-
-def _waiting(execution: Execution, priorities: Future | None, group: tuple[int, ...]) -> Arrays:
+def _waiting(execution: Execution, priorities: Future | None) -> Arrays:
     """Priorities that a replay has not been told yet; none where the update that makes them is owed."""
     with suppress(Left):
         if priorities is not None:
-            waiting: Priorities = execution.get(priorities)
-            return {_waiting_name(name, group): getattr(waiting, name) for name in ("key", "td_error")}
+            waiting: Told = execution.get(priorities)
+            of_groups = (
+                {"": waiting} if isinstance(waiting, Priorities) else {f"{i}.": p for i, p in enumerate(waiting)}
+            )
+            return {f"waiting.{at}{name}": getattr(p, name) for at, p in of_groups.items() for name in NAMES}
     return {}
+
+
+def _taken(arrays: Arrays) -> Told | None:
+    """Out of a replay's state: what `_waiting` put into it."""
+    found = {name: arrays.pop(name) for name in [*arrays] if name.startswith("waiting.")}
+    if not found:
+        return None
+    if f"waiting.{NAMES[0]}" in found:
+        return Priorities(*(found[f"waiting.{name}"] for name in NAMES))
+    groups = range(len(found) // len(NAMES))
+    return [Priorities(*(found[f"waiting.{group}.{name}"] for name in NAMES)) for group in groups]
 
 
 def make_feed(config: Config, crew: Crew, learner: Worker, state: dict[str, Arrays]) -> Feed:

@@ -8,30 +8,28 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from distrl.errors import Diverged, UserError
 from distrl.heartbeat import at_work
+from distrl.learning.drawn import learn_from
 from distrl.learning.normalise import make_algorithm
 from distrl.learning.slices import Slices
-from distrl.learning.team import Team
 from distrl.registry import algorithm_module
 from distrl.settings import Config, LearnerSettings
 from distrl.types import (
     Algorithm,
     Array,
     Arrays,
-    Batch,
+    Drawn,
     Fragment,
-    OffPolicy,
     OnPolicy,
     Origin,
     Policy,
-    Priorities,
+    Told,
     Weights,
 )
 from distrl.workers.leaving import can_be_left
@@ -115,7 +113,7 @@ class Learner:
             self.slices = Slices(config.learner.slices)
             self.algorithm: Algorithm = make_algorithm(config, policy, device, origin, self.slices)
         self.config, self.version = config, 0
-        self.new_priorities: list[Priorities] = []  # of the newest update, by replay
+        self.new_priorities: list[Told] = []  # of the newest update, by replay
         self.sender = Sender(config)
         if state is not None:
             self.version = int(state["version"])
@@ -138,25 +136,15 @@ class Learner:
             metrics = algorithm.update(list(fragments), iteration, self.config.progress(env_steps))
         return self._updated(metrics, env_steps, start)
 
-    def learn(self, iteration: int, env_steps: int, *batches: Batch) -> tuple[Message, dict[str, float]]:
-        """Learn from what each replay drew for an iteration, of a team for each of its groups; else as `update`."""
-        start = time.perf_counter()
-        algorithm, counted = self.algorithm, env_steps + self.config.rollout.env_steps
-        groups = len(algorithm.algorithms) if isinstance(algorithm, Team) else 1
-        joined, progress = [join(batches[group::groups]) for group in range(groups)], self.config.progress(env_steps)
+    def learn(self, iteration: int, env_steps: int, *drawn: Drawn) -> tuple[Message, dict[str, float]]:
+        """Learn from what each replay drew for an iteration; else as `update`."""
+        start, counted = time.perf_counter(), env_steps + self.config.rollout.env_steps
         with self.arithmetic():
-            if isinstance(algorithm, Team):
-                metrics, errors = algorithm.learn(joined, counted, progress)
-            else:
-                metrics, of_all = cast(OffPolicy, algorithm).learn(joined[0], counted, progress)
-                errors = [of_all]
-        by_replay = zip(*(np.split(of_group, len(batches) // groups, axis=1) for of_group in errors), strict=True)
-        parts = [part for of_replay in by_replay for part in of_replay]
-        self.new_priorities = [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]
+            metrics, self.new_priorities = learn_from(self.algorithm, drawn, counted, self.config.progress(env_steps))
         return self._updated(metrics, env_steps, start)
 
-    def priorities(self, number: int) -> Priorities:
-        """What became of batch `number` of the newest update."""
+    def priorities(self, number: int) -> Told:
+        """What became of the newest batch of replay `number`."""
         return self.new_priorities[number]
 
     def _updated(self, metrics: dict[str, float], env_steps: int, start: float) -> tuple[Message, dict[str, float]]:
@@ -179,11 +167,3 @@ def check_finite(update: str, metrics: dict[str, float], vector: Array) -> None:
         what = ", ".join(f"{name} is {metrics[name]}" for name in bad) or "a weight is not finite"
         known = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         raise Diverged(f"{update}: {what} ({known})")
-
-
-def join(batches: Sequence[Batch]) -> Batch:
-    """One batch [U, B] of those [U, B / shards] of each replay."""
-    if len(batches) == 1:
-        return batches[0]
-    parts = {field.name: [getattr(batch, field.name) for batch in batches] for field in fields(Batch)}
-    return Batch(**{name: np.concatenate(arrays, axis=1) for name, arrays in parts.items()})

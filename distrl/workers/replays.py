@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from distrl.acting.make import of_member
 from distrl.acting.team import TeamPolicy
 from distrl.heartbeat import at_work
@@ -29,11 +31,11 @@ class ReplayOfGroups:
         own = [[self.policy.fragment_of(group, f) for f in fragments] for group in range(len(self.parts))]
         return sum(part.add(*given) for part, given in zip(self.parts, own, strict=True))
 
-    def sample(self, group: int, iteration: int, env_steps: int, *after: int) -> Batch:
-        return self.parts[group].sample(iteration, env_steps, *after)
+    def sample(self, iteration: int, env_steps: int, *after: int) -> list[Batch]:
+        return [part.sample(iteration, env_steps, *after) for part in self.parts]
 
-    def update_priorities(self, group: int, priorities: Priorities) -> int:
-        return self.parts[group].update_priorities(priorities)
+    def update_priorities(self, told: Sequence[Priorities]) -> int:
+        return sum(part.update_priorities(of_group) for part, of_group in zip(self.parts, told, strict=True))
 
     def state(self) -> Arrays:
         return {f"{group}.{name}": a for group, part in enumerate(self.parts) for name, a in part.state().items()}

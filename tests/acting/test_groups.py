@@ -18,13 +18,14 @@ from distrl.envs.make import describe_env
 from distrl.envs.multi import grouped
 from distrl.errors import UserError
 from distrl.layouts import narrowed, widened
+from distrl.learning.drawn import join
 from distrl.learning.normalise import make_algorithm
 from distrl.models.evaluate import load_to_play
 from distrl.seeding import stream
 from distrl.settings import Config
 from distrl.tools.export import export
 from distrl.types import Fragment, Weights
-from distrl.workers.learner import Learner, join
+from distrl.workers.learner import Learner
 from distrl.workers.replay import Replay
 from distrl.workers.replays import ReplayOfGroups
 from distrl.workers.runner import Runner
@@ -128,8 +129,9 @@ def test_each_member_learns_action_values_as_if_it_were_alone() -> None:
     fragments = [runner.rollout(shard, 0, Weights(0, weights), None)[1] for shard in range(2)]
     for held, fragment in zip(replays, fragments, strict=True):
         held.add(fragment)
-    drawn = [held.sample(group, 0, 128) for held in replays for group in range(2)]
-    assert [batch.key.shape[0] for batch in drawn] == [(256 - 60) * 2 // 16, (128 - 30) * 2 // 16] * 2
+    drawn = [held.sample(0, 128) for held in replays]
+    updates = [(256 - 60) * 2 // 16, (128 - 30) * 2 // 16]
+    assert [[batch.key.shape[0] for batch in of_replay] for of_replay in drawn] == [updates] * 2
     _, metrics = learner.learn(0, 0, *drawn)
     vectors = policy.split(learner.algorithm.weights())
     for group, member in enumerate(policy.members):
@@ -146,16 +148,16 @@ def test_each_member_learns_action_values_as_if_it_were_alone() -> None:
         told, errors = algorithm.learn(join(batches), 128, 0.0)  # type: ignore[attr-defined]
         assert same(algorithm.weights(), vectors[group]) and metrics[f"{member.name}/loss"] == told["loss"]
         for number in range(2):
-            place = 2 * number + group
-            assert same(batches[number].obs, drawn[place].obs) and same(batches[number].reward, drawn[place].reward)
-            new = learner.priorities(place)
+            seen, new = drawn[number][group], learner.priorities(number)[group]  # type: ignore[index]
+            assert same(batches[number].obs, seen.obs) and same(batches[number].reward, seen.reward)
             assert same(new.td_error, errors[:, 8 * number : 8 * (number + 1)].ravel())
-            before = replays[number].parts[group].tree.total
-            assert replays[number].update_priorities(group, new) == 8 * len(errors)
-            assert replays[number].parts[group].tree.total != before
+    for number, held in enumerate(replays):
+        before = [part.tree.total for part in held.parts]
+        assert held.update_priorities(learner.priorities(number)) == 8 * sum(updates)  # type: ignore[arg-type]
+        assert all(part.tree.total != total for part, total in zip(held.parts, before, strict=True))
     again = ReplayOfGroups(config, 0, replays[0].state(), policy)
-    for group in range(2):
-        assert same(again.sample(group, 1, 256).obs, replays[0].sample(group, 1, 256).obs)
+    for one, other in zip(again.sample(1, 256), replays[0].sample(1, 256), strict=True):
+        assert same(one.obs, other.obs)
 
 
 def test_a_run_of_groups_and_what_is_done_with_it(tmp_path: Any) -> None:

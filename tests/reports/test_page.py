@@ -21,6 +21,7 @@ from distrl import train
 from distrl.errors import UserError
 from distrl.reports.page import duration, number, report_page, write_page
 from distrl.reports.scores import interquartile_mean, over_seeds
+from distrl.yaml_format import read_yaml, write_yaml
 
 # --- scores over seeds --------------------------------------------------------------------------------------------
 
@@ -156,18 +157,79 @@ def test_agents_in_groups_are_told_one_by_one(runs: list[Path], tmp_path: Path) 
     assert "chaser: float32 [4]; prey: uint8 [3]" in report_page([cut])
 
 
-def test_a_sweep_stands_for_its_test_runs_and_pictures(runs: list[Path], tmp_path: Path) -> None:
-    sweep = tmp_path / "sweeps" / "first"
-    (sweep / "plots").mkdir(parents=True)
-    (sweep / "trials.json").write_text("[]")
-    with pytest.raises(UserError, match=r"nothing on its test seeds yet.*distrl tune --status first"):
-        report_page([sweep])
-    for run, place in zip(runs, ("base/seed-1", "base/seed-2", "trial-0003/seed-1"), strict=True):
+def write_sweep(sweep: Path, runs: list[Path], **more: Any) -> Path:
+    """A sweep of two trials, of which number 3 won. `runs`: of the base on two test seeds, of the winner on one."""
+    sweep.mkdir(parents=True)
+    of_trial = {"seconds": 90.0, "weights_sha256": "0", "run_dir": "", "rungs": [], "ended": 1.0, "error": None}
+    trials = [
+        {"trial": n, "overrides": {"normalize.obs": n == 3, "algorithm.lr": 1e-3}, "seed": 1, "status": status}
+        | {"score": 10.0 * n, "env_steps": 1000 * n} | of_trial
+        for n, status in ((3, "finished"), (1, "stopped"))
+    ]  # fmt: skip
+    search = {
+        "normalize.obs": {"choice": [True, False]},
+        "algorithm.lr": {"loguniform": [1e-4, 1e-2], "when": {"a": 1}},
+    }
+    data = {
+        "base": {"seed": 1}, "search": search, "metric": "final/return_mean", "scheduler": "halving", "searcher": "random",
+        "seeds": {"tune": [1], "test": [101, 102]}, "budget": {"trials": 2}, "trial": {"runners": 1}, "sweep_dir": "/x",
+    }  # fmt: skip
+    best = {"trial": 3, "overrides": trials[0]["overrides"], "score": 30.0, "scores": [30.0], "returns": [30.0]}
+    (sweep / "sweep.yaml").write_text(write_yaml(data | more))
+    (sweep / "events.jsonl").touch()
+    (sweep / "trials.json").write_text(json.dumps(trials))
+    schedule = [[0, {"algorithm.lr": 1e-3}], [1, {"algorithm.lr": 4e-3}]]
+    (sweep / "result.json").write_text(
+        json.dumps({"best": best | {"schedule": schedule}, "search_s": 61.5, "test": {"best": [], "base": []}})
+    )
+    for run, place in zip(runs, ("base/seed-1", "base/seed-2", "trial-0003/seed-1"), strict=False):
         shutil.copytree(run, sweep / "test" / place)
-    (sweep / "plots" / "parallel.png").write_bytes(b"a picture")
-    page = report_page([sweep])
-    assert page.count('<section class="configuration">') == 2 and "The sweep first" in page
-    assert f"data:image/png;base64,{base64.b64encode(b'a picture').decode()}" in page
+    return sweep
+
+
+def test_a_sweep_is_told_with_who_won_and_how_to_repeat_it(runs: list[Path], tmp_path: Path, chromium: Any) -> None:
+    sweep = write_sweep(tmp_path / "sweeps" / "first", runs)
+    shutil.copytree(runs[0] / "videos", sweep / "videos")
+    out = write_page([sweep], tmp_path / "page.html")
+    context = chromium.new_context(viewport={"width": 360, "height": 800}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(out.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.inner_text("h1") == "Sweep first"
+    assert page.inner_text("#scores tr:nth-child(2)").startswith("winner (trial 3): ppo")
+    assert page.inner_text("#scores tr:nth-child(3)").startswith("base config: ppo")
+    rows = [re.split(r"\t", row) for row in page.locator(".sweep .scroll tr").all_inner_texts()]
+    assert rows[1] == ["3", "30", "1", "finished", "3,000", "3 min 00 s", "normalize.obs=True algorithm.lr=0.001"]
+    assert rows[2][:4] == ["1", "(10)", "0", "stopped"]
+    page.wait_for_function("document.querySelector('.sweep video').readyState >= 2")
+    assert page.locator(".sweep .chart svg").count() == 2  # of two trials no importance, and of their runs no curves
+    text = page.inner_text(".sweep")
+    for fact in (
+        "halving",
+        "101, 102",
+        "loguniform [0.0001, 0.01], where a is 1",
+        "distrl tune first.yaml --name first",
+    ):
+        assert fact in text
+    config = page.locator(".sweep a[download]").get_attribute("href").partition(",")[2]
+    assert read_yaml(base64.b64decode(config).decode())["sweep_dir"] is None
+    context.close()
+
+
+def test_a_population_is_repeated_by_its_sweep_and_not_by_its_last_values(runs: list[Path], tmp_path: Path) -> None:
+    page = report_page([write_sweep(tmp_path / "pop", runs, scheduler="pbt")])
+    winner, base = page.split('<section class="configuration">')[1:]
+    assert "distrl train config.yaml" in base and "changed on the way" not in base
+    assert "distrl train config.yaml" not in winner and "changed on the way" in winner
+    assert "<td>1</td><td>algorithm.lr=0.001</td>" in winner and "<td>2</td><td>algorithm.lr=0.004</td>" in winner
+
+
+def test_a_sweep_without_test_runs_is_told_by_its_winner_or_not_yet(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing on its test seeds yet.*distrl tune --status first"):
+        report_page([write_sweep(tmp_path / "first", [])])
+    sweep = write_sweep(tmp_path / "second", [], seeds={"tune": [1], "test": []})
+    shutil.copytree(runs[0], sweep / "trials" / "0003" / "seed-1")
+    assert "winner (trial 3), on tuning seeds" in report_page([sweep])
 
 
 def test_what_is_no_run_or_no_page_is_told_by_the_command(runs: list[Path], tmp_path: Path) -> None:

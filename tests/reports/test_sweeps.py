@@ -104,3 +104,26 @@ def test_pictures_are_drawn_also_of_one_trial_and_of_none(tmp_path: Path) -> Non
         "parallel.svg", "curves.svg", "cost.svg",
     ]  # fmt: skip
     assert plot_sweep(write_sweep(tmp_path / "none", 0), tmp_path / "q") == []
+
+
+def test_a_population_is_drawn_with_what_led_to_its_best_member(tmp_path: Path) -> None:
+    sweep = {"search": SEARCH, "metric": "evaluation/return_mean", "searcher": "random", "scheduler": "pbt"}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (tmp_path / "trials.json").write_text("[]")
+    (tmp_path / "result.json").write_text('{"best": {"trial": 1}}')
+    lines = []
+    for rung, donors in enumerate([(None, None, None), (None, 0, None), (None, None, 1)]):
+        for trial, donor in enumerate(donors):
+            values = {"algorithm.lr": 1e-3 * (1 + rung), "algorithm.epochs": 1 + trial, "algorithm.gae_lambda": 0.9}
+            piece = {"trial": trial, "seed": 1, "rung": rung}
+            result = {"env_steps": 100 * (rung + 1), "rung_score": None if trial == 2 else float(trial)}
+            lines += [{"event": "begun", **piece, "overrides": values, "donor": donor}]
+            lines += [{"event": "ended", **piece, "result": result}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "events.jsonl").write_text(text + '{"event": "begun", "tri')  # as a killed sweep leaves it
+    files = read_sweep(tmp_path)
+    assert len(files.generations) == 9
+    assert [(g.trial, g.number, g.env_steps) for g in files.lineage] == [(0, 0, 100), (1, 1, 200), (1, 2, 300)]
+    paths = plot_sweep(tmp_path, tmp_path / "plots")
+    assert [path.stem for path in paths] == ["population"]
+    assert len(np.unique(np.asarray(Image.open(paths[0]).convert("L")))) > 10

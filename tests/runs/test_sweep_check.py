@@ -68,6 +68,7 @@ def test_a_good_sweep_passes_and_reads_back_the_same(tmp_path: Path) -> None:
         ("search.algorithm.gamma={uniform: [0.9, 1.5]}", "no trial can have .*algorithm.gamma=1.5"),
         ("searcher=grid", "no list of values"),
         ("evaluation.every=0", "nothing is evaluated"),
+        ("metric=final/return_mean evaluation.final_episodes=0", "plays no fresh episodes"),
         ("trial.runners=1000", f"takes 1001 CPUs for each trial .* this machine has {cpu_count()}"),
         ("budgte.trials=3", "unknown key 'budgte'"),
         ("algorithm.lrr=3", "unknown key 'algorithm.lrr'"),
@@ -78,7 +79,8 @@ def test_a_good_sweep_passes_and_reads_back_the_same(tmp_path: Path) -> None:
 def test_a_mistake_is_one_message(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         check_sweep(
-            sweep_of(tmp_path, *(override.split(" ") if override.startswith("sched") else [override])), str(tmp_path)
+            sweep_of(tmp_path, *(override.split(" ") if override[:5] in ("sched", "metri") else [override])),
+            str(tmp_path),
         )
     assert len(str(caught.value).splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]

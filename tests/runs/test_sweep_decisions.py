@@ -62,6 +62,15 @@ def test_halving_keeps_the_better_half_at_each_rung_and_races_over_seeds() -> No
     assert decisions.leader() == ranking[0]
 
 
+@pytest.mark.parametrize(("seeds", "ends"), [((1,), {1: 1}), ((1, 2, 3), {1: 2, 2: 2, 3: 1})])
+def test_of_few_trials_halving_leaves_two_for_the_seeds_to_choose_from(
+    seeds: tuple[int, ...], ends: dict[int, int]
+) -> None:
+    _, done = simulate("halving", by_number, 2, 0, trials=6, seeds=seeds, rungs=3)
+    assert {seed: sum(p.seed == seed and p.rung == 3 for p in done) for seed in seeds} == ends
+    assert [sum(p.seed == 1 and p.rung == rung for p in done) for rung in range(3)] == [6, 3, ends[1]]
+
+
 def test_without_a_scheduler_all_run_to_the_end_and_half_of_them_on_the_next_seed() -> None:
     _, done = simulate("none", by_number, 4, 1)
     assert [sum(p.seed == seed for p in done) for seed in (1, 2, 3)] == [16, 8, 4]

@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import CARTPOLE
 from sweeping import Killed, read_trials, sweep_here
 
 from distrl.config import load_config
+from distrl.errors import UserError
+from distrl.models.store import find_model, read_model
 from distrl.runs.sweep_jobs import STOP
 from distrl.runs.tune import Driver
+from distrl.tracking.metrics import read_metrics
 
 SWEEP: dict[str, Any] = {
     "base": {**CARTPOLE, "track": {"mlflow": False, "video": False}},
@@ -75,3 +79,28 @@ def test_a_sweep_in_which_all_fails_has_no_best(monkeypatch: pytest.MonkeyPatch,
         t["status"] == "failed" and "hung up" in t["error"] and t["score"] is None for t in trials
     )
     assert load_config(tmp_path / "s" / "best.yaml").env.kwargs["trouble"] == "raise"
+
+
+def test_a_score_may_be_that_of_the_best_model_in_fresh_episodes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = {**SWEEP, "metric": "final/return_mean", "budget": {"trials": 4, "env_steps": 5120}}
+    with pytest.raises(UserError, match="no model yet: it has that of its winner at its end"):
+        sweep_here(monkeypatch, data, tmp_path / "s", before=lambda driver, count: find_model(tmp_path / "s") and None)
+    result = sweep_here(monkeypatch, data, tmp_path / "s", resume=True)
+    returns = {}
+    for trial in read_trials(tmp_path / "s"):
+        run_dir = Path(trial["run_dir"])
+        if trial["status"] == "finished":
+            ended = json.loads((run_dir / "result.json").read_text())["evaluation"]
+            assert (trial["score"], ended["episodes"]) == (ended["mean"], 6)
+            returns[trial["trial"], trial["seed"]] = trial["score"]
+        else:  # what it was compared by
+            rows = read_metrics(run_dir / "metrics.jsonl")
+            assert trial["score"] == [r["evaluation/return_mean"] for r in rows if "evaluation/return_mean" in r][-1]
+    best = result.data["best"]
+    assert best["returns"] == [returns[best["trial"], seed] for seed in (1, 2)] == best["scores"]
+    seed = 1 + int(np.argmax(best["returns"]))
+    assert result.winner is not None and result.winner.match(f"trials/{best['trial']:04}/seed-{seed}")
+    own = read_model(result.winner / "best")[1]["sha256"]
+    assert read_model(find_model(tmp_path / "s"))[1]["sha256"] == own

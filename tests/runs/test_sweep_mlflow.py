@@ -22,6 +22,29 @@ SWEEP: dict[str, Any] = {
 
 
 @pytest.mark.timeout(900)
+def test_sixteen_trials_in_one_store_lose_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    sweep_dir = tmp_path / "sweeps" / "many"
+    short = {"evaluation": {"every": 0, "final_episodes": 0}, "checkpoint": {"every": 0}}
+    data = {**SWEEP, "base": {**SWEEP["base"], **short}, "scheduler": "none", "metric": "train/return_mean"}
+    data |= {"budget": {"trials": 16, "env_steps": 1024}, "seeds": {"tune": [1], "test": []}}
+    sweep_here(monkeypatch, data, sweep_dir)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "distrl"]
+    runs = {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 1 + 16 + 16
+    for trial in range(16):
+        rows = read_metrics(sweep_dir / f"trials/{trial:04}/seed-1/metrics.jsonl")
+        for metric in ("train/return_mean", "train/policy_loss", "time/env_steps_per_s"):
+            points = client.get_metric_history(runs[f"{trial:04} seed-1"], metric)
+            told = sorted((point.step, point.value) for point in points)
+            assert told == [(row["env_steps"], row[metric]) for row in rows if metric in row] and told
+        assert len(client.get_metric_history(runs[f"trial {trial}"], "sweep/score")) == 1
+
+
+@pytest.mark.timeout(900)
 def test_each_run_and_each_row_is_there_once_after_a_kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

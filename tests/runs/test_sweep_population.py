@@ -13,7 +13,8 @@ from conftest import CARTPOLE
 from sweeping import Killed, read_trials, sweep_here
 
 from distrl.config import load_config
-from distrl.models.store import list_checkpoints, read_model
+from distrl.models.store import find_model, list_checkpoints, read_model, weights_sha256
+from distrl.reports.sweeps import compared, read_sweep
 from distrl.runs.sweep import Sweep
 from distrl.runs.sweep_decisions import Outcome, Piece
 from distrl.runs.sweep_metrics import Metric
@@ -131,7 +132,7 @@ def test_a_population_is_the_same_after_a_kill_and_its_winner_is_trained_as_it_w
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = sweep_here(monkeypatch, PBT, whole)
+    result = sweep_here(monkeypatch, {**PBT, "set": {"track.video": True}}, whole)
     for at in (5, 2):  # in the second generation, and in the third
         with pytest.raises(Killed):
             sweep_here(monkeypatch, PBT, killed, kill_at=at, resume=killed.exists())
@@ -148,6 +149,16 @@ def test_a_population_is_the_same_after_a_kill_and_its_winner_is_trained_as_it_w
         rows = read_metrics(whole / "trials" / f"{event['trial']:04}" / "seed-1" / "metrics.jsonl")
         first = next(row for row in rows if row["iteration"] >= 10 * event["rung"] / 3)
         assert first["train/learning_rate"] == pytest.approx(event["overrides"]["algorithm.lr"])
+    best = result.data["best"]
+    assert result.winner == whole / "trials" / f"{best['trial']:04}" / "seed-1" and len(best["returns"]) == 1
+    kept, winners = (read_model(find_model(path))[0] for path in (whole, result.winner))
+    assert weights_sha256(kept) == weights_sha256(winners) and (whole / "model").exists()
+    assert "What made it is its schedule" in (whole / "best.yaml").read_text().splitlines()[1]
+    assert {path.name for path in (whole / "plots").iterdir()} == {"population.png", "curves.png", "cost.png"}
+    assert (whole / "videos" / "best.webm").stat().st_size > 1000 and not (killed / "videos").exists()
+    files = read_sweep(whole)
+    assert [[g.number, g.overrides] for g in files.lineage] == schedule and files.lineage[-1].trial == best["trial"]
+    assert compared(files)[0][0] == f"trial {best['trial']}, by its schedule"
     tested = read_metrics(Path(result.data["test"]["best"][0]["run_dir"]) / "metrics.jsonl")
     rates = dict.fromkeys(
         round(float(row["train/learning_rate"]), 12) for row in tested if "train/learning_rate" in row

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 from conftest import CARTPOLE
+from nodes import ENVIRONMENT, Nodes
 from processes import distrl, family, gone
 
 from distrl import load_config, train
@@ -130,6 +131,27 @@ def test_interrupted_and_killed_and_gone_on_with_it_is_the_same_sweep(
     ended = [(e["trial"], e["seed"], e["rung"]) for e in events if e["event"] == "ended"]
     assert len(ended) == len(set(ended)), "a piece was run twice"
     assert {path.name for path in (sweep_dir / "plots").iterdir()} >= {"parallel.png", "curves.png", "cost.png"}
+
+
+def test_a_node_that_is_lost_costs_a_sweep_nothing(whole: Path, tmp_path: Path) -> None:
+    """Of two machines with a core each one is lost in the middle of a trial, which goes on from its checkpoint on the other."""
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SWEEP))
+    nodes, sweep_dir = Nodes(), tmp_path / "sweeps" / "n"
+    try:
+        _, lost = nodes.add(1), nodes.add(1)
+        command = [sys.executable, "-m", "distrl", "tune", "s.yaml", f"cluster.address={nodes.address}", "--name", "n"]
+        pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": ENVIRONMENT}
+        process = psutil.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
+        deadline = time.monotonic() + 600
+        while ends(sweep_dir) < 1 or "ResourceTrainable" not in nodes.workers(lost):
+            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+            time.sleep(0.05)
+        nodes.kill(lost)
+        _, told_of = process.communicate(timeout=900)
+        assert process.returncode == 0, told_of.decode()
+    finally:
+        nodes.close()
+    assert told(sweep_dir) == told(whole)
 
 
 def test_a_trial_that_fails_is_told_with_its_cause_and_a_process_that_dies_is_started_again(tmp_path: Path) -> None:

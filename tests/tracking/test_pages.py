@@ -17,6 +17,7 @@ import pytest
 from browsers import browser
 from conftest import CARTPOLE
 from processes import distrl, gone, result_of, write
+from sweeping import read_trials, sweep_here
 
 from distrl.errors import UserError
 from distrl.tracking.ui import find_store, page_of
@@ -27,6 +28,15 @@ def free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
+
+
+SWEEP: dict[str, Any] = {
+    "base": {**CARTPOLE, "track": {"video": False}},
+    "search": {"algorithm.lr": {"loguniform": [1e-4, 1e-2]}},
+    "budget": {"trials": 2, "env_steps": 2560},
+    "scheduler": "none",
+    "seeds": {"tune": [1], "test": []},
+}
 
 
 class Pages:
@@ -49,6 +59,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = distrl("train", config, "--local", "-q", "run_dir=runs/first", cwd=home)
     assert done.returncode == 0, done.stderr
     assert f"distrl ui {home}/runs/first" in done.stdout
+    done = distrl("register", "runs/first", "--name", "poles", "--alias", "champion", cwd=home)
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:  # into the same store
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/runs/mlflow.db")
+        sweep_here(patch, SWEEP, home / "sweeps" / "mine")
     return home
 
 
@@ -102,6 +117,24 @@ def test_the_page_of_models_can_rank_them(pages: Pages, page: Any) -> None:
     page.get_by_text("ppo-first").first.wait_for()
     page.get_by_text("final/return_mean").first.wait_for()
     assert "system/" not in page.inner_text("body")
+
+
+def test_a_sweep_leads_to_its_trials_and_these_to_their_seeds(pages: Pages, page: Any) -> None:
+    known = json.loads((pages.home / "sweeps" / "mine" / "mlflow.json").read_text())
+    page.goto(f"{pages.address.partition('/runs?')[0]}/runs/{known['run_id']}")
+    page.get_by_role("link", name="trial 0", exact=True).wait_for()
+    page.get_by_role("link", name="trial 1", exact=True).click()
+    page.get_by_role("link", name="0001 seed-1", exact=True).click()
+    trial = read_trials(pages.home / "sweeps" / "mine")[1]
+    page.get_by_text(str(trial["overrides"]["algorithm.lr"])).first.wait_for()  # among its parameters
+    page.get_by_text("final/return_mean").wait_for()
+
+
+def test_the_registry_shows_the_model_with_its_alias(pages: Pages, page: Any) -> None:
+    page.goto(f"{pages.address.partition('#')[0]}#/models")
+    page.get_by_role("link", name="poles", exact=True).click()
+    page.get_by_text("champion").first.wait_for()
+    page.get_by_text("Version 1").first.wait_for()
 
 
 def test_a_taken_port_is_told_with_one_that_is_free(pages: Pages) -> None:

@@ -162,15 +162,15 @@ def test_import_is_light() -> None:
 def test_console_without_a_terminal_writes_few_plain_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(total_env_steps=1000)
     for i in range(9):
-        console.update(row(i) | {"time/env_steps_per_s": 50.0, "evaluation/return_mean": 7.0 - i})
+        console.update(row(i) | {"time/env_steps_per_s": 50.0, "evaluation/return_mean": 7.0 - i, "restarts": i // 4})
     console.note("a note [with] a:b:brackets")
     console.close()
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "100/1,000 env steps  50/s  return 0  best evaluation 7  0:00:18 left",
+        "100/1,000 env steps  50/s  0:00:18 left  return 0 (best 0)  evaluation 7 (best 7)",
         "a note [with] a:b:brackets",
-        "900/1,000 env steps  50/s  return 8  best evaluation 7  0:00:02 left",
+        "900/1,000 env steps  50/s  0:00:02 left  return 8 (best 8)  evaluation -1 (best 7)  2 restarts",
     ]
 
 
