@@ -125,5 +125,5 @@ def test_a_run_is_examined_with_its_league(tmp_path: Path) -> None:
 def test_a_game_of_three_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = EnvSettings(id="classic/leduc_holdem_v4", kwargs={"num_players": 3})
     monkeypatch.setattr("distrl.models.leduc.load_to_play", lambda path, modules: (policy_of(1), env, {}))
-    with pytest.raises(UserError, match="with two players. Leave out --exact"):
+    with pytest.raises(UserError, match=r"with two players. Leave out --exact"):
         examine_leduc(tmp_path)
