@@ -172,7 +172,10 @@ def play(
 
         sit(window.by_policy(policy, seed, not sampled), env, seat, seed, episodes, say=out.print)
         return
-    window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes)
+    remedy = "Record a video instead: 'distrl record'."
+    if policy.obs_layout.agents:
+        remedy += " Or play a game of turns yourself: --seat AGENT."
+    window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes, remedy=remedy)
 
 
 @app.command()
