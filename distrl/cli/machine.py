@@ -206,6 +206,8 @@ def _tell_agents(row: Callable[[str, object], None], info: EnvInfo) -> None:
         "policies",
         "per_agent, or groups of those that are alike" if info.groups else "shared, per_agent, or groups",
     )
+    if info.mask_in_info:
+        row("action mask", "in the info")
     row("state of all", "none" if info.state_space is None else f"{space_text(info.state_space)}, for a central critic")
 
 

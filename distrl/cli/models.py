@@ -65,8 +65,8 @@ def _evaluate_exactly(run: Path, modules: list[str]) -> None:
     from distrl.envs.multi import is_team
     from distrl.models.evaluate import evaluate_exactly, load_model
 
-    if is_team(load_model(run)[1].id):
-        _examine_game(run, modules)
+    if is_team(env_id := load_model(run)[1].id):
+        (_examine_leduc if env_id.replace("-v", "_v") == "classic/leduc_holdem_v4" else _examine_game)(run, modules)
         return
     found, table, env, about = evaluate_exactly(run, modules)
     limit = "no time limit" if table.time_limit is None else f"time limit {table.time_limit}"
@@ -92,6 +92,25 @@ def _examine_game(run: Path, modules: list[str]) -> None:
                 f"; against random moves {seat.win:.4%} won, {seat.draw:.4%} drawn, {seat.loss:.4%} lost",
             )
         )
+
+
+def _examine_leduc(run: Path, modules: list[str]) -> None:
+    from distrl.models.leduc import examine_leduc
+
+    found = examine_leduc(run, modules)
+    for agent, won in found.against_random.items():
+        out.print(
+            Text.assemble(
+                f"{agent}: over all hands its best actions win ",
+                (f"{won:.4f}", "bold"),
+                f" big blinds a hand of random play, of whom {found.at_most:.4f} can be won",
+            )
+        )
+    out.print(
+        f"NashConv of its best actions {found.greedy:.4f}, as it samples {found.sampled:.4f}; 0 is an equilibrium"
+    )
+    if found.league is not None:
+        out.print(f"NashConv of the average of the {found.members} past versions in its league {found.league:.4f}")
 
 
 @app.command()
@@ -153,7 +172,10 @@ def play(
 
         sit(window.by_policy(policy, seed, not sampled), env, seat, seed, episodes, say=out.print)
         return
-    window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes)
+    remedy = "Record a video instead: 'distrl record'."
+    if policy.obs_layout.agents:
+        remedy += " Or play a game of turns yourself: --seat AGENT."
+    window.play(window.by_policy(policy, seed, not sampled), env, seed, episodes, remedy=remedy)
 
 
 @app.command()

@@ -118,7 +118,8 @@ class Team(gym.Env[dict[str, Any], Any]):
     def _turn(self, actions: Sequence[Any]) -> None:
         game, before = self.game, self.there
         game.step(actions[self.place[game.agent_selection]])
-        self.reward = np.array([float(game.rewards.get(name, 0.0)) for name in self.agents])
+        rewards = game.rewards  # each look at an attribute goes through all wrappers of PettingZoo
+        self.reward = np.array([float(rewards.get(name, 0.0)) for name in self.agents])
         terminated = self._members(name for name, ended in game.terminations.items() if ended)
         truncated = self._members(name for name, ended in game.truncations.items() if ended)
         self.terminated, self.truncated = terminated & before, truncated & ~terminated & before
@@ -130,12 +131,15 @@ class Team(gym.Env[dict[str, Any], Any]):
         """See what those see who have just ended, then who acts next, and let those leave."""
         game = self.game
         seen = {name: game.observe(name) for name in ended}
-        infos = {name: game.infos.get(name, {}) for name in ended}
-        while game.agents and (game.terminations[game.agent_selection] or game.truncations[game.agent_selection]):
+        told = game.infos
+        infos = {name: told.get(name, {}) for name in ended}
+        while game.agents:
+            name = game.agent_selection
+            if not (game.terminations[name] or game.truncations[name]):
+                break
             game.step(None)
         self.acts = np.zeros_like(self.there)
         if game.agents:
-            name = game.agent_selection
             self.acts[self.place[name]] = True
             seen[name], infos[name] = game.observe(name), game.infos.get(name, {})
         self.seen, self.infos = seen, infos

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.utils.seeding import np_random
 
 from distrl.envs.multi import describe_team
-from distrl.layouts import AGENT, OBSERVATION, Layout
+from distrl.layouts import AGENT, OBSERVATION, Layout, narrowed
 from distrl.seeding import derive
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, Snapshot, Step
@@ -141,12 +141,13 @@ class SpreadShard:
 
     @staticmethod
     def fits(settings: EnvSettings, layout: Layout | None) -> bool:
-        """Whether arrays do all that is asked of mpe2, which they may stand for, and agents share a policy."""
+        """Whether arrays do all that is asked of mpe2, which they may stand for."""
         if settings.id.replace("-v", "_v") != ID or settings.vectorize != "auto":
             return False
         known = {*inspect.signature(SpreadWorld).parameters, "dynamic_rescaling"} - {"copies"}  # the one is of pictures
-        shared = layout is None or {(AGENT,), (OBSERVATION,)} <= {part.path for part in layout.parts}
-        return settings.kwargs.keys() <= known and shared
+        layouts = [] if layout is None else layout.members or [layout]
+        plain = all({(AGENT,), (OBSERVATION,)} <= {part.path for part in own.parts} for own in layouts)
+        return settings.kwargs.keys() <= known and plain
 
     def __init__(self, settings: EnvSettings, seed: int, shard: int, copies: int, layout: Layout | None = None) -> None:
         """`layout`: of a row of an observation; None: as the env's spaces say."""
@@ -156,15 +157,20 @@ class SpreadShard:
         self.world = SpreadWorld(copies, **{k: v for k, v in settings.kwargs.items() if k != "dynamic_rescaling"})
         self.agents, layout = self.world.agents, layout or describe_team(settings).obs_layout
         self.episode = np.zeros(copies, np.int64)
-        self.obs = np.stack([layout.example()] * (copies * self.agents))
-        views = {part.path: part.of(self.obs) for part in layout.parts}
-        views[AGENT,][:] = np.tile(np.eye(self.agents), (copies, 1))
-        self._own = views[OBSERVATION,]
-        self._central = None if layout.central is None else layout.central.of(self.obs)
+        self.obs, self._wide = np.tile(layout.examples(), (copies, 1)), bool(layout.members)
+        self._views = []  # of each agent what it sees, and what a central critic does, [N, ...]
+        for place, name in enumerate(layout.agents):
+            own, rows = layout.of(name), self.obs[place :: self.agents]
+            rows = rows[:, : own.nbytes].view(own.dtype) if self._wide else rows
+            views = {part.path: part.of(rows) for part in own.parts}
+            views[AGENT,][:, own.agents.index(name)] = 1
+            self._views.append((views[OBSERVATION,], None if own.central is None else own.central.of(rows)))
         self._begin(np.arange(copies))
         self._see()
 
     def step(self, action: Array) -> Step:
+        if self._wide:
+            action = narrowed(action, *(((5,), "float32") if self.world.continuous else ((), "int64")))
         reward, terminated, truncated = self.world.step(action.reshape(self.copies, self.agents, *action.shape[1:]))
         truncated |= (self.world.elapsed >= self.limit) & ~terminated
         self._see()
@@ -195,6 +201,7 @@ class SpreadShard:
         self.world.reset(copies, seeds)
 
     def _see(self) -> None:
-        self._own[:] = self.world.obs.reshape(self._own.shape)
-        if self._central is not None:
-            self._central[:] = np.repeat(self.world.state(), self.agents, axis=0)
+        for place, (own, central) in enumerate(self._views):
+            own[:] = self.world.obs[:, place]
+            if central is not None:
+                central[:] = self.world.state()

@@ -43,7 +43,7 @@ class Player:
 
     def reset(self) -> None:
         """New episodes begin. It is needed by a policy that remembers, and changes nothing for any other."""
-        self._acting: Acting | None = None
+        self._acting: dict[str | None, Acting] = {}  # by agent, each of whom remembers for itself
 
     def act(self, obs: Any, greedy: bool = True, action_mask: Any = None, agent: str | None = None) -> Any:
         """The action for one observation as the env gives it, or the actions of a batch [N, ...] of them.
@@ -66,19 +66,18 @@ class Player:
         flat = policy.obs_layout.pack(seen, action_mask)
         _refuse_nan(flat, policy.obs_layout)
         batch = flat.reshape(-1, *policy.obs_layout.shape)
-        if policy is not self.policy:  # of a team, whose members remember nothing
-            self._acting = None
-        if self._acting is None or self._acting.memory is None:
-            self._acting = Acting(policy, len(batch))
-        elif len(batch) != len(self._acting.memory):
+        acting = self._acting.get(agent)
+        if acting is None or acting.memory is None:
+            acting = self._acting[agent] = Acting(policy, len(batch))
+        elif len(batch) != len(acting.memory):
             raise ValueError(
-                f"{len(batch)} observations, after {len(self._acting.memory)} of the step before: this policy remembers its "
+                f"{len(batch)} observations, after {len(acting.memory)} of the step before: this policy remembers its "
                 "episodes. Call reset() where new ones begin."
             )
         if greedy:
-            action = self._acting.greedy(batch)
+            action = acting.greedy(batch)
         else:
-            action, _ = self._acting.act(batch, policy.draw(self._rng, 1, len(batch))[0])
+            action, _ = acting.act(batch, policy.draw(self._rng, 1, len(batch))[0])
         single = flat.shape == policy.obs_layout.shape
         return policy.action_layout.unpack(action[0] if single else action)
 

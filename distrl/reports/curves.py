@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from distrl.envs.make import find_spec
 from distrl.errors import UserError
 from distrl.files import draft
 from distrl.models.trust import check_modules
+from distrl.reports.games import TRAINING, games
 from distrl.reports.runs import Run, group_runs, read_run
 from distrl.settings import EnvSettings
 from distrl.types import Array
@@ -59,10 +61,10 @@ def plot_runs(run_dirs: Sequence[Path], out: Path, smooth: int = 1, threshold: f
 
 
 def plot_training(run_dir: Path, out_dir: Path) -> list[Path]:
-    """Draw learning_curve.png and losses.png of one run; a picture that would be empty is left out."""
+    """Draw learning_curve.png, losses.png and games.png of one run; a picture that would be empty is left out."""
     run = read_run(Path(run_dir))
     figures = {"learning_curve.png": learning_curves([run], _threshold([run])) if _drawn(run) else None}
-    figures["losses.png"] = losses(run)
+    figures |= {"losses.png": losses(run), "games.png": games(run)}
     return [save_figure(figure, Path(out_dir) / name) for name, figure in figures.items() if figure is not None]
 
 
@@ -155,7 +157,7 @@ def _draw_best(axes: Axes, members: Sequence[Run]) -> None:
 
 def losses(run: Run) -> Figure | None:
     """One small panel for every metric of the learner; None where there is none."""
-    names = {key.removeprefix("train/") for key in _keys(run, "train/") - _keys(run, AGENTS)}
+    names = {key.removeprefix("train/") for key in _keys(run, "train/") - _keys(run, AGENTS) - _keys(run, TRAINING)}
     curves = {name: run.curve(f"train/{name}") for name in names - set(NO_PANELS)}
     curves = {
         name: curve for name, curve in curves.items() if len(curve[0]) and (name in PANELS or np.ptp(curve[1]) > 0)
@@ -168,16 +170,21 @@ def _keys(run: Run, prefix: str) -> set[str]:
 
 
 def _draw_agents(axes: Axes, run: Run) -> None:
-    """A thin line for the return of each of several agents, whose sum the learning curve is."""
-    keys = sorted(_keys(run, AGENTS))
+    """A thin line for the return of each of several agents, whose sum the learning curve is; in groups a colour for each policy."""
+    keys, groups = sorted(_keys(run, AGENTS)), run.config.get("policies")
+    groups = groups if isinstance(groups, dict) else {}
     for i, key in enumerate(keys):
+        name = key.removeprefix(AGENTS).removesuffix("_mean")
+        own = (group for group, patterns in groups.items() if any(fnmatchcase(name, pattern) for pattern in patterns))
+        group = next(own, None)
+        number = i if group is None else list(groups).index(group)
         style: dict[str, Any] = {
-            "color": COLOURS[(i + 2) % len(COLOURS)],
+            "color": COLOURS[(number + 2) % len(COLOURS)],
             "linestyle": LINES[1 + i // len(COLOURS) % (len(LINES) - 1)],
         }
-        name = key.removeprefix(AGENTS).removesuffix("_mean")
         steps, returns = run.curve(key)
-        axes.plot(steps, returns, linewidth=1, label=name if len(keys) <= MOST_NAMED else None, **style)
+        label = name if group is None else f"{name} ({group})"
+        axes.plot(steps, returns, linewidth=1, label=label if len(keys) <= MOST_NAMED else None, **style)
 
 
 def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:

@@ -28,6 +28,9 @@ from distrl.learning.normalise import make_algorithm
 from distrl.models.evaluate import play_episodes
 from distrl.models.game_tree import examine_game
 from distrl.models.store import list_checkpoints, weights_sha256
+from distrl.reports.curves import losses
+from distrl.reports.games import EVALUATION, TRAINING, scores
+from distrl.reports.runs import Run, read_run
 from distrl.seeding import stream
 from distrl.settings import Config, OpponentSettings
 from distrl.types import Array, Evaluation, Fragment, Weights
@@ -267,6 +270,30 @@ def test_a_run_tells_of_every_opponent_by_seat(run_dir: Path) -> None:
     assert any("evaluation/against/earlier/win" in row for row in rows)
     assert [row["train/league"] for row in rows if "train/league" in row] == [1, 1, 2, 2]  # before each update's end
     assert load_policy(run_dir).policy.obs_layout.agents == seats  # the model is of the trained policy alone
+
+
+def test_scores_are_drawn(run_dir: Path) -> None:
+    assert (run_dir / "plots" / "games.png").exists()
+    run = read_run(run_dir)
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for kind, name, x in (
+        (TRAINING, "random", "env_steps"),
+        (TRAINING, "league", "env_steps"),
+        (EVALUATION, "earlier", "evaluation/env_steps"),
+    ):
+        told = {row[x]: row for row in rows if f"{kind}{name}/win" in row}
+        steps, score = scores(run, kind)[name]
+        assert steps.tolist() == sorted(told)
+        for step, value in zip(steps.tolist(), score.tolist(), strict=True):
+            win, draw = (told[step][f"{kind}{name}/{outcome}"] for outcome in ("win", "draw"))
+            assert value == pytest.approx(win + draw / 2)
+    assert not any(key.startswith("against") for key in losses_of(run))
+
+
+def losses_of(run: Run) -> list[str]:
+    figure = losses(run)
+    assert figure is not None
+    return [axes.get_title() for axes in figure.axes]
 
 
 def test_games_against_random_play_go_as_the_whole_tree_says(run_dir: Path) -> None:

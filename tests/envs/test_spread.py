@@ -12,6 +12,7 @@ from toys import same
 
 from distrl.envs.journal import Underway
 from distrl.envs.make import describe_env
+from distrl.envs.multi import grouped
 from distrl.envs.shard import make_shard
 from distrl.envs.spread import SpreadShard, SpreadWorld
 from distrl.envs.team import TeamShard
@@ -147,9 +148,10 @@ def settings(**changes: Any) -> EnvSettings:
         {"kwargs": {"N": 4, "terminate_on_success": True, "max_cycles": 12}},
     ],
 )
-def test_a_shard_is_that_of_mpe2_stepped_by_itself(changes: dict[str, Any], central: bool) -> None:
+@pytest.mark.parametrize("policies", ["shared", {"a": ["agent_0"], "b": ["agent_[1-9]"]}], ids=["shared", "groups"])
+def test_a_shard_is_that_of_mpe2_stepped_by_itself(changes: dict[str, Any], central: bool, policies: Any) -> None:
     env = settings(**changes)
-    info = replace(describe_env(env), central=central)
+    info = grouped(replace(describe_env(env), central=central), policies)
     ours = make_shard(env, 3, 1, 3, info.obs_layout)
     theirs = make_shard(env.model_copy(update={"vectorize": "single"}), 3, 1, 3, info.obs_layout)
     assert isinstance(ours, SpreadShard) and isinstance(theirs, TeamShard)

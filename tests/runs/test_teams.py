@@ -22,6 +22,7 @@ from distrl.models.play import play_episodes as moments
 from distrl.models.video import record_video
 from distrl.reports.curves import plot_runs
 from distrl.runs.plan import plan_run
+from distrl.seeding import derive
 from distrl.tools.export import export
 from distrl.tracking.metrics import read_metrics
 
@@ -69,8 +70,6 @@ def test_each_agent_is_acted_for_by_its_name(run_dir: Path) -> None:
     team = player.make_env()
     assert isinstance(team, Team)
     played = list(moments(by_policy(policy, 3), team, 3, 1))
-    from distrl.seeding import derive
-
     game, total = team.game, 0.0
     obs, _ = game.reset(seed=derive(3, "play episode", 0))
     for moment in played[1:]:
@@ -85,6 +84,25 @@ def test_each_agent_is_acted_for_by_its_name(run_dir: Path) -> None:
     for agent, message in ((None, "agent is None; it must be one of agent_0, agent_1"), ("x", "agent is 'x'")):
         with pytest.raises(UserError, match=message):
             player.act(obs["agent_0"], agent=agent)
+
+
+def test_each_agent_remembers_for_itself(tmp_path: Path) -> None:
+    memory = {**BASE["algorithm"], "memory": {"size": 8}, "shared_body": True, "lr": 0.05}
+    train(load_config(BASE | {"run_dir": str(tmp_path / "run"), "algorithm": memory}), local=True, quiet=True)
+    player = load_policy(tmp_path / "run")
+    policy, _env, _ = load_to_play(tmp_path / "run")
+    team, total = player.make_env(), 0.0
+    played = list(moments(by_policy(policy, 3), team, 3, 1))
+    assert isinstance(team, Team)
+    obs, _ = team.game.reset(seed=derive(3, "play episode", 0))
+    acted = []
+    for moment in played[1:]:
+        action = {agent: player.act(obs[agent], agent=agent) for agent in team.game.agents}
+        assert action == moment.action
+        acted.append(tuple(action.values()))
+        obs, reward, *_ = team.game.step(action)
+        total += sum(reward.values())
+    assert total == pytest.approx(sum(moment.reward for moment in played)) and len(acted) == 8
 
 
 def test_it_is_recorded_plotted_and_exported(run_dir: Path, tmp_path: Path) -> None:

@@ -78,10 +78,18 @@ def test_a_replay_and_its_network_are_measured_alone(base: dict[str, Any], monke
     slowed(Learner, "learn", 0.08)
     config = config_of(base, "replay.capacity=20000")
     measured = measure_replay(config, 0.05)
+    assert measured is not None
     assert 0 < measured.adds_per_s <= 20_000 / 0.5
     assert measured.batch_ms >= 20
     assert measured.priorities_ms >= 10
     assert 0 < measured.updates_per_s <= 8 / 0.08
+
+
+def test_of_several_agents_a_replay_is_measured_where_they_share_one() -> None:
+    env = {"id": "mpe2/simple_spread_v3", "kwargs": {"N": 2}}
+    config = config_of({**DQN, "env": env}, "replay.capacity=20000")
+    assert measure_replay(config, 0.02) is not None
+    assert measure_replay(config.with_(policies="per_agent"), 0.02) is None
 
 
 def test_memory_is_that_of_a_process_and_all_below_it() -> None:
