@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def work(piece: Mapping[str, Any]) -> Mapping[str, Any]:
     return piece
 
 
-def test_what_waits_for_its_place_is_left(temporary: Path) -> None:
+def wait() -> None:
     with Trials("local", 0, 0.0, None) as trials:
         trials._bundles = [{"CPU": 1.0, "GPU": 64.0}]  # of which others have all
         dealer = Waiting()
@@ -50,6 +51,12 @@ def test_what_waits_for_its_place_is_left(temporary: Path) -> None:
     assert dealer.dealt and dealer.taken == []
 
 
-def test_more_gpus_than_there_are_are_refused(temporary: Path) -> None:
-    with pytest.raises(UserError, match=re.escape("learner.device=cuda takes 64 GPU for each trial; there are 0.")):
+def ask_for_gpus() -> None:
+    with pytest.raises(UserError, match=r"learner\.device=cuda takes 64 GPU for each trial; there are 0\."):
         Trials("local", 0, 64.0, None)
+
+
+@pytest.mark.parametrize("what", [wait, ask_for_gpus])
+def test_in_a_process_that_has_no_ray_yet(what: Callable[[], None], temporary: Path) -> None:
+    program = f"import test_places; test_places.{what.__name__}()"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, check=True, timeout=500)
