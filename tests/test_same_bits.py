@@ -70,11 +70,12 @@ DYING = {  # archers and knights, whom zombies reach after some hundred steps, o
     **CARTPOLE,
     "env": {
         "id": "butterfly/knights_archers_zombies_v11",
-        "kwargs": {"spawn_delay": 2, "max_zombies": 40, "max_cycles": 150},
+        "kwargs": {"spawn_delay": 3, "max_zombies": 40, "max_cycles": 150},
     },
     "rollout": {"shards": 3, "envs_per_shard": 1, "steps": 32},
     "algorithm": {**CARTPOLE["algorithm"], "hidden": [8], "minibatch_size": 96},
-    "stop": {"env_steps": 96 * 8},
+    "stop": {"env_steps": 96 * 10},
+    "checkpoint": {"every": 2},
     "evaluation": {"every": 0, "final_episodes": 1},
 }
 BASES = {
@@ -288,7 +289,7 @@ def test_agents_who_die_at_different_times(ray_execution: RayExecution, tmp_path
     lossy = FaultyExecution(1, losses=6)
     assert run_trainer(config, lossy, tmp_path / "lossy", runners=2).facts == local.facts
     assert lossy.lost
-    asked = iter(range(5))
+    asked = iter(range(7))
     run_trainer(
         config,
         LocalExecution(),
@@ -298,7 +299,7 @@ def test_agents_who_die_at_different_times(ray_execution: RayExecution, tmp_path
     start = list_checkpoints(tmp_path / "resumed")[-1]
     resumed = run_trainer(config, LocalExecution(), tmp_path / "resumed", start=start)
     assert resumed.sha256 == local.sha256 and resumed.trainer.progress.episodes == local.trainer.progress.episodes
-    victims = {2: "Runner", 5: "Learner"}
+    victims = {2: "Runner", 6: "Learner", 8: "Runner"}  # in first episodes, and in second ones
 
     def on_row(row: dict[str, float]) -> None:
         if (iteration := int(row["iteration"])) in victims:

@@ -74,6 +74,7 @@ class Team(gym.Env[dict[str, Any], Any]):
             self.there & False,
             self.there & False,
         )
+        _forget(getattr(self.game, "unwrapped", self.game))
         told = self.game.reset(seed=seed)
         if self.turns:
             self._look(())
@@ -178,6 +179,15 @@ class Team(gym.Env[dict[str, Any], Any]):
 
     def close(self) -> None:
         self.game.close()
+
+
+def _forget(game: Any) -> None:
+    """Have an episode begin as that of a fresh env does: knights, archers and zombies count the steps to the next zombie over episodes,
+    and keep who is to die where an episode is cut off.
+    """
+    if hasattr(game, "zombie_spawn_interval"):
+        game.zombie_spawn_interval.reset()
+        game.kill_list = []
 
 
 def is_team(env_id: str) -> bool:

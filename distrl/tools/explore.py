@@ -185,6 +185,8 @@ def _rebuilds(settings: EnvSettings, seed: int, info: EnvInfo, seconds: float) -
             taken.append(actions.batch(one.obs))
             underway.count(one.step(taken[-1]))
             two.step(actions.batch(two.obs))  # other actions: what the past leaves behind must not show
+        for _ in range(7):  # nor how long it was
+            two.step(actions.batch(two.obs))
         after = Snapshot(1, underway.returns, underway.lengths, one.arrays())
         by_copy = (len(taken), *underway.returns.shape, *taken[0].shape[1:])
         journal.add(after, np.stack(taken).reshape(by_copy) if one.replays else None)

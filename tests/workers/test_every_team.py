@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_equal
 from toys import same
 
 from distrl.acting.make import initial_weights, make_policy
 from distrl.config import load_config
 from distrl.envs.journal import Journal
 from distrl.envs.make import describe_env
-from distrl.envs.multi import apart
+from distrl.envs.multi import Team, apart, make_team
+from distrl.layouts import MASK, split_mask
 from distrl.learning.normalise import make_algorithm
+from distrl.settings import EnvSettings
 from distrl.types import Weights
 from distrl.workers.runner import Runner
 
@@ -44,6 +48,37 @@ NEEDS = {  # what else must be installed
 }
 # The largest pictures, and so networks: fewer agents and pixels will do.
 SMALL: dict[str, dict[str, Any]] = {"butterfly/pistonball_v6": {"n_pistons": 3}}
+
+
+def played(team: Team, seed: int, steps: int, drawn: int) -> list[Any]:
+    """All that is told in an episode of random actions."""
+    rng, told = np.random.default_rng(drawn), list[Any]()
+    team.begin(seed)
+    for _ in range(steps):
+        told.append((dict(team.seen), team.reward.copy(), team.acts.copy()))
+        if team.over:
+            break
+        actions = []
+        for name in team.agents:
+            space, seen = team.spaces[name][1], team.seen.get(name)
+            mask = None if seen is None else split_mask(seen).get(MASK)
+            space.seed(int(rng.integers(2**31)))
+            actions.append(space.sample(mask=None if mask is None or not np.any(mask) else np.asarray(mask, np.int8)))
+        team.advance(actions)
+    return told
+
+
+@pytest.mark.parametrize("env", NEEDS)
+def test_an_episode_is_that_of_a_fresh_copy(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was played before: else no journal of one episode could rebuild it."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    if (package := NEEDS[env]) is not None:
+        pytest.importorskip(package)
+    used, fresh = (make_team(EnvSettings(id=env, kwargs=SMALL.get(env, {}))) for _ in range(2))
+    for seed, steps in ((3, 67), (4, 31)):
+        played(used, seed, steps, seed)
+    for one, other in zip(played(used, 7, 60, 1), played(fresh, 7, 60, 1), strict=True):
+        assert_equal(one, other)
 
 
 @pytest.mark.parametrize("env", NEEDS)
