@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+VIDEO = "videos/best.webm"  # in the directory of a run, or of a sweep
 LARGEST = 30 * 2**20  # bytes of a video in the page
 PICTURES = {".webm": "video/webm", ".gif": "image/gif", ".png": "image/png"}  # that browsers show
 

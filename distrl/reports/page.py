@@ -17,7 +17,7 @@ import numpy as np
 from distrl.errors import UserError
 from distrl.files import write_text
 from distrl.reports.curves import COLOURS, EDGE, GREY, learning_curves, losses, reward_threshold
-from distrl.reports.embedded import data_uri, embedded
+from distrl.reports.embedded import VIDEO, data_uri, embedded
 from distrl.reports.runs import Run, group_runs, read_json, read_result, read_run
 from distrl.reports.scores import CONFIDENCE, Score, over_seeds
 from distrl.reports.sweep_page import PageOfSweep
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 INK = "#123456"  # of letters and axes, until it becomes the page's own
 SIZES = {"wide": (9.0, 4.2), "narrow": (4.4, 3.6)}  # inches; the second is for telephones
-VIDEO = "videos/best.webm"  # in a run directory
 FILMS = 9  # videos of learning in the page, at most
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from distrl.errors import UserError
-from distrl.reports.embedded import data_uri, embedded
+from distrl.reports.embedded import VIDEO, data_uri, embedded
 from distrl.reports.sweeps import SweepFiles, told_overrides, told_score
 from distrl.yaml_format import read_yaml, write_yaml
 
 ROWS = 10  # trials in the table
-VIDEO = "videos/best.webm"
 
 
 @dataclass(frozen=True)

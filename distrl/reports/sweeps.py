@@ -20,7 +20,10 @@ from distrl.tracking.metrics import read_metrics
 from distrl.yaml_format import read_yaml
 
 POPULATION = ("pbt", "pb2")  # schedulers whose trials take each other over
-LOWER = ("steps_to_threshold", "time_to_threshold_s")  # metrics of which less is better
+LOWER = {
+    "steps_to_threshold": "env steps",
+    "time_to_threshold_s": "seconds",
+}  # metrics of which less is better, and their units
 
 
 @dataclass(frozen=True)

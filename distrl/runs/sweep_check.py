@@ -10,6 +10,7 @@ from distrl.config import Config
 from distrl.envs.make import describe_env
 from distrl.errors import UserError, did_you_mean
 from distrl.execution.resources import cpu_count
+from distrl.reports.sweeps import POPULATION
 from distrl.runs.plan import Plan, plan_run
 from distrl.runs.sweep import Sweep
 from distrl.runs.sweep_metrics import Metric, find_metric
@@ -29,7 +30,6 @@ NOT_SEARCHED = {
     "stop.seconds": "a run that ends by the clock cannot be repeated; budget.env_steps says how long it is",
 }
 NOT_LEARNT = ("cluster", "track", "checkpoint")
-POPULATION = ("pbt", "pb2")
 NOTHING = Space(uniform=(0, 1))
 
 

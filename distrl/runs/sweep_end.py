@@ -9,11 +9,10 @@ from distrl.envs.make import describe_env
 from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import MODEL, env_of, read_model
+from distrl.reports.embedded import VIDEO
 from distrl.runs.sweep import Sweep
 from distrl.runs.sweep_jobs import TAKEN_OVER
 from distrl.tracking.board import Board
-
-VIDEO = "videos/best.webm"  # in a sweep's directory
 
 
 def present_sweep(sweep: Sweep, sweep_dir: Path, winner: Path | None, board: Board) -> None:

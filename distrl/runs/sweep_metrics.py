@@ -11,15 +11,12 @@ import numpy as np
 
 from distrl.config import Config
 from distrl.errors import UserError, did_you_mean
+from distrl.reports.sweeps import LOWER
 from distrl.types import EnvInfo, Evaluation
 
 Rows = Sequence[Mapping[str, Any]]
 EVALUATED, TRAINED = "evaluation/return_mean", "train/return_mean"
 FINAL = "final/return_mean"  # of the best model of a run, in fresh episodes at the end of it
-LOWER = {
-    "steps_to_threshold": "env steps",
-    "time_to_threshold_s": "seconds",
-}  # until training is at the env's threshold
 AREA = "train/return_auc"
 
 

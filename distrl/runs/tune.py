@@ -16,9 +16,10 @@ from distrl.errors import UserError, did_you_mean
 from distrl.execution.tune import Trials
 from distrl.files import locked, new_directory, write_text
 from distrl.json_format import json_text
+from distrl.reports.sweeps import POPULATION
 from distrl.runs.sweep import Sweep, load_sweep
 from distrl.runs.sweep_book import Book, Job, Test, outcome_of
-from distrl.runs.sweep_check import POPULATION, check_sweep, rungs, trial_count
+from distrl.runs.sweep_check import check_sweep, rungs, trial_count
 from distrl.runs.sweep_decisions import Decisions, Piece
 from distrl.runs.sweep_end import present_sweep
 from distrl.runs.sweep_jobs import STOP, Jobs, key
