@@ -58,6 +58,7 @@ OWNERS = {
         "execution.jobs",
         "execution.probe",
         "execution.room",
+        "tools.peer_rllib",
         "execution.cluster_files",
         "execution.gauges",
         "execution.tune",

@@ -78,7 +78,10 @@ def bench(
     seconds: Annotated[float, typer.Option(min=1, help="how long to simulate, and to train")] = 20,
     local: Annotated[bool, typer.Option("--local", help="train in one process, without Ray")] = False,
     against: Annotated[
-        str | None, typer.Option(metavar="sb3", help="instead: against Stable-Baselines3; without CONFIG, four tasks")
+        str | None,
+        typer.Option(
+            metavar="sb3|rllib", help="instead: against Stable-Baselines3 or RLlib; without CONFIG, some tasks"
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="with --against: turns of each")] = 3,
 ) -> None:
@@ -94,22 +97,22 @@ def bench(
     render_benchmark(benchmark.run(load_config(arguments[0], arguments[1:]), seconds, local))
 
 
-def _bench_against(peer: str, arguments: list[str] | None, seconds: float, rounds: int, local: bool) -> None:
+def _bench_against(name: str, arguments: list[str] | None, seconds: float, rounds: int, local: bool) -> None:
     """Print a line for each task: env steps/s of both, median and all of the ratios."""
     import numpy as np
 
     from distrl.config import load_config
-    from distrl.tools.against import TASKS, compare
+    from distrl.tools.against import PEERS, compare, tasks
 
-    if peer != "sb3":
-        raise UserError(f"--against {peer!r} is not known; it takes sb3 (Stable-Baselines3).")
-    tasks = TASKS if not arguments else ((arguments[0], tuple(arguments[1:])),)
-    for found in compare([load_config(name, overrides) for name, overrides in tasks], seconds, rounds, local):
+    if name not in PEERS:
+        raise UserError(f"--against {name!r} is not known; it takes {' or '.join(PEERS)}.")
+    chosen = tasks(name) if not arguments else [(arguments[0], tuple(arguments[1:]))]
+    for found in compare(name, [load_config(*task) for task in chosen], seconds, rounds, local):
         ratios, config = found.ratios, found.config
         stolen = "an unknown share" if found.stolen is None else f"{found.stolen:.1%}"
         out.print(
-            f"{config.algorithm.name} on {config.env.id}: distrl {np.median(found.ours):,.0f} env steps/s, SB3 "
-            f"{np.median(found.peer):,.0f}: {np.median(ratios):.1f} times ({ratios[0]:.1f} to {ratios[-1]:.1f} in {rounds} turns; "
+            f"{config.algorithm.name} on {config.env.id}: distrl {np.median(found.ours):,.0f} env steps/s, {PEERS[name].title} "
+            f"{np.median(found.theirs):,.0f}: {np.median(ratios):.1f} times ({ratios[0]:.1f} to {ratios[-1]:.1f} in {rounds} turns; "
             f"{stolen} of the processors stolen, load {found.load:.1f} before)",
             soft_wrap=True,
         )

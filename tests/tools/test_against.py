@@ -1,68 +1,107 @@
-"""`distrl bench --against sb3`: the same task for both, in turns."""
+"""`distrl bench --against PEER`: the same task for both, in turns."""
 
 from __future__ import annotations
 
 import importlib.util
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import CARTPOLE, config_of
 from typer.testing import CliRunner
 
 from distrl import load_config
 from distrl.cli import app
+from distrl.envs.make import make_env
 from distrl.errors import UserError
-from distrl.tools import against
-
-needs_sb3 = pytest.mark.skipif(importlib.util.find_spec("stable_baselines3") is None, reason="needs the extra sb3")
+from distrl.tools import against, peer_rllib, peer_sb3
 
 
-def test_without_the_peer_one_line_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def needs(name: str) -> pytest.MarkDecorator:
+    missing = [module for module in against.PEERS[name].needs if importlib.util.find_spec(module) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs the extra {name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("sb3", "--against sb3 needs stable_baselines3, which is not installed: pip install stable-baselines3"),
+        (
+            "rllib",
+            "--against rllib needs tree, lz4, ormsgpack, which is not installed: pip install dm-tree lz4 ormsgpack",
+        ),
+    ],
+)
+def test_without_the_peer_one_line_says_how_to_have_it(name: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as refused:
-        next(against.compare([config_of(CARTPOLE)], 1.0, 1, local=True))
-    assert str(refused.value) == (
-        "--against sb3 needs Stable-Baselines3, which is not installed: pip install stable-baselines3"
-    )
-    assert isinstance(CliRunner().invoke(app, ["bench", "--against", "sb3"]).exception, UserError)
+        next(against.compare(name, [config_of(CARTPOLE)], 1.0, 1, local=True))
+    assert str(refused.value) == says
+    assert isinstance(CliRunner().invoke(app, ["bench", "--against", name]).exception, UserError)
 
 
-@needs_sb3
+@needs("sb3")
 def test_what_cannot_be_compared_is_refused() -> None:
-    assert "takes sb3" in str(CliRunner().invoke(app, ["bench", "--against", "rllib"]).exception)
+    assert "takes sb3 or rllib" in str(CliRunner().invoke(app, ["bench", "--against", "cleanrl"]).exception)
     with pytest.raises(UserError, match=r"compares ppo, a2c, dqn, and algorithm\.name is q\."):
-        next(against.compare([load_config("q_taxi")], 1.0, 1, local=True))
+        next(against.compare("sb3", [load_config("q_taxi")], 1.0, 1, local=True))
 
 
-@needs_sb3
-@pytest.mark.parametrize(("name", "overrides"), against.TASKS)
-def test_the_peer_gets_the_same_task(name: str, overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@needs("sb3")
+@pytest.mark.parametrize(("name", "overrides"), against.tasks("sb3"))
+def test_sb3_gets_the_same_task(name: str, overrides: tuple[str, ...]) -> None:
     """By what Stable-Baselines3 itself says that it has: how many steps it collects, and how many minibatches it learns."""
-    import stable_baselines3
-
-    config, made = load_config(name, overrides), list[Any]()
-    cls: Any = getattr(stable_baselines3, config.algorithm.name.upper())
-    monkeypatch.setattr(cls, "learn", lambda self, *arguments, **settings: made.append(self))
-    against._train_peer(config, 0.1)
-    [model] = made
+    config = load_config(name, [*overrides, *(["replay.capacity=2000"] if name.startswith("dqn") else [])])
+    model = peer_sb3.make(config)
+    units: Any = config.algorithm
     assert model.n_envs == config.rollout.shards * config.rollout.envs_per_shard
-    assert model.gamma == config.algorithm.gamma  # type: ignore[attr-defined]
+    assert model.gamma == units.gamma
     sizes = [layer.out_features for layer in model.policy.modules() if hasattr(layer, "out_features")]
-    assert set(config.algorithm.hidden) <= set(sizes)  # type: ignore[attr-defined]
+    assert set(units.hidden) <= set(sizes)
     if config.replay is None:
         assert model.n_steps * model.n_envs == config.rollout.env_steps
-    else:  # an update of 64 steps for each 2 that are collected
-        assert model.gradient_steps * 2 == model.train_freq.frequency * model.n_envs
-        assert model.batch_size == 64
+    else:
+        learnt = model.gradient_steps * model.batch_size
+        assert learnt == model.train_freq.frequency * model.n_envs * config.replay.samples_per_insert
+        assert model.batch_size == units.batch_size
+    image = len(make_env(config.env).observation_space.shape or ()) == 3
+    assert [m.in_channels for m in model.policy.modules() if hasattr(m, "in_channels")][:3] == [4, 32, 64][: 3 * image]
 
 
-@needs_sb3
-def test_both_train_in_turns() -> None:
-    shown = CliRunner().invoke(
-        app,
-        ["bench", "ppo_cartpole", "rollout.steps=16", "--against", "sb3", "--seconds", "1", "--rounds", "2", "--local"],
-        catch_exceptions=False,
-    )
+@needs("rllib")
+@pytest.mark.parametrize(("name", "overrides"), against.tasks("rllib"))
+def test_rllib_gets_the_same_task(name: str, overrides: tuple[str, ...]) -> None:
+    config = load_config(name, overrides)
+    units: Any = config.algorithm
+    copies = config.rollout.shards * config.rollout.envs_per_shard
+    for runners, collecting in ((0, 1), (2, 2)):
+        told = peer_rllib.configured(config, runners)
+        assert told.num_env_runners == runners
+        assert told.num_envs_per_env_runner * collecting == copies
+        assert told.get_rollout_fragment_length() == config.rollout.steps
+        assert (told.gamma, told.lr) == (units.gamma, units.lr.start)
+        if config.replay is None:
+            assert told.total_train_batch_size == config.rollout.env_steps
+            assert (told.minibatch_size, told.num_epochs) == (units.minibatch_size, units.epochs)
+        else:
+            assert told.training_intensity == config.replay.samples_per_insert
+            assert told.total_train_batch_size == units.batch_size
+
+
+@needs("rllib")
+def test_rllib_sees_the_channels_of_images_last() -> None:
+    config = load_config("dqn_flappy_pixels")
+    ours, theirs = make_env(config.env), peer_rllib.env_of(config)
+    assert theirs.observation_space.shape == (84, 84, 4)
+    (mine, _), (turned, _) = ours.reset(seed=1), theirs.reset(seed=1)
+    assert turned in theirs.observation_space
+    assert np.array_equal(mine[3, 10], turned[10, :, 3])
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in against.PEERS])
+def test_both_train_in_turns(name: str) -> None:
+    task = ["ppo_cartpole", "rollout.steps=16", "--against", name, "--seconds", "1", "--rounds", "2", "--local"]
+    shown = CliRunner().invoke(app, ["bench", *task], catch_exceptions=False)
     words = shown.stdout.split()
     assert words[:4] == ["ppo", "on", "CartPole-v1:", "distrl"]
     ours, peer, times = (float(words[i].rstrip(":").replace(",", "")) for i in (4, 8, 9))

@@ -1,0 +1,91 @@
+"""Stable-Baselines3, trained as a config says: what `distrl bench --against sb3` measures distrl by."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distrl.config import load_config
+from distrl.envs.make import make_env
+from distrl.settings import Config
+
+SAME = ("gamma", "gae_lambda", "max_grad_norm")  # what is called the same, and is a number
+
+
+def rate(schedule: Any) -> float | Callable[[float], float]:
+    """A schedule as it is taken there, by the share of the run that is left."""
+    start, end = schedule.start, schedule.end
+    return float(start) if end is None else lambda left: end + (start - end) * left
+
+
+def _on_policy(config: Config) -> dict[str, Any]:
+    algorithm: Any = config.algorithm
+    same = {name: getattr(algorithm, name) for name in SAME if getattr(algorithm, name) is not None}
+    weights = {"vf_coef": algorithm.value_coef, "ent_coef": algorithm.entropy_coef.start}
+    return same | weights | {"n_steps": config.rollout.steps, "normalize_advantage": algorithm.normalize_advantage}
+
+
+def _ppo(config: Config) -> dict[str, Any]:
+    algorithm: Any = config.algorithm
+    own = {"n_epochs": algorithm.epochs, "batch_size": algorithm.minibatch_size, "clip_range": rate(algorithm.clip)}
+    return _on_policy(config) | own
+
+
+def _a2c(config: Config) -> dict[str, Any]:
+    algorithm: Any = config.algorithm
+    return _on_policy(config) | {"use_rms_prop": algorithm.optimizer == "rmsprop"}
+
+
+def _dqn(config: Config) -> dict[str, Any]:
+    algorithm: Any = config.algorithm
+    replay, steps = config.replay, config.rollout.env_steps
+    assert replay is not None
+    return {
+        "gamma": algorithm.gamma,
+        "batch_size": algorithm.batch_size,
+        "buffer_size": replay.capacity,
+        "learning_starts": replay.start,
+        "train_freq": config.rollout.steps,
+        "gradient_steps": max(1, round(steps * replay.samples_per_insert / algorithm.batch_size)),
+        "target_update_interval": max(1, round(algorithm.target_every * algorithm.batch_size / replay.samples_per_insert)),
+        "exploration_final_eps": algorithm.epsilon.end if algorithm.epsilon.end is not None else algorithm.epsilon.start,
+    }  # fmt: skip
+
+
+OPTIONS: dict[str, Callable[[Config], dict[str, Any]]] = {"ppo": _ppo, "a2c": _a2c, "dqn": _dqn}
+
+
+def make(config: Config) -> Any:
+    """The model, with all env copies in this process; images are seen by its own Nature CNN."""
+    peer, vectors = (importlib.import_module(f"stable_baselines3{part}") for part in ("", ".common.env_util"))
+    nn, algorithm = importlib.import_module("torch.nn"), config.algorithm
+    copies = config.rollout.shards * config.rollout.envs_per_shard
+    env = vectors.make_vec_env(lambda: make_env(config.env), copies, config.seed)
+    units: Any = algorithm
+    network = {"net_arch": [*units.hidden], "activation_fn": {"tanh": nn.Tanh, "relu": nn.ReLU}[units.activation]}
+    image = len(env.observation_space.shape) == 3
+    if image:
+        network |= {"net_arch": units.hidden[1:], "features_extractor_kwargs": {"features_dim": units.hidden[0]}}
+    return getattr(peer, algorithm.name.upper())(
+        "CnnPolicy" if image else "MlpPolicy",
+        env,
+        seed=config.seed,
+        device="cpu",
+        learning_rate=rate(units.lr),
+        policy_kwargs=network,
+        **OPTIONS[algorithm.name](config),
+    )
+
+
+def train(config: Config, seconds: float) -> float:
+    """env steps/s of training for so many seconds."""
+    model, start = make(config), time.perf_counter()
+    model.learn(10**9, callback=lambda *_: time.perf_counter() - start < seconds)
+    return float(model.num_timesteps / (time.perf_counter() - start))
+
+
+if __name__ == "__main__":
+    print(train(load_config(sys.argv[1]), float(sys.argv[2])))
