@@ -237,13 +237,13 @@ class ActorCritic:
         """pi(.|s), by what the actor gives out for obs [B, ...]."""
         return self.bind(self.distribution, outputs, self.masks(obs))
 
-    def values(self, obs: Array) -> Array:
+    def values(self, obs: Tensor) -> Array:
         """V(s) [...] for obs [..., *obs_shape], computed in parts that fit any memory."""
         flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
             return np.zeros(lead, np.float32)
         body = (self.actor if self.shared.shared_body else self.critic).body
-        value = self.slices.asked(lambda x: self.critic.head(body(self.tensor(x))), flat, most=AT_ONCE)
+        value = self.slices.asked(lambda x: self.critic.head(body(x)), flat, most=AT_ONCE)
         return self.scale.undo(value.cpu().numpy()).reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -257,13 +257,13 @@ class ActorCritic:
     def batch(self, fragments: list[Fragment]) -> ActorCriticBatch:
         """The fragments of an iteration side by side, with values and advantages by the weights of now."""
         fragments = [unstacked(fragment) for fragment in fragments]
-        seen = np.concatenate([f.obs for f in fragments], axis=1)  # [T + 1, S * N, ...]
-        obs = self.tensor(seen[:-1]).flatten(0, 1)
+        seen = self.tensor(np.concatenate([f.obs for f in fragments], axis=1))  # [T + 1, S * N, ...]
+        obs = seen[:-1].flatten(0, 1)
         action = self.tensor(np.concatenate([f.raw_action for f in fragments], axis=1)).flatten(0, 1)
         acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
         began = self.log_prob(obs, action)
         value = self.values(seen)
-        final = self.values(np.concatenate([f.final_obs for f in fragments]))
+        final = self.values(self.tensor(np.concatenate([f.final_obs for f in fragments])))
         age = (began - acted).cpu().numpy() if self.shared.vtrace else np.zeros(len(obs))
         advantage, learnt = advantages(fragments, value, final, age, self.shared.gamma, self.shared.gae_lambda)
         if learnt is None or learnt.all():
