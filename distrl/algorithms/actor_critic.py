@@ -211,7 +211,7 @@ class ActorCritic:
 
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
-        from distrl.learning.gradients import traced_pair
+        from distrl.learning.gradients import tracing_pair
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
@@ -221,9 +221,9 @@ class ActorCritic:
         spec, value_spec = policy.network.spec, critic_spec(settings, policy)
         self.actor = make_network(spec, policy.network.vector)
         self.critic = make_network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
-        self.trace = lambda x: traced_pair(self.actor, self.critic, settings.shared_body, x)
         critic: nn.Module = self.critic.head if settings.shared_body else self.critic
         self.parameters = {k: FlatParameters([m], device) for k, m in (("actor", self.actor), ("critic", critic))}
+        self.trace = tracing_pair(self.actor, self.critic, settings.shared_body)
         self.optimizer = make_optimizer(settings.optimizer, self.parameters, 1e-5, settings.max_grad_norm)
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
