@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import subprocess
+import threading
 import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +127,58 @@ def test_workers_of_the_clouds_come_and_go_on_spot_and_the_head_does_not() -> No
             for name, group in groups.items()
         }
         assert spot["runner"] and not spot["head"]
+
+
+NO_NOTICE = ("/latest/api/token", "token"), ("/computeMetadata/v1/instance/preempted", "FALSE")
+
+
+@pytest.mark.parametrize(
+    ("notice", "seconds"),
+    [
+        (("/latest/meta-data/spot/instance-action", '{"action": "terminate"}'), 120),
+        (("/computeMetadata/v1/instance/preempted", "TRUE"), 30),
+    ],
+    ids=["aws", "gcp"],
+)
+def test_a_spot_notice_drains_the_machine(notice: tuple[str, str], seconds: int, tmp_path: Path) -> None:
+    """The clouds' servers of metadata and `ray` are made up; the rehearsal and tests/execution/test_nodes.py drain real nodes."""
+    answers = dict(NO_NOTICE)
+    asked = threading.Event()
+
+    class Metadata(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            said = answers.get(self.path, "").encode()
+            self.send_response(200 if said else 404)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+            if self.path.endswith("preempted"):
+                asked.set()
+
+        do_GET = do_PUT = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    ray = tmp_path / "ray"
+    ray.write_text(f'#!/bin/sh\necho "$RAY_AUTH_MODE $@" >> {tmp_path}/called\n')
+    ray.chmod(0o755)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path), "EVERY": "0.1"}
+        environment["METADATA"] = f"http://127.0.0.1:{server.server_port}"
+        command = [str(ROOT / "scripts" / "spot_notice.sh")]
+        with subprocess.Popen(command, env=environment) as watch:
+            assert asked.wait(60) and subprocess.run(command, env=environment, timeout=60, check=False).returncode == 0
+            assert watch.poll() is None and not (tmp_path / "called").exists()
+            answers.update([notice])
+            assert watch.wait(60) == 0
+        server.shutdown()
+    [said] = (tmp_path / "called").read_text().splitlines()
+    assert said.startswith("token drain-node --reason=DRAIN_NODE_REASON_PREEMPTION")
+    assert said.endswith(f"--deadline-remaining-seconds={seconds}")
+    for path in RAY_UP[:2]:
+        assert "scripts/spot_notice.sh" in read(path)["worker_start_ray_commands"][-1]
 
 
 @pytest.mark.parametrize("name", ["kuberay-raycluster", "kuberay-rayjob"])

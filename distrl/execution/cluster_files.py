@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -28,6 +29,9 @@ CLOUDS = {"aws": ("boto3", "pip install '.[aws]'"), "gcp": ("googleapiclient", "
 EXAMPLES = re.compile(
     r"\b192\.0\.2\.\d+|\bmy-project\b"
 )  # what stands in a file of distrl's for what the user must decide
+
+
+OPEN = re.compile(r"0\.0\.0\.0/0|(^|[^0-9a-f:])::/0|--dashboard-host[= ](0\.0\.0\.0|::)")
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def _token(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _closed(config: dict[str, Any]) -> Finding:
-    wide = [text for text in _texts(config) if "0.0.0.0/0" in text or "--dashboard-host=0.0.0.0" in text]
+    wide = [text for text in _texts(config) if OPEN.search(text)]
     if wide:
         return Finding("public addresses", f"open to everybody: {shown(wide[0])}")
     return Finding("public addresses", found="the file opens nothing to everybody")
@@ -198,15 +202,31 @@ def _setup(config: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding(told, found="not tried: it asks for root")
                 continue
             clean = {"HOME": home, "PATH": os.defpath, "USER": os.environ.get("USER", "user"), "LANG": "C.UTF-8"}
-            done = subprocess.run(
-                ["bash", "--login", "-c", f"source ~/.bashrc 2>/dev/null; {command}"],
-                cwd=home, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SETUP_S, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                said = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-20:])
-                yield Finding(told, f"ended with {done.returncode}:\n{said}")
+            code, said = _tried(command, home, clean)
+            if code:
+                last = "\n".join(f"    {line}" for line in said.splitlines()[-20:])
+                yield Finding(told, f"{code}:\n{last}")
                 return  # the ones behind it rely on it
             yield Finding(told, found="works")
+
+
+def _tried(command: str, home: str, environment: dict[str, str]) -> tuple[str, str]:
+    """How a command ended, '' where it worked, and what it said."""
+    words = ["bash", "--login", "-c", f"source ~/.bashrc 2>/dev/null; {command}"]
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        with subprocess.Popen(
+            words, cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        ) as process:
+            try:
+                code = process.wait(SETUP_S)
+                how = f"ended with {code}" if code else ""
+            except subprocess.TimeoutExpired:
+                how = f"did not end within {SETUP_S:g} s"
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+        said.seek(0)
+        return how, said.read()
 
 
 def _commands(config: dict[str, Any], *keys: str) -> list[str]:

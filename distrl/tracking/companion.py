@@ -7,6 +7,7 @@ it says in RUN/NAME.state; what it prints is in RUN/NAME.log, whose lock the one
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from distrl.outside import child_environment
 from distrl.tracking.where import read_json, write_json
 
 ORPHAN_S = 60.0  # how long it goes on after a driver that died without a word
-STARTS = 3  # of the process, at most, while the run goes on
+LONGEST_REST_S = 600.0  # from one start of the process to the next; 1 s at first, and twice as long each time
 
 
 class Companion:
@@ -31,7 +32,7 @@ class Companion:
         """`command`: behind `python -P -m`; `environment`: beside the driver's."""
         self.run_dir, self.name = Path(run_dir).absolute(), name
         self._command, self._settings = command, environment
-        self._behind, self._starts, self._polled = False, 0, 0.0
+        self._behind, self._starts, self._polled = False, 0, -math.inf
         self._spawn()
 
     @property
@@ -44,7 +45,9 @@ class Companion:
         if time.monotonic() - self._polled < 1:
             return None
         self._polled = time.monotonic()
-        if (code := self._child.poll()) is not None and self._starts < STARTS:
+        if (code := self._child.poll()) is not None:
+            if self._polled - self._started < min(LONGEST_REST_S, 2.0 ** (self._starts - 1)):
+                return None
             self._spawn()
             return "ended", str(code)
         reason = self.reason
@@ -75,7 +78,7 @@ class Companion:
                 self._child.stdin.close()
 
     def _spawn(self) -> None:
-        self._starts += 1
+        self._starts, self._started = self._starts + 1, time.monotonic()
         (self.run_dir / f"{self.name}.state").unlink(missing_ok=True)
         with (self.run_dir / f"{self.name}.log").open("ab") as log:
             self._child = subprocess.Popen(

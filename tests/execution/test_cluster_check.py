@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from distrl.errors import UserError
+from distrl.execution import cluster_files
 from distrl.execution.cluster_files import check_file
 from distrl.execution.jobs import Cluster
 from distrl.models.store import versions
@@ -64,6 +65,12 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("open_to_all", ["0.0.0.0/0", "::/0", "--dashboard-host=::", "--dashboard-host 0.0.0.0"])
+def test_what_is_open_to_everybody_is_found(open_to_all: str, decided: dict[str, Any], tmp_path: Path) -> None:
+    decided["head_start_ray_commands"].append(open_to_all)
+    assert wrong(decided, tmp_path).keys() == {"public addresses"}
+
+
 @pytest.mark.parametrize("what", MISTAKES)
 def test_a_mistake_is_found_and_no_other(what: str, decided: dict[str, Any], tmp_path: Path) -> None:
     mistake, part = MISTAKES[what]
@@ -99,6 +106,10 @@ def test_setup_commands_are_tried_in_a_clean_environment_and_a_failure_is_shown(
     [said] = wrong(decided, tmp_path, try_setup=True).values()
     assert "ended with 3" in said and "its last words" in said
     assert not (tmp_path / "never").exists()
+    monkeypatch.setattr(cluster_files, "SETUP_S", 1.0)
+    decided["setup_commands"] = ["echo asking for a password; sleep 60 & sleep 60"]
+    [said] = wrong(decided, tmp_path, try_setup=True).values()
+    assert "did not end within 1 s" in said and "asking for a password" in said
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,6 @@ def test_the_dashboard_shows_every_gauge_and_no_other() -> None:
     board = json.loads(DASHBOARD.read_text())
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     assert sorted(re.findall(r"ray_distrl_(\w+)", " ".join(asked))) == sorted(GAUGES)
-    assert all('{run=~"$run"}' in text for text in asked)
+    assert all(re.fullmatch(r'max by \(run\) \(ray_distrl_\w+\{run=~"\$run"\}\)', text) for text in asked)
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     assert {variable["name"] for variable in board["templating"]["list"]} == {"source", "run"}

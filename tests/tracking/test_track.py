@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from distrl.errors import UserError
 from distrl.files import write_directory
 from distrl.models.store import write_model
 from distrl.settings import Config, EnvSettings, TrackSettings
-from distrl.tracking import where
+from distrl.tracking import companion, where
 from distrl.tracking.console import Console
 from distrl.tracking.metrics import MetricsLog, read_metrics
 from distrl.tracking.mlflow import MlflowTracker, sync
@@ -455,6 +456,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
+
+
+def test_a_process_that_dies_again_and_again_is_started_ever_more_rarely_but_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is killed once a day is started at once each time, for as long as the run lasts."""
+    now = 0.0
+    monkeypatch.setattr(companion, "time", SimpleNamespace(monotonic=lambda: now))
+    beside = companion.Companion(tmp_path, "copy", ["there_is_no_such_module"], {})
+    gaps = []
+    for _ in range(14):
+        beside._child.wait()
+        began = now
+        while beside.news() is None:
+            now += 1.0
+        gaps.append(now - began)
+    assert gaps == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600, 600]
+    now += 86_400
+    beside._child.wait()
+    assert beside.news() == ("ended", "1")
+    beside._child.wait()
 
 
 def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, store: Store) -> None:
