@@ -53,7 +53,9 @@ def submit(
     ] = None,
     wait: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="for CPUs and GPUs that are not free; default: 900", show_default=False),
+        typer.Option(
+            metavar="SECONDS", min=0, help="for CPUs and GPUs that are not free; default: 900", show_default=False
+        ),
     ] = None,
     any_versions: Annotated[
         bool, typer.Option("--any-versions", help="though the cluster has other versions: other weights may come out")

@@ -132,8 +132,7 @@ class Order:
     model: Path | None = None  # a model directory or file that it begins with
     versions: Mapping[str, str] = field(default_factory=dict)  # what the cluster must have
     environment: Mapping[str, str] = field(default_factory=dict)  # what all its processes find; Ray shows it to nobody
-    room: Sequence[Mapping[str, float]] = ()  # what must be free at once before it begins, part by part
-    wait_s: float = WAIT_S  # the most that it waits for that
+    wait_s: float = WAIT_S  # the most that it waits for CPUs and GPUs
     module: str = on_cluster.__name__  # what is run there
     store: str | None = None  # the address of one that is looked at, of a check
 
@@ -384,7 +383,6 @@ def _write_payload(directory: Path, order: Order) -> list[str]:
         "resume": order.resume,
         "overrides": list(order.overrides),
         "versions": dict(order.versions),
-        "room": list(order.room),
         "wait_s": order.wait_s,
         "store": order.store,
     }

@@ -6,6 +6,7 @@ compared, this needs nothing but Python: a cluster may have any.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -16,9 +17,12 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from distrl.errors import UserError
+
 PAYLOAD = "distrl_job"
 ORDER, ENVIRONMENT, CONFIG = "order.json", "environment.json", "config.yaml"  # in it
 ROOM = "distrl.execution.room"  # in a process of its own: a run joins Ray in its own way
+NEEDS = "distrl.runs.jobs"  # says what a run needs of the cluster; with all that a run imports, so once versions are the same
 REFUSED = 2  # exit code, as of `UserError`
 
 
@@ -81,10 +85,15 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(REFUSED)
-    room = [sys.executable, "-m", ROOM, json.dumps(order["room"]), str(order["wait_s"])]
-    if order["room"] and (code := subprocess.run(room, check=False).returncode):
+    words = arguments(order, payload())
+    try:
+        room = json.dumps(importlib.import_module(NEEDS).needed(words))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
+    if code := subprocess.run([sys.executable, "-m", ROOM, room, str(order["wait_s"])], check=False).returncode:
         sys.exit(code)
-    sys.argv = ["distrl", "train", *arguments(order, payload())]
+    sys.argv = ["distrl", "train", *words]
     runpy.run_module("distrl", run_name="__main__", alter_sys=True)
 
 

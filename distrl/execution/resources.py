@@ -75,8 +75,8 @@ def share_out(
     if cpus <= 0:
         raise UserError(f"No CPU is free on the cluster at {cluster.address!r}. Wait for its other jobs, or end one.")
     least, most = cluster.bounds
-    wanted = min(max(int(cpus), least), most or config.rollout.shards)
     most_here = int(RUNNERS_PER_CPU * cpus) if each is None else sum(int(node.cpus / each + 1e-9) for node in nodes)
+    wanted = min(max(min(int(cpus), most_here), least), most or config.rollout.shards)
     if before is None:
         _check_wanted(config, wanted, cpus, most_here)
     wanted = max(1, min(wanted, most_here))
@@ -126,12 +126,13 @@ def placement(resources: Resources, nodes: Sequence[Node]) -> dict[str, str]:
 def _check_wanted(config: Config, wanted: int, cpus: float, most: int) -> None:
     cluster = config.cluster
     each = cluster.cpus_per_runner
-    if each is not None and wanted > most:
+    used = min(wanted, config.rollout.shards)  # the others would have nothing to roll
+    if each is not None and used > most:
         raise UserError(
-            f"cluster.runners={wanted} at cluster.cpus_per_runner={each:g} need {wanted * each:g} CPUs; {cpus:g} are free, "
+            f"cluster.runners={used} at cluster.cpus_per_runner={each:g} need {used * each:g} CPUs; {cpus:g} are free, "
             f"where {most} fit. Lower one of them; they change only the speed."
         )
-    if wanted > most:
+    if each is None and wanted > most:
         raise UserError(
             f"cluster.runners={wanted} is more than {RUNNERS_PER_CPU} processes on each of the {cpus:g} CPUs here. "
             f"Set at most {most}, or 'auto'; it changes only the speed."

@@ -29,7 +29,7 @@ def main() -> int:
         now = f"{free['CPU']:g} CPUs and {free['GPU']:g} GPUs are free"
         if time.monotonic() >= deadline:
             print(
-                f"error: {asked} are needed at once, and after {seconds:.0f} s {now}. Wait for other jobs or end one, give the cluster "
+                f"error: the run needs {asked} at once, and after {seconds:.0f} s {now}. Wait for other jobs or end one, give the cluster "
                 "more machines, or ask for less: cluster.runners, cluster.cpus_per_runner, learner.device.",
                 file=sys.stderr,
             )

@@ -1,4 +1,4 @@
-"""A run as a job on a cluster: what it needs of this machine, gathered and checked before anything is sent."""
+"""A run as a job on a cluster: what it needs of this machine, gathered and checked before anything is sent; and of the cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from distrl.errors import UserError, shown
 from distrl.execution.jobs import RUNS, Order, new_id
 from distrl.models.store import find_model, versions
 from distrl.registry import ALGORITHMS, NETWORKS, WRAPPERS
+from distrl.runs.resume import load_resumed_config
 from distrl.settings import Config, dotted
+from distrl.storage.fetch import brought
 from distrl.stores import is_address
 
 PACKAGE = Path(__file__).parent.parent  # all of distrl
@@ -52,7 +54,7 @@ def order_run(
     _check_absolute(run_dir)
     config = config.model_copy(update={"run_dir": None})
     order = _order(f"{config.algorithm.name} on {config.env.id}", run_dir, (), any_versions)
-    return job, replace(order, config=config.to_yaml(), model=model, room=_room(config))
+    return job, replace(order, config=config.to_yaml(), model=model)
 
 
 def order_resumption(run: str, overrides: Sequence[str], any_versions: bool = False) -> tuple[str, Order]:
@@ -71,12 +73,21 @@ def _order(what: str, run_dir: str, overrides: Sequence[str], any_versions: bool
     return Order(what, known["distrl"], run_dir, overrides, versions=wanted, environment=passed_on())
 
 
-def _room(config: Config) -> list[dict[str, float]]:
-    """What must be free before the run begins: all that it says, else one CPU, from which on it makes do with what there is."""
-    runners, each = config.cluster.runners, config.cluster.cpus_per_runner
-    cpus = [{"CPU": 1.0}]
-    if isinstance(runners, int) and each is not None:
-        cpus = [{"CPU": each}] * min(runners, config.rollout.shards)
+def needed(words: Sequence[str]) -> list[dict[str, float]]:
+    """What must be free on a cluster at once before a run begins there, part by part: all that its config says.
+
+    Where that leaves it open, it is one CPU, from which on the run makes do with what there is.
+
+    Args:
+        words: of `distrl train`, on the cluster: a config, or --resume and a run, which is brought from a store if it is there
+    """
+    if words[0] == "--resume":
+        run_dir = next((word.partition("=")[2] for word in words[2:] if word.startswith("run_dir=")), None)
+        config = load_resumed_config(brought(words[1], run_dir), words[2:])
+    else:
+        config = load_config(words[0], words[1:])
+    (least, _), each = config.cluster.bounds, config.cluster.cpus_per_runner
+    cpus = [{"CPU": 1.0}] if each is None else [{"CPU": each}] * min(least, config.rollout.shards)
     return [*cpus, *([{"GPU": 1.0}] * config.learner.count if config.learner.device == "cuda" else [])]
 
 

@@ -175,6 +175,11 @@ def _warnings(config: Config, info: EnvInfo, before: str) -> Iterator[str]:
         yield f"{info.id} has no time limit: an episode may never end. Set env.max_episode_steps, say to 1000."
     if unread := info.obs_layout.unread:
         yield f"observations of {info.id} have a text, {', '.join(unread)}, which no network here reads; it is left out."
+    if (least := config.cluster.bounds[0]) > (shards := config.rollout.shards):
+        yield (
+            f"cluster.runners is {config.cluster.runners}, but there are only {shards} shards to roll: {shards} of them will "
+            f"work. More shards of fewer copies each would need more, to other weights: rollout.shards={least}."
+        )
     if config.schedule.kind == "async":
         yield (
             "schedule.kind is async: what comes first depends on the machines, so this run cannot be repeated "

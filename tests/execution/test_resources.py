@@ -94,12 +94,21 @@ def test_how_many(runners: str, cpus: float, expected: int) -> None:
     assert len(share_out(config, [Node(cpus=cpus)]).runners) == expected
 
 
+def test_auto_takes_as_many_as_find_their_cpus() -> None:
+    config = config_of(CARTPOLE, "rollout.shards=16", "cluster.cpus_per_runner=2")
+    assert len(share_out(config, [Node(cpus=7)]).runners) == 3
+    with pytest.raises(UserError, match=r"cluster\.runners=1 at cluster.cpus_per_runner=2 need 2 CPUs; 1 are free"):
+        share_out(config, [Node(cpus=1)])
+
+
 def test_what_cannot_be_had_is_refused_at_the_start_and_done_without_later() -> None:
     config = config_of(CARTPOLE, "rollout.shards=16", "cluster.runners=6", "cluster.cpus_per_runner=1")
     whole = share_out(config, WORKERS)
     with pytest.raises(UserError, match=r"cluster\.runners=6 .* 4 fit"):
         share_out(config, WORKERS[:1])
     assert len(share_out(config, WORKERS[:1], before=whole).runners) == 4
+    few = config_of(CARTPOLE, "rollout.shards=2", "cluster.runners=6", "cluster.cpus_per_runner=1")
+    assert len(share_out(few, WORKERS[:1]).runners) == 2  # the others would have nothing to roll
     with pytest.raises(UserError, match="No CPU is free"):
         share_out(config, [])
     with pytest.raises(UserError, match="smaller number first"):
