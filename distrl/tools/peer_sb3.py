@@ -68,7 +68,7 @@ def make(config: Config) -> Any:
     network = {"net_arch": [*units.hidden], "activation_fn": {"tanh": nn.Tanh, "relu": nn.ReLU}[units.activation]}
     image = len(env.observation_space.shape) == 3
     if image:
-        network |= {"net_arch": units.hidden[1:], "features_extractor_kwargs": {"features_dim": units.hidden[0]}}
+        network |= {"net_arch": [*units.hidden[1:]], "features_extractor_kwargs": {"features_dim": units.hidden[0]}}
     return getattr(peer, algorithm.name.upper())(
         "CnnPolicy" if image else "MlpPolicy",
         env,
