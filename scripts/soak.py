@@ -133,7 +133,7 @@ class Soak:
         self.busy = 0  # drivers in a row that found the machine too busy to start Ray
         self.ended_by_ray = 0  # drivers that Ray's client ended with its Ray, which it may, without a word
         self.memory: list[float] = []  # MB of all its processes, when there was one of each kind
-        self.hosts = Hosts(directory / "nodes") if name == "nodes" else None
+        self.hosts = Hosts(directory / "hosts") if name == "nodes" else None
         self.joined = [] if self.hosts is None else [f"cluster.address={self.hosts.ray.address}"]
         self.begin = [*self.config, f"stop.env_steps={ENDLESS}", f"run_dir={name}", f"storage={directory}/store"]
         self.driver = self._start(*self.begin, *self.joined)
