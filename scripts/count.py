@@ -24,7 +24,7 @@ LOOP = [
 ]
 TORCH = ["learning.networks:Body", "learning.networks:Network", "learning.optimizer:FlatParameters"]
 TORCH += ["learning.optimizer:Optimizer", "learning.optimizer:Adam"]
-CHAIN = [f"learning.gradients:{name}" for name in ("traced", "written_out", "linear", "linear_back", "relu")]
+CHAIN = [f"learning.gradients:{name}" for name in ("tracing", "written_out", "linear", "relu")]
 ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call; the most lines of the classes
     "PPO": (
         [
@@ -50,7 +50,7 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             "learning.losses:value_loss",
             "learning.losses:approximate_kl",
             "learning.losses:explained_variance",
-            "learning.gradients:traced_pair",
+            "learning.gradients:tracing_pair",
             *CHAIN,
             "learning.optimizer:fused_adam_step",
         ],

@@ -211,7 +211,7 @@ class ActorCritic:
 
         from distrl.learning.distributions import bind
         from distrl.learning.encoders import Masks
-        from distrl.learning.gradients import traced_pair
+        from distrl.learning.gradients import tracing_pair
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import FlatParameters, make_optimizer
 
@@ -221,9 +221,9 @@ class ActorCritic:
         spec, value_spec = policy.network.spec, critic_spec(settings, policy)
         self.actor = make_network(spec, policy.network.vector)
         self.critic = make_network(value_spec, value_spec.initial(stream(seed, "critic"), head_gain=1.0))
-        self.trace = lambda x: traced_pair(self.actor, self.critic, settings.shared_body, x)
         critic: nn.Module = self.critic.head if settings.shared_body else self.critic
         self.parameters = {k: FlatParameters([m], device) for k, m in (("actor", self.actor), ("critic", critic))}
+        self.trace = tracing_pair(self.actor, self.critic, settings.shared_body)
         self.optimizer = make_optimizer(settings.optimizer, self.parameters, 1e-5, settings.max_grad_norm)
         self.scale = Scale()  # of the value targets
         self.parts: list[Stateful] = [self.optimizer, self.scale]  # all that a checkpoint holds
@@ -237,13 +237,13 @@ class ActorCritic:
         """pi(.|s), by what the actor gives out for obs [B, ...]."""
         return self.bind(self.distribution, outputs, self.masks(obs))
 
-    def values(self, obs: Array) -> Array:
+    def values(self, obs: Tensor) -> Array:
         """V(s) [...] for obs [..., *obs_shape], computed in parts that fit any memory."""
         flat, lead = obs.reshape(-1, *self.obs_shape), obs.shape[: obs.ndim - len(self.obs_shape)]
         if len(flat) == 0:
             return np.zeros(lead, np.float32)
         body = (self.actor if self.shared.shared_body else self.critic).body
-        value = self.slices.asked(lambda x: self.critic.head(body(self.tensor(x))), flat, most=AT_ONCE)
+        value = self.slices.asked(lambda x: self.critic.head(body(x)), flat, most=AT_ONCE)
         return self.scale.undo(value.cpu().numpy()).reshape(lead)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -251,19 +251,19 @@ class ActorCritic:
         return self.slices.asked(lambda o, a: self.policy(o, self.actor(o)).log_prob(a), obs, action, most=AT_ONCE)
 
     def tensor(self, array: Array) -> Tensor:
-        """A copy on the device, in torch's own aligned memory."""
-        return self.torch.tensor(array, device=self.device)
+        """A copy on the device, in torch's own aligned memory; to a GPU from pinned memory, so that nobody waits for it."""
+        return self.torch.tensor(array, pin_memory=self.device.type == "cuda").to(self.device, non_blocking=True)
 
     def batch(self, fragments: list[Fragment]) -> ActorCriticBatch:
         """The fragments of an iteration side by side, with values and advantages by the weights of now."""
         fragments = [unstacked(fragment) for fragment in fragments]
-        seen = np.concatenate([f.obs for f in fragments], axis=1)  # [T + 1, S * N, ...]
-        obs = self.tensor(seen[:-1]).flatten(0, 1)
+        seen = self.tensor(np.concatenate([f.obs for f in fragments], axis=1))  # [T + 1, S * N, ...]
+        obs = seen[:-1].flatten(0, 1)
         action = self.tensor(np.concatenate([f.raw_action for f in fragments], axis=1)).flatten(0, 1)
         acted = self.tensor(np.concatenate([f.extras["log_prob"] for f in fragments], axis=1)).flatten()
         began = self.log_prob(obs, action)
         value = self.values(seen)
-        final = self.values(np.concatenate([f.final_obs for f in fragments]))
+        final = self.values(self.tensor(np.concatenate([f.final_obs for f in fragments])))
         age = (began - acted).cpu().numpy() if self.shared.vtrace else np.zeros(len(obs))
         advantage, learnt = advantages(fragments, value, final, age, self.shared.gamma, self.shared.gae_lambda)
         if learnt is None or learnt.all():

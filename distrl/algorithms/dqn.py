@@ -143,16 +143,16 @@ class DQN:
         import torch  # here and not above: settings are checked, and runners started, without it
 
         from distrl.learning.encoders import Masks
-        from distrl.learning.gradients import traced
+        from distrl.learning.gradients import tracing
         from distrl.learning.networks import make_network
         from distrl.learning.optimizer import Adam, FlatParameters
 
         self.torch, self.settings, self.device, self.first_action = torch, settings, device, policy.first_action
         spec, weights = policy.network.spec, policy.network.vector
         self.online, self.target = make_network(spec, weights), make_network(spec, weights)
-        self.trace, self.masks = lambda x: traced(self.online, x), Masks(policy.obs_layout).to(device)
         online, target = (FlatParameters([network], device) for network in (self.online, self.target))
         self.vector, self.target_vector = online.vector, target.vector
+        self.trace, self.masks = tracing(self.online), Masks(policy.obs_layout).to(device)
         self.optimizer = Adam({"online": online}, settings.adam_eps, settings.max_grad_norm)
         self.epsilon = settings.epsilon(0.0, 0)
         self.updates = 0
@@ -167,26 +167,29 @@ class DQN:
         action, dims = self.tensor(batch.action - self.first_action).flatten(1), batch.action.ndim - 1  # [U, B A]
         reward, discount, weight = map(self.tensor, (batch.reward, batch.discount, batch.weight))
         weight /= weight.amax(1, keepdim=True) * size
-        target, chosen, norm = (torch.empty_like(x) for x in (reward, reward, reward[:, 0]))
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         done = 0
         while done < count:  # as many minibatches as the target network stays the same for
             until = min(count, done + s.target_every - self.updates % s.target_every, done + max(1, AT_ONCE // size))
             part = slice(done, until)
             obs, next_obs = (self.tensor(x[part]).flatten(1, dims) for x in (batch.obs, batch.next_obs))
             bonus, next_q = self.ask_target(obs, action[part], next_obs)
-            for i in range(until - done):
-                j = done + i
-                target[j] = self.targets(next_obs[i], next_q[i], reward[j] + together(bonus[i], size), discount[j])
-                q, pull = self.slices.traced(self.trace, self.optimizer.parameters.values(), obs[i])
-                chosen[j] = together(q.gather(1, action[j, :, None]), size)
-                slope = (weight[j] * huber_slope(chosen[j], target[j], s.huber)).repeat_interleave(len(q) // size)
-                pull(torch.zeros_like(q).scatter_(1, action[j, :, None], slope[:, None]))
-                norm[j] = self.optimizer.descend({"online": lr})
+            paid = reward[part] + together(bonus, bonus.shape[0] * size).view(-1, size)
+            columns = (obs, action[part].unsqueeze(2), next_obs, next_q, paid, discount[part], weight[part])
+            for obs_, action_, next_obs_, next_q_, paid_, discount_, weight_ in zip(*columns, strict=True):
+                target = self.targets(next_obs_, next_q_, paid_, discount_)
+                q, pull = self.slices.traced(self.trace, self.optimizer.parameters.values(), obs_)
+                chosen = together(q.gather(1, action_), size)
+                slope = weight_ * huber_slope(chosen, target, s.huber)
+                each = slope[:, None].expand(-1, len(q) // size).reshape(-1, 1)  # of the agents whose sum it is
+                pull(torch.zeros_like(q).scatter_(1, action_, each))
+                found.append((target, chosen, self.optimizer.descend({"online": lr})))
             done = until
             self.updates += until - part.start
             if self.updates % s.target_every == 0:
                 with torch.no_grad():
                     self.target_vector.lerp_(self.vector, s.tau)
+        target, chosen, norm = (torch.stack(x) for x in zip(*found, strict=True))
         errors = target - chosen
         metrics |= {
             "loss": (weight * huber_loss(chosen, target, s.huber)).sum(1).mean().item(),
@@ -220,8 +223,8 @@ class DQN:
         return q if mask is None else q.masked_fill(~mask, FORBIDDEN)
 
     def tensor(self, array: Array) -> Tensor:
-        """A copy on the device, in torch's own aligned memory."""
-        return self.torch.tensor(array, device=self.device)
+        """A copy on the device, in torch's own aligned memory; to a GPU from pinned memory, so that nobody waits for it."""
+        return self.torch.tensor(array, pin_memory=self.device.type == "cuda").to(self.device, non_blocking=True)
 
     def weights(self) -> Array:
         """The parameters, and epsilon behind them."""

@@ -107,10 +107,10 @@ class Recurrent(ActorCritic):
         """pi(.|s, h), by what the actor gives out for rows [B]."""
         return super().policy(self.sequences.obs[obs], outputs)
 
-    def values(self, obs: Array) -> Array:
+    def values(self, obs: Tensor) -> Array:
         """V(s, h) [...] for rows [...], with the weights that the update begins with."""
         with self.torch.no_grad():
-            value = self.critic.head(self.sequences.shown[self.tensor(obs)]).squeeze(-1)
+            value = self.critic.head(self.sequences.shown[obs]).squeeze(-1)
         return self.scale.undo(value.cpu().numpy())
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 def _check_alike(*arrays: Array | Tensor) -> None:
     """Raise ValueError where shapes differ."""
-    shapes = [tuple(array.shape) for array in arrays]
-    if any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"shapes differ: {', '.join(map(str, shapes))}")
+    first = arrays[0].shape
+    for array in arrays:
+        if array.shape != first:
+            raise ValueError(f"shapes differ: {', '.join(str(tuple(x.shape)) for x in arrays)}")
 
 
 def gae(reward: Array, value: Array, next_value: Array, ended: Array, gamma: float, gae_lambda: float) -> Array:

@@ -76,15 +76,15 @@ class Optimizer:
 
     def descend(self, lr: dict[str, float]) -> Tensor:
         """One step down the gradients, which are 0 behind it; returns the norm of all before clipping, a scalar. `lr` by name."""
-        norms = torch.stack([torch.linalg.vector_norm(p.grad) for p in self.parameters.values()])
+        gradients = [parameters.grad for parameters in self.parameters.values()]
+        norms: list[Tensor] = [torch.linalg.vector_norm(g) for g in gradients]
         if self.max_grad_norm is not None:
-            scales = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-            for parameters, scale in zip(self.parameters.values(), scales, strict=True):
-                parameters.grad.mul_(scale)
+            for g, length in zip(gradients, norms, strict=True):
+                g.mul_((self.max_grad_norm / (length + 1e-6)).clamp_(max=1.0))
         self.step(lr)
-        for parameters in self.parameters.values():
-            parameters.grad.zero_()
-        norm: Tensor = torch.linalg.vector_norm(norms)
+        for g in gradients:
+            g.zero_()
+        norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         return norm
 
     @torch.no_grad()

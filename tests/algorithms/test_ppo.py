@@ -166,7 +166,7 @@ def test_values_approach_the_returns() -> None:
     assert scores[0] < 0.5
     assert scores[-1] > 0.95
     obs = np.random.default_rng(99).normal(size=(500, 3)).astype(np.float32)
-    assert np.abs(ppo.values(obs) - reward(obs, obs)).mean() < 0.3
+    assert np.abs(ppo.values(torch.tensor(obs)) - reward(obs, obs)).mean() < 0.3
 
 
 def test_an_entropy_bonus_evens_the_policy_out() -> None:
@@ -300,7 +300,7 @@ def test_a_cut_and_an_end_differ_by_the_value_that_is_left() -> None:
     fragment.final_obs = np.full((1, 3), 2.0, np.float32)
     cut = advantages(ppo, [fragment])[1]
     ended = advantages(ppo, [replace(fragment, terminated=fragment.truncated, truncated=fragment.terminated)])[1]
-    left = ppo.values(np.full((1, 3), 2.0, np.float32))[0]
+    left = ppo.values(torch.full((1, 3), 2.0))[0]
     assert abs(left) > 0.1
     assert cut[3, 1] - ended[3, 1] == pytest.approx(0.9 * left, rel=1e-4)
 
@@ -331,10 +331,10 @@ def test_shards_stand_side_by_side_and_do_not_mix() -> None:
 def test_values_are_the_same_in_slices() -> None:
     ppo = make_ppo()
     obs = np.random.default_rng(0).normal(size=(10_001, 2, 3)).astype(np.float32)
-    value = ppo.values(obs)
+    value = ppo.values(torch.tensor(obs))
     assert value.shape == (10_001, 2)
-    np.testing.assert_allclose(value[4000:4100], ppo.values(obs[4000:4100]), atol=1e-5)
-    assert ppo.values(obs[:0]).shape == (0, 2)
+    np.testing.assert_allclose(value[4000:4100], ppo.values(torch.tensor(obs[4000:4100])), atol=1e-5)
+    assert ppo.values(torch.tensor(obs[:0])).shape == (0, 2)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -651,7 +651,7 @@ def test_a_central_critic_sees_the_state_and_the_actor_does_not() -> None:
     central.of(other)[...] += 1
     action = torch.tensor(fragment.raw_action).flatten()
     before, after = (torch.tensor(obs[:-1]).flatten(0, 1) for obs in (fragment.obs, other))
-    assert (learner.values(fragment.obs) != learner.values(other)).all()
+    assert (learner.values(torch.tensor(fragment.obs)) != learner.values(torch.tensor(other))).all()
     assert (learner.log_prob(before, action) == learner.log_prob(after, action)).all()
     metrics = learner.update([fragment], 0, 0.0)
     assert math.isfinite(metrics["value_loss"])

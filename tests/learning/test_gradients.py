@@ -13,7 +13,7 @@ from toys import spec_of
 
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.learning import gradients
-from distrl.learning.gradients import recorded, traced, traced_pair
+from distrl.learning.gradients import recorded, tracing, tracing_pair
 from distrl.learning.networks import Network, make_network
 from distrl.learning.optimizer import FlatParameters
 
@@ -81,7 +81,7 @@ def test_outputs_and_gradients_are_those_of_autograd(name: str, monkeypatch: pyt
     parameters.grad.zero_()
     if name in SPECS:
         monkeypatch.setattr(gradients, "recorded", None)  # which is not asked for help
-    outputs, pull = traced(network, obs)
+    outputs, pull = tracing(network)(obs)
     assert_close(outputs, wanted)
     assert not outputs.requires_grad
     pull(g)
@@ -93,7 +93,7 @@ def test_outputs_and_gradients_are_those_of_autograd(name: str, monkeypatch: pyt
 def test_gradients_add_up_as_those_of_autograd_do(name: str) -> None:
     network, parameters = make(SPECS[name])
     one, other = observations(SPECS[name]).split(20)
-    (first, pull_first), (second, pull_second) = traced(network, one), traced(network, other)
+    (first, pull_first), (second, pull_second) = tracing(network)(one), tracing(network)(other)
     pull_first(random_like(first))
     alone = parameters.grad.clone()
     pull_second(random_like(second))
@@ -109,7 +109,7 @@ def test_a_written_gradient_is_the_slope_of_the_loss() -> None:
     spec = SPECS["norm of tanh"]
     network, parameters = make(spec)
     obs = observations(spec)
-    outputs, pull = traced(network, obs)
+    outputs, pull = tracing(network)(obs)
     pull(2 * outputs)  # of the sum of squares
     direction = random_like(parameters.grad)
     wanted = (parameters.grad * direction).sum().item()
@@ -139,7 +139,7 @@ def test_actor_and_critic_are_traced_together(shared: bool) -> None:
     gradient = [p.grad.clone() for p in (of_actor, of_critic)]
     for p in (of_actor, of_critic):
         p.grad.zero_()
-    outputs, value, pull = traced_pair(actor, critic, shared, obs)
+    outputs, value, pull = tracing_pair(actor, critic, shared)(obs)
     assert_close(outputs, wanted.detach())
     assert_close(value, value_wanted.detach())
     pull(g, by_value)

@@ -12,7 +12,7 @@ from test_gradients import RECORDED, SPECS, assert_close, make, observations, ra
 from torch import Tensor
 from toys import spec_of
 
-from distrl.learning.gradients import traced, traced_pair
+from distrl.learning.gradients import tracing, tracing_pair
 from distrl.learning.slices import Slices
 
 
@@ -63,7 +63,7 @@ def learnt(slices: Slices, name: str) -> list[Tensor]:
     network, parameters = make(spec)
     for rows, steps in ((11, 1), (15, 3)):
         obs = observations(spec, rows)
-        outputs, pull = slices.traced(lambda x: traced(network, x), [parameters], obs, steps)
+        outputs, pull = slices.traced(lambda x: tracing(network)(x), [parameters], obs, steps)
         pull(random_like(outputs))
         found += [outputs, parameters.grad.clone()]
         parameters.grad.zero_()
@@ -121,7 +121,7 @@ def test_actor_and_critic_are_cut_together() -> None:
     actor, of_actor = make(SPECS["tanh"])
     critic, of_critic = make(spec_of((8,), 1), seed=1)
     obs, parameters = observations(SPECS["tanh"], 9), [of_actor, of_critic]
-    outputs, value, pull = Slices(3).traced(lambda x: traced_pair(actor, critic, False, x), parameters, obs)
+    outputs, value, pull = Slices(3).traced(lambda x: tracing_pair(actor, critic, False)(x), parameters, obs)
     pull(random_like(outputs), torch.ones_like(value))
     found = [p.grad.clone() for p in parameters]
     for p in parameters:
@@ -136,7 +136,7 @@ def test_more_slices_than_rows_have_some_that_are_empty() -> None:
     """Which happens where agents are missing."""
     network, parameters = make(SPECS["tanh"])
     obs = observations(SPECS["tanh"], 2)
-    outputs, pull = Slices(4).traced(lambda x: traced(network, x), [parameters], obs)
+    outputs, pull = Slices(4).traced(lambda x: tracing(network)(x), [parameters], obs)
     pull(random_like(outputs))
     found = parameters.grad.clone()
     parameters.grad.zero_()
