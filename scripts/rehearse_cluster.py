@@ -277,7 +277,9 @@ class Rehearsal:
     def _start_s3(self) -> None:
         """A server that speaks as Amazon's does, with a bucket. What is in it is there as long as this process."""
         host, port = S3.split(":")
-        self._open(sys.executable, "-m", "moto.server", "-H", host, "-p", port)
+        command = [sys.executable, "-m", "moto.server", "-H", host, "-p", port]
+        with (self.directory / "s3.log").open("wb") as log:
+            subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         request = urllib.request.Request(f"http://{S3}/{BUCKET}", method="PUT")
 
         def made() -> bool:
