@@ -213,7 +213,12 @@ def test_a_run_with_an_env_of_ones_own_over_a_link_that_is_cut_comes_back_with_t
 
 
 def test_a_ci_without_distrl_starts_a_run_which_is_stopped_fetched_and_goes_on(address: str, tmp_path: Path) -> None:
-    long = {"stop": {"env_steps": 256 * 2000}, "evaluation": {"every": 0}, "replay": DQN["replay"]}
+    # Not prioritized, for that depends on how long the run is to be.
+    long = {
+        "stop": {"env_steps": 256 * 2000},
+        "evaluation": {"every": 0},
+        "replay": DQN["replay"] | {"prioritized": False},
+    }
     config = write(tmp_path, {**SMALL, **long, "algorithm": DQN["algorithm"]})
     poor = tmp_path / "poor"
     poor.mkdir()
