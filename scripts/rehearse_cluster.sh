@@ -6,7 +6,7 @@
 # Needs Linux, root, openssh-server, rsync and iproute2, and what scripts/install.sh dev installs. Everything ends with it, or after
 # 40 minutes.
 # Usage: scripts/rehearse_cluster.sh [--quick] [--beside a2c dqn q] [--seconds 2400]      PYTHON=python3 takes another Python
-#   --quick: some 3 minutes: PPO on two hosts, of which one dies
+#   --quick: some 4 minutes: PPO on two hosts, of which one dies
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=""

@@ -36,7 +36,7 @@ def rehearsed(*arguments: str, seconds: int) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.skipif(ASKED != "quick", reason="takes three minutes: set DISTRL_REHEARSAL=quick")
+@pytest.mark.skipif(ASKED != "quick", reason="takes four minutes: set DISTRL_REHEARSAL=quick")
 @pytest.mark.timeout(960)
 def test_two_hosts_of_which_one_is_lost_have_the_weights_of_one_process() -> None:
     told = rehearsed("--quick", seconds=900)
