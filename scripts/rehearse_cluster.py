@@ -28,8 +28,17 @@ from typing import Any
 
 import yaml
 
+from distrl.stores import Store
+
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK, DASHBOARD = "10.77.0", "http://127.0.0.1:8265"
+S3, BUCKET = f"{NETWORK}.254:5000", "bucket"  # a server of the network's, beside the hosts
+STORE = f"s3://{BUCKET}/runs?endpoint_override={S3}&scheme=http&region=us-east-1"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "rehearsal",
+    "AWS_SECRET_ACCESS_KEY": "rehearsal",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 PATIENCE_S = 400  # for anything that is waited for: a busy machine takes ten times as long as a quiet one
 # An iteration takes a second anywhere, since the env sleeps as `.env` says (not on the laptop); so that speed can be compared.
 ITERATION = 4 * 16 * 32  # env steps
@@ -68,7 +77,8 @@ OTHERS |= {  # several agents: with a critic that sees all, in turns against a l
     "zombies": ["ippo_spread", *TEAMS, "env.id=slow:zombies", "algorithm.hidden=[16]"],
     "apart": ["ippo_spread", *TEAMS, "env.id=slow:tag", "policies={chasers: [adversary_*], prey: [agent_0]}"],
 }
-SLEEP_S, SPEED_S, SHORT, LONG, CUT_S = 0.002, 1.0, 60, 120, 30
+CONFIGS = {"ppo": CONFIG, **OTHERS}
+SLEEP_S, SPEED_S, QUICK, MORE, CUT_S = 0.002, 1.0, 45, 30, 30
 SLOW = """
 import os, time
 import gymnasium
@@ -239,11 +249,13 @@ class Rehearsal:
         (self.work / "slow.py").write_text(SLOW)
         (self.work / ".env").write_text(f"SLEEP={SLEEP_S}\n")
         self.tunnel: subprocess.Popen[bytes] | None = None
+        self.stores = (STORE, str(self.storage))  # runs take them in turns
         os.environ["HOME"] = str(directory / "laptop")
         Path(os.environ["HOME"]).mkdir()
         for name in [name for name in os.environ if name.startswith(("RAY_", "MLFLOW_"))]:
             del os.environ[name]
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        os.environ |= CREDENTIALS
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         own = directory / "laptop-tmp"
         own.mkdir()
@@ -256,10 +268,28 @@ class Rehearsal:
         sh("ip", "link", "add", "bridge", "type", "bridge")
         sh("ip", "addr", "add", f"{NETWORK}.254/24", "dev", "bridge")
         sh("ip", "link", "set", "bridge", "up")
+        self._start_s3()
         for name in ("key", "host_key"):
             sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name))
         subprocess.run(["ray", "get-auth-token", "--generate"], capture_output=True, check=True)
         (directory / "laptop" / ".ray" / "auth_token").chmod(0o600)
+
+    def _start_s3(self) -> None:
+        """A server that speaks as Amazon's does, with a bucket. What is in it is there as long as this process."""
+        host, port = S3.split(":")
+        command = [sys.executable, "-m", "moto.server", "-H", host, "-p", port]
+        with (self.directory / "s3.log").open("wb") as log:
+            subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        request = urllib.request.Request(f"http://{S3}/{BUCKET}", method="PUT")
+
+        def made() -> bool:
+            try:
+                urllib.request.urlopen(request, timeout=5).close()
+            except OSError:
+                return False
+            return True
+
+        within(made, "the S3 server")
 
     def start_host(self, number: int) -> Host:
         self.hosts[number] = Host(self.directory, number)
@@ -359,8 +389,13 @@ class Rehearsal:
 class Run:
     """A job, followed by `distrl submit` as its user does."""
 
-    def __init__(self, laptop: Rehearsal, *arguments: str, name: str | None = None) -> None:
-        """`name`: of its directory on the head, where that is not the job's."""
+    def __init__(self, laptop: Rehearsal, *arguments: str, store: str | None = None, name: str | None = None) -> None:
+        """
+        Args:
+            store: where a new run is kept
+            name: of the directory on the head of one that goes on
+        """
+        arguments = (*arguments, *([] if store is None else [f"storage={store}"]))
         self.out = laptop.directory / f"results-{time.monotonic_ns()}"
         self.said = laptop.directory / f"{self.out.name}.log"
         command = [sys.executable, "-m", "distrl", "submit", *arguments, "--address", DASHBOARD, "--out", str(self.out)]
@@ -369,8 +404,10 @@ class Run:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=laptop.work)
         within(lambda: "\n" in self.text or self.process.poll() is not None, "the job's id")
         self.job = self.text.split("\n")[0]
-        self._head = laptop.hosts[laptop.head]
-        self._there = self._head.home / "distrl-runs" / (name or self.job)
+        self.name, self._head = name or self.job, laptop.hosts[laptop.head]
+        if store is not None:  # its address there
+            self.kept = str(Store.parse(store) / self.job) if "://" in store else f"file://{store}/{self.job}"
+        self._there = self._head.home / "distrl-runs" / self.name
 
     @property
     def text(self) -> str:
@@ -383,11 +420,21 @@ class Run:
         return "".join(file.read_text(errors="replace") for file in files)
 
     @property
-    def times(self) -> list[float]:
-        """When each iteration was there, likewise; unix times."""
+    def rows(self) -> list[dict[str, Any]]:
+        """Of its iterations, likewise."""
         file = self._there / "metrics.jsonl"
         lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-        return [json.loads(line)["time"] for line in lines]
+        return [json.loads(line) for line in lines]
+
+    @property
+    def times(self) -> list[float]:
+        """When each iteration was there; unix times."""
+        return [row["time"] for row in self.rows]
+
+    def wait_past(self, when: float) -> dict[str, Any]:
+        """Wait for an iteration that came after a time (unix). Returns its row."""
+        self.wait(lambda: bool(self.times) and self.times[-1] > when, "another iteration")
+        return next(row for row in self.rows if row["time"] > when)
 
     @property
     def lost(self) -> bool:
@@ -434,17 +481,32 @@ def result(run_dir: Path) -> str:
 
 
 class Losses:
-    """What is done to a run, and what came of it: by what it was, the seconds until full speed again and the env steps lost."""
+    """What is done to some runs at once, and what came of it for the first, by what it was."""
 
-    def __init__(self, laptop: Rehearsal, run: Run) -> None:
-        self.laptop, self.run = laptop, run
-        self.seconds: dict[str, float] = {}
-        self.steps: dict[str, int] = {}
+    def __init__(self, laptop: Rehearsal, runs: dict[str, Run]) -> None:
+        self.laptop, self.runs = laptop, runs
+        self.seconds: dict[str, float] = {}  # until full speed again
+        self.noticed: dict[
+            str, tuple[float, float]
+        ] = {}  # seconds until Ray noticed, and from then to the next iteration
+        self.steps: dict[str, int] = {}  # env steps done twice
 
-    def lose_worker(self) -> None:
-        say("host 3 loses its power")
+    @property
+    def run(self) -> Run:
+        """The first."""
+        return next(iter(self.runs.values()))
+
+    def lose_worker(self, number: int = 3) -> None:
+        say(f"host {number} loses its power")
         with self._counted("a worker's host lost"):
-            self.laptop.hosts.pop(3).lose()
+            lost = time.time()
+            self.laptop.hosts.pop(number).lose()
+            within(lambda: self.laptop.alive() == len(self.laptop.hosts), "Ray's notice")
+            noticed = time.time()
+            after = self.run.wait_past(noticed)["time"] - noticed
+            self.noticed["a worker's host lost"] = round(noticed - lost, 1), round(after, 1)
+        for name, run in self.runs.items():
+            run.wait(lambda run=run: run.lost, f"{name}, which must have had something there,")  # type: ignore[misc]
 
     def add_host(self) -> None:
         say("host 4 is added")
@@ -464,23 +526,26 @@ class Losses:
         within(lambda: self.laptop.alive() == len(self.laptop.hosts), "host 2 in the cluster again")
         say(f"host 2 is back {time.monotonic() - cut:.0f} s after the cut")
 
-    def lose_head(self) -> int:
-        """The run goes on with another head, on a machine that has nothing of it, from storage. Returns its iterations in all."""
+    def lose_head(self) -> dict[str, int]:
+        """The runs go on with another head, on a machine that has nothing of them, from storage. Returns their iterations in all."""
         say("the head loses its power")
-        run, lost, done = self.run, time.time(), len(self.run.times)
+        lost, done = time.time(), {name: len(run.times) for name, run in self.runs.items()}
         self.laptop.hosts.pop(1).lose()
-        run.process.kill()  # whoever follows would wait for the head
-        run.process.wait()
-        whole = [int(path.parent.name) for path in self.laptop.storage.glob(f"{run.job}/checkpoints/*/manifest.json")]
+        for run in self.runs.values():
+            run.process.kill()  # whoever follows would wait for the head
+            run.process.wait()
         self.laptop.start_host(5)
         self.laptop.render(5, 2, 4)
         self.laptop.up()
         say("another head is up")
-        more = f"stop.env_steps={(done + 30) * ITERATION}"
-        self.run = Run(self.laptop, "--resume", f"file://{self.laptop.storage}/{run.job}", more, name=run.job)
-        self.seconds["the head lost"] = self.run.at_speed(lost)
-        self.steps["the head lost"] = (done - max(whole, default=0)) * ITERATION
-        return done + 30
+        for name, run in list(self.runs.items()):  # the first alone, so that its seconds are its own
+            more = f"stop.env_steps={(done[name] + MORE) * iteration_of(CONFIGS[name])}"
+            self.runs[name] = Run(self.laptop, "--resume", run.kept, more, name=run.name)
+            if name == next(iter(self.runs)):
+                self.seconds["the head lost"] = self.run.at_speed(lost)
+                self.steps["the head lost"] = (done[name] - self.run.wait_past(lost)["iteration"]) * ITERATION
+                say(f"full speed again after {self.seconds['the head lost']:.0f} s")
+        return {name: count + MORE for name, count in done.items()}
 
     @contextmanager
     def _counted(self, what: str) -> Iterator[None]:
@@ -492,46 +557,45 @@ class Losses:
         say(f"full speed again after {self.seconds[what]:.0f} s")
 
 
-def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, Any]:
-    """What came of it: sha256s by what was done, seconds by what was done, env steps that were lost by it.
+def rehearse(directory: Path, quick: bool, others: Sequence[str]) -> dict[str, Any]:
+    """What came of it: sha256s by algorithm, seconds and env steps lost by what was done.
 
     Args:
-        others: algorithms that train beside the first, until host 3 was lost
+        quick: two hosts, of which one is lost, and no more
+        others: what trains beside PPO
     """
     laptop = Rehearsal(directory)
-    say("three hosts")
-    for number in (1, 2, 3):
+    say("two hosts" if quick else "three hosts")
+    workers = (2,) if quick else (2, 3)
+    for number in (1, *workers):
         laptop.start_host(number)
-    laptop.render(1, 2, 3)
+    laptop.render(1, *workers)
     laptop.check(str(laptop.file))
     up = laptop.up()
     say(f"ray up: {up:.0f} s")
-    if not short:
-        laptop.check(DASHBOARD, "--storage", str(laptop.storage))
+    if not quick:
+        for store in laptop.stores:
+            laptop.check(DASHBOARD, "--storage", store)
         say("checked")
-    iterations = LONG if others else SHORT
-    steps = f"stop.env_steps={(iterations if short else 10**6) * ITERATION}"
-    run = Run(laptop, *CONFIG, steps, f"storage={laptop.storage}")
-    beside = {}
-    for name in others:
-        steps = f"stop.env_steps={LONG * iteration_of(OTHERS[name])}"
-        beside[name] = Run(laptop, *OTHERS[name], steps, f"storage={laptop.storage}")
-    for each in (run, *beside.values()):
-        each.wait(lambda each=each: len(each.times) >= 25, "iteration 25")  # type: ignore[misc]
-        say(f"{each.job} runs")
-    losses = Losses(laptop, run)
-    losses.lose_worker()
-    sha256 = {}
-    for name, each in beside.items():
-        if not each.lost:
-            raise RuntimeError(f"{name} had nothing on host 3, or ended before that was lost:\n{each.log[-3000:]}")
-        sha256[name] = [each.end(), alone(laptop, name, OTHERS[name], LONG)]
-        say(f"{name} ended")
-    if not short:
+    names = ["ppo", *others]
+    iterations = dict.fromkeys(names, QUICK if quick else 10**6)
+    runs = {}
+    for number, name in enumerate(names):
+        steps = f"stop.env_steps={iterations[name] * iteration_of(CONFIGS[name])}"
+        runs[name] = Run(laptop, *CONFIGS[name], steps, store=laptop.stores[number % 2])
+    for run in runs.values():
+        run.wait(lambda run=run: len(run.times) >= (10 if quick else 25), "its first iterations")  # type: ignore[misc]
+        say(f"{run.job} runs")
+    losses = Losses(laptop, runs)
+    losses.lose_worker(workers[-1])
+    if not quick:
         losses.add_host()
         losses.cut_link()
         iterations = losses.lose_head()
-    sha256["ppo"] = [losses.run.end(), alone(laptop, "ppo", CONFIG, iterations)]
+    sha256 = {}
+    for name, run in losses.runs.items():
+        sha256[name] = [run.end(), alone(laptop, name, CONFIGS[name], iterations[name])]
+        say(f"{name} ended, {'with the same bits' if len(set(sha256[name])) == 1 else 'WITH OTHER BITS'}")
     say("ray down")
     start = time.monotonic()
     laptop.down()
@@ -541,6 +605,7 @@ def rehearse(directory: Path, short: bool, others: Sequence[str]) -> dict[str, A
         "sha256": sha256,
         "same bits": all(len(set(both)) == 1 for both in sha256.values()),
         "seconds": {what: round(took, 1) for what, took in seconds.items()},
+        "noticed, then another iteration": losses.noticed,
         "steps lost": losses.steps,
     }
 
@@ -564,8 +629,8 @@ def alone(laptop: Rehearsal, name: str, config: Sequence[str], iterations: int) 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="empty, and nobody else's")
-    parser.add_argument("--short", action="store_true", help="one host is lost, and no more")
-    parser.add_argument("--beside", nargs="*", choices=OTHERS, default=[], help="algorithms that train beside PPO")
+    parser.add_argument("--quick", action="store_true", help="PPO alone, on two hosts, of which one is lost")
+    parser.add_argument("--beside", nargs="*", choices=OTHERS, help="what trains beside PPO; default: a2c dqn q")
     parser.add_argument("--seconds", type=int, default=2400, help="the most that it may take")
     asked = parser.parse_args()
 
@@ -575,7 +640,8 @@ def main() -> int:
     signal.signal(signal.SIGALRM, late)
     signal.alarm(asked.seconds)
     try:
-        told = rehearse(asked.directory, asked.short, asked.beside)
+        others = asked.beside if asked.beside is not None else [] if asked.quick else ["a2c", "dqn", "q"]
+        told = rehearse(asked.directory, asked.quick, others)
     except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
         log = asked.directory / "log"
         print(log.read_text(errors="replace")[-5000:] if log.exists() else "", file=sys.stderr)

@@ -84,9 +84,13 @@ class Nodes:
 
 
 def main() -> None:
+    from ray._private import services
     from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
 
+    from distrl.execution.own_ray import patient
+
+    services.get_node = patient(services.get_node, 120, lambda: False)  # a busy machine takes longer than Ray waits
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 200 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     print("> " + json.dumps(cluster.address), flush=True)

@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def distrl(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def distrl(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "distrl", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
 

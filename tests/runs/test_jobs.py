@@ -33,7 +33,7 @@ from distrl.execution.resources import Node, share_out
 from distrl.runs.jobs import needed, order_resumption, order_run
 
 ROOT = Path(__file__).parent.parent.parent
-pytestmark = pytest.mark.timeout(600)  # jobs start slowly, and more so where other things run
+pytestmark = pytest.mark.timeout(900)  # jobs start slowly, and more so where other things run
 TOKEN, SECRET = "7" * 64, "very-secret-18273"
 SMALL = {**CARTPOLE, "track": {"mlflow": False, "video": False}, "cluster": {"runners": 2, "start": "wait"}}
 OWN_ENV = """
