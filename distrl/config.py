@@ -58,11 +58,11 @@ def changed_config(data: Mapping[str, Any], changes: Mapping[str, Any], origin: 
 
 def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str) -> Config:
     """The config that `data` says with other values by dotted keys, checked."""
-    before = _copy(data)
+    before, changes = _copy(data), list(changes)
     for key, value in changes:
         _set(data, key, value)
     _check_left_over(before, data, origin)
-    config = _typed(data, origin)
+    config = _typed(data, origin, [key for key, _ in changes])
     for around in config.env.wrappers:
         wrapper(around.name)
     for part in (config.schedule, config.normalize, config.replay, config.opponents, config.algorithm, config.learner):
@@ -87,16 +87,16 @@ def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] 
     return validated(EnvSettings, data, ("env",), "command line")
 
 
-def _typed(data: dict[str, Any], origin: str) -> Config:
-    """The config that `data` says, each value by its own rule."""
+def _typed(data: dict[str, Any], origin: str, changed: Sequence[str]) -> Config:
+    """The config that `data` says, each value by its own rule. `changed`: the keys that do not come from `origin`."""
     given = data.setdefault("algorithm", {})
     name = given.get("name") if isinstance(given, Mapping) else None
     if name is None:
         raise UserError(f"{origin}: algorithm.name is missing; it must be one of {', '.join(ALGORITHMS.names())}.")
-    algorithm = validated(algorithm_module(name).Settings, given, ("algorithm",), origin, str(name))
+    algorithm = validated(algorithm_module(name).Settings, given, ("algorithm",), origin, str(name), changed)
     if algorithm.replayed is not None and data.get("replay") is None:
         data["replay"] = {}
-    return validated(Config, data | {"algorithm": algorithm}, (), origin, str(name))
+    return validated(Config, data | {"algorithm": algorithm}, (), origin, str(name), changed)
 
 
 def _algorithm(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -192,8 +192,19 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 M = typing.TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str, algorithm: str | None = None) -> M:
+def validated(
+    model: type[M],
+    data: Any,
+    prefix: tuple[str, ...],
+    origin: str,
+    algorithm: str | None = None,
+    changed: Sequence[str] = (),
+) -> M:
     """`data` as a model, which is that of the keys below `prefix` in a run with the algorithm, or of no run.
+
+    Args:
+        origin: where it is from
+        changed: the keys of it that are not from there, but overrides
 
     Raises:
         UserError: a key or a value is wrong
@@ -205,7 +216,13 @@ def validated(model: type[M], data: Any, prefix: tuple[str, ...], origin: str, a
         for item in error.errors():
             key, line = _explain(model, dict(item), prefix, algorithm)
             lines[key] = f"{lines[key].removesuffix('.')}; or {line.rpartition(': ')[2]}" if key in lines else line
-        raise UserError("\n".join(f"{origin}: {line}" for line in lines.values())) from None
+        told = [f"{'override' if _below(key, changed) else origin}: {line}" for key, line in lines.items()]
+        raise UserError("\n".join(told)) from None
+
+
+def _below(key: str, places: Sequence[str]) -> bool:
+    """Whether a key is one of some places, or in one."""
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _explain(
@@ -225,13 +242,32 @@ def _explain(
         return key, f"{key} is missing in {item['input']!r}; give it there."
     if item["type"] == "missing":
         return key, f"{key} is missing; give it in the file or as {key}=VALUE."
-    rule = item["msg"].removeprefix("Value error, ")
+    rule = _rule(item["type"], key, _model(model, location)) or item["msg"].removeprefix("Value error, ")
     if isinstance(item.get("input"), (str, int, float, bool, type(None))):
         return key, f"{key} is {shown(item['input'])}: {rule}."
     return key, f"{key}: {rule}."
 
 
+def _rule(kind: str, key: str, below: type[BaseModel] | None) -> str:
+    """What is due, where pydantic says it in words of Python; '' where it does not."""
+    if kind in ("bool_parsing", "bool_type"):
+        return "true or false is due"
+    if kind == "tuple_type":
+        return f"a list is due; give it in brackets, {key}=[...]"
+    if kind == "model_type" and below is not None:
+        first = [(name, field) for name, field in below.model_fields.items()][:2]
+        told = ", ".join(f"{name}: {'...' if field.is_required() else field.default}" for name, field in first)
+        return f"it has keys of its own; give them, such as {key}={{{told}}}"
+    return ""
+
+
 def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    below = _model(model, location)
+    return [] if below is None else list(below.model_fields)
+
+
+def _model(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:
+    """What holds the keys below a place."""
     for part in location:
         if part.isdigit():  # a place in a list
             continue
@@ -240,6 +276,6 @@ def _fields(model: type[BaseModel], location: Sequence[str]) -> list[str]:
         below = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]  # X, or X | None
         models = [a for a in below if issubclass(a, BaseModel)]
         if not models:
-            return []
+            return None
         model = models[0]
-    return list(model.model_fields)
+    return model

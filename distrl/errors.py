@@ -9,6 +9,7 @@ Everything else is a bug of distrl and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import importlib
 import itertools
 import os
 import traceback
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 
 LONGEST = 500  # characters of what is shown of a value or an error
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_IMPORTING = ("<frozen", os.path.dirname(importlib.__file__))  # frames that lead to a module's own
 
 
 class UserError(Exception):
@@ -108,7 +110,7 @@ def users_code(what: str, remedy: str = "") -> Iterator[None]:
         else:
             why = f"{type(error).__name__}: {_short(str(error))}".removesuffix(".")
         frames = [
-            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", _PACKAGE))
+            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*_IMPORTING, _PACKAGE))
         ]
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         if isinstance(error, SyntaxError):  # which says so itself; its frames are of the import

@@ -378,7 +378,7 @@ def observation_layout(
             raise ValueError(f"{MASK!r} has shape {list(mask.shape)}, and there are {sum(choices)} choices to mask")
         in_info = False
     if not leaves:
-        raise ValueError("it is a Text" if unread else "nothing is in it")
+        raise ValueError("there is nothing else than text in it" if unread else "nothing is in it")
     if mask is not None or in_info:
         mask = Part((MASK,), "mask", (sum(choices),), "int8", choices)
     whole = [] if central is None else [replace(part, dtype="float32") for part in _leaves(central, (STATE,))]
@@ -445,6 +445,18 @@ def inside(value: Any, part: Part) -> Array:
     return np.asarray(value)
 
 
+def joined_mask(mask: Any) -> Array:
+    """A mask as one array; a tuple of them, as gymnasium has it for MultiDiscrete and Tuple actions, one behind another."""
+    try:
+        return np.concatenate([joined_mask(below) for below in mask], axis=-1) if _several(mask) else np.asarray(mask)
+    except ValueError:
+        raise BadMask(f"the action mask {mask!r} is no array of numbers") from None
+
+
+def _several(mask: Any) -> bool:
+    return isinstance(mask, tuple) and any(np.iterable(below) for below in mask)
+
+
 def checked_mask(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Array:
     """A mask [..., M] bool in which each group has a choice."""
     size = prod(part.shape)
@@ -452,7 +464,7 @@ def checked_mask(mask: Any, lead: tuple[int, ...], part: Part, over: bool) -> Ar
         if not over:
             raise BadMask(f"there is no {MASK!r}, though there was one at first")
         mask = np.zeros((*lead, size))
-    mask = np.asarray(mask)
+    mask = joined_mask(mask)
     if mask.size != prod(lead) * size:
         raise BadMask(f"the action mask has shape {list(mask.shape)}, and there are {size} choices to mask")
     allowed: Array = mask.reshape(*lead, size) != 0

@@ -37,6 +37,10 @@ class Preset:
         return str(self.data["env"]["id"])
 
     @property
+    def env_kwargs(self) -> dict[str, Any]:
+        return dict(self.data["env"].get("kwargs", {}))
+
+    @property
     def algorithm(self) -> str:
         return str(self.data["algorithm"]["name"])
 
@@ -70,14 +74,11 @@ def find_preset(name: str) -> Preset | None:
     return next((preset for preset in presets() if preset.name == name), None)
 
 
-def preset_for(env_id: str, algorithm: str | None) -> Preset | None:
-    """The preset of an env and an algorithm; without an algorithm the first one of `PREFERRED` that there is one for.
-
-    Of several the one with the shortest name, which is the plainest.
-    """
+def presets_for(env_id: str, algorithm: str | None) -> list[Preset]:
+    """The presets of an env and an algorithm, or of any, in the order of `PREFERRED`; the shortest names, the plainest, first."""
     fitting = [p for p in presets() if p.env_id == env_id and algorithm in (None, p.algorithm)]
     rank = {name: i for i, name in enumerate(PREFERRED)}
-    return min(fitting, key=lambda p: (rank.get(p.algorithm, len(rank)), len(p.name), p.name), default=None)
+    return sorted(fitting, key=lambda p: (rank.get(p.algorithm, len(rank)), len(p.name), p.name))
 
 
 PREFERRED = ("ppo", "dqn", "a2c", "q")

@@ -147,7 +147,8 @@ def test_arguments_that_a_file_cannot_hold_are_refused(value: str | dict[str, An
         message = refusal(f"env.kwargs={value}")
     else:
         message = refusal(base={**BASE, "env": {"id": "x", "kwargs": value}})
-    assert message.startswith(f"config: env.kwargs: {rule}")
+    origin = "override" if isinstance(value, str) else "config"
+    assert message.startswith(f"{origin}: env.kwargs: {rule}")
     assert len(message.splitlines()) == 1
 
 
@@ -200,8 +201,8 @@ def test_an_unknown_key_near_to_none_is_refused_with_the_known_ones(override: st
         ("seed=9223372036854775808", "seed", "9223372036854775808", "less than"),
         ("rollout.shards=0", "rollout.shards", "0", "greater than or equal to 1"),
         ("rollout.steps=null", "rollout.steps", "None", "integer"),
-        ("rollout=3", "rollout", "3", "dictionary"),
-        ("env=CartPole-v1", "env", "'CartPole-v1'", "dictionary"),
+        ("rollout=3", "rollout", "3", "such as rollout={shards: 4"),
+        ("env=CartPole-v1", "env", "'CartPole-v1'", "such as env={id: ..."),
         ("env.id=3", "env.id", "3", "string"),
         ("env.kwargs=3", "env.kwargs", "3", "dictionary"),
         ("env.vectorize=sngle", "env.vectorize", "'sngle'", "'single'"),
@@ -212,11 +213,11 @@ def test_an_unknown_key_near_to_none_is_refused_with_the_known_ones(override: st
         ("algorithm.lr=.nan", "algorithm.lr.start", "nan", "finite"),
         ("algorithm.lr=.inf", "algorithm.lr.start", "inf", "finite"),
         ("algorithm.gamma=1.1", "algorithm.gamma", "1.1", "less than or equal to 1"),
-        ("algorithm.hidden=64", "algorithm.hidden", "64", "tuple"),
+        ("algorithm.hidden=64", "algorithm.hidden", "64", "a list is due"),
         ("algorithm.hidden=[64, 0]", "algorithm.hidden", "0", "greater than or equal to 1"),
         ("algorithm.body=rnn", "algorithm.body", "'rnn'", "'mlp'"),
         ("learner.device=tpu", "learner.device", "'tpu'", "'cuda'"),
-        ("track.mlflow=perhaps", "track.mlflow", "'perhaps'", "boolean"),
+        ("track.mlflow=perhaps", "track.mlflow", "'perhaps'", "true or false"),
         ("evaluation.every=-1", "evaluation.every", "-1", "at least 0"),
         ("evaluation.every=often", "evaluation.every", "'often'", "'auto'"),
         ("cluster.runners=0", "cluster.runners", "0", "at least 1"),
@@ -229,7 +230,8 @@ def test_a_wrong_value_is_refused_in_one_line_with_key_value_and_rule(
     override: str, key: str, value: str, rule: str
 ) -> None:
     message = refusal(override)
-    assert f"config: {key} is {value}" in message if value else f"config: {key}:" in message
+    origin = "config" if key == "stop" else "override"  # what contradicts itself is of both
+    assert f"{origin}: {key} is {value}" in message if value else f"{origin}: {key}:" in message
     assert rule in message
     assert len(message.splitlines()) == 1
 
@@ -287,6 +289,11 @@ def test_what_is_missing_is_named(data: dict[str, Any], key: str) -> None:
             ["algorithm.shared_body=true", "algorithm.critic_lr=0.1"],
             ["algorithm.critic_lr", "algorithm.shared_body=false"],
         ),
+        (
+            ["algorithm.memory=gru"],
+            ["algorithm.memory is 'gru'", "such as algorithm.memory={kind: gru, size: 64}"],
+        ),
+        (["normalize.obs=yess"], ["normalize.obs is 'yess': true or false is due"]),
         (
             ["algorithm={name: dqn}", "normalize.obs=true"],
             ["normalize.obs is true", "ppo and a2c", "is dqn", "Set normalize.obs=false"],
@@ -428,6 +435,8 @@ def test_a_mistake_in_a_file_is_told_with_the_files_name(tmp_path: Path) -> None
     path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo, gama: 1}\nrollout: {1: 2}\n")
     with pytest.raises(UserError, match=rf"^{path}: unknown key 'algorithm.gama'\. Did you mean 'gamma'\?$"):
         load_config(path)
+    with pytest.raises(UserError, match=rf"^override: algorithm.epochs is 'x'.*\n{path}: unknown key 'algorithm.gama'"):
+        load_config(path, ["algorithm.epochs=x"])
     path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo}\nrollout: {1: 2}\n")
     with pytest.raises(UserError, match=rf"^{path}: .*rollout.*string"):
         load_config(path)

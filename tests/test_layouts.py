@@ -164,6 +164,16 @@ def test_masks_of_all_states_are_looked_up() -> None:
     assert Layout.from_description(json.loads(json.dumps(layout.describe()))) == layout
 
 
+def test_masks_of_several_choices_may_lie_in_a_tuple() -> None:
+    """As `MultiDiscrete.sample(mask)` and `Tuple.sample(mask)` of gymnasium take them."""
+    layout = observation_layout(VECTOR, (2, 3), in_info=True)
+    whole = layout.pack(np.zeros(4), np.array([1, 0, 0, 1, 1]))
+    for mask in [(np.array([1, 0]), np.array([0, 1, 1])), ([1, 0], ([0, 1, 1],)), (1, 0, 0, 1, 1)]:
+        assert (layout.pack(np.zeros(4), mask) == whole).all()
+    with pytest.raises(ValueError, match=r"the action mask \[\[1, 0\], \[0, 1, 1\]\] is no array of numbers"):
+        layout.pack(np.zeros(4), [[1, 0], [0, 1, 1]])
+
+
 @pytest.mark.parametrize(
     ("mask", "complaint"),
     [

@@ -16,7 +16,7 @@ from processes import distrl
 
 from distrl.config import load_config
 from distrl.errors import UserError
-from distrl.presets import Preset, preset_for, presets, scores
+from distrl.presets import Preset, presets, presets_for, scores
 from distrl.runs.choose import choose_config
 from distrl.runs.plan import plan_run
 
@@ -54,12 +54,18 @@ def test_games_are_scored_by_opponent_and_seat() -> None:
 
 
 def test_the_preset_of_a_pair_is_the_plainest() -> None:
-    found = {pair: preset_for(*pair) for pair in [("CartPole-v1", "dqn"), ("CartPole-v1", None), ("Nothing-v0", None)]}
-    assert {pair: p and p.name for pair, p in found.items()} == {
-        ("CartPole-v1", "dqn"): "dqn_cartpole",
-        ("CartPole-v1", None): "ppo_cartpole",
-        ("Nothing-v0", None): None,
+    found = {pair: presets_for(*pair) for pair in [("CartPole-v1", "dqn"), ("CartPole-v1", None), ("Nothing-v0", None)]}
+    assert {pair: [p.name for p in ps][:1] for pair, ps in found.items()} == {
+        ("CartPole-v1", "dqn"): ["dqn_cartpole"],
+        ("CartPole-v1", None): ["ppo_cartpole"],
+        ("Nothing-v0", None): [],
     }
+
+
+def test_of_several_presets_the_one_of_the_same_env_kwargs_is_taken() -> None:
+    config, origin = choose_config("LunarLander-v3", "ppo", ["env.kwargs.continuous=true"])
+    assert origin == "the preset ppo_lunarlander_continuous" and config.env.kwargs == {"continuous": True}
+    assert choose_config("LunarLander-v3", "ppo")[1] == "the preset ppo_lunarlander"
 
 
 def test_without_a_preset_the_spaces_decide_and_the_run_can_be_planned(tmp_path: Path) -> None:

@@ -137,7 +137,10 @@ def make_module(place: str, layout: Layout, seed: int) -> nn.Module:
         try:
             module: nn.Module = kind(example)
         except Exception as error:
-            raise _refused(place, f"cannot be made with one observation: {_where(error)}") from error
+            raise _refused(
+                place,
+                f"cannot be made with one observation: {_where(error)}. Make its __init__ take that alone, {_shape(example)}.",
+            ) from error
     for name, parameter in module.named_parameters():
         if parameter.dtype != torch.float32:
             raise _refused(place, f"has a parameter {name!r} of {parameter.dtype}. Weights are float32.")
@@ -182,11 +185,23 @@ def _features(place: str, module: nn.Module, obs: Any) -> Tensor:
     try:
         found = module(obs)
     except Exception as error:
-        raise _refused(place, f"fails on observations: {_where(error)}") from error
+        advice = f"Its forward is given {_shape(obs)}; make its layers fit that"
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()):
+            advice = "Take nn.LayerNorm or nn.GroupNorm instead of batch normalisation"
+        raise _refused(place, f"fails on observations: {_where(error)}. {advice}.") from error
     if not (isinstance(found, Tensor) and found.ndim == 2 and found.dtype == torch.float32):
         given = f"{list(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
         raise _refused(place, f"gives {given}. Features [B, F] of float32, a vector for each observation, are due.")
     return found
+
+
+def _shape(obs: Any) -> str:
+    """What a module is given, in words."""
+    if isinstance(obs, Tensor):
+        return f"a tensor {list(obs.shape)}"
+    if isinstance(obs, Mapping):
+        return f"a dict of {', '.join(f'{name!r}: {_shape(below)}' for name, below in obs.items())}"
+    return f"a tuple of {', '.join(_shape(below) for below in obs)}"
 
 
 def _refused(place: str, why: str) -> UserError:

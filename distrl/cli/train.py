@@ -64,7 +64,7 @@ def train(
         there, words = _here(resume, words)
         config = load_resumed_config(there, words, None if source is None else Path(source))
     else:
-        config = _config(source, env, algo, words)
+        config = _config(source, env, algo, words, save_config)
     if save_config is not None:
         _save(config, save_config)
         return
@@ -89,7 +89,7 @@ def _here(resume: str, words: list[str]) -> tuple[Path, list[str]]:
     return brought(resume, run_dir), [f"storage={storage_of(resume)}", *words]
 
 
-def _config(source: str | None, env: str | None, algo: str | None, overrides: list[str]) -> Config:
+def _config(source: str | None, env: str | None, algo: str | None, overrides: list[str], save: Path | None) -> Config:
     """From a file or a preset's name, or for an env and an algorithm."""
     if source is not None:
         if env is not None or algo is not None:
@@ -105,7 +105,8 @@ def _config(source: str | None, env: str | None, algo: str | None, overrides: li
     from distrl.runs.choose import choose_config
 
     config, origin = choose_config(env, algo, overrides)
-    err.print(f"{config.algorithm.name} on {env} by {origin}. Write it to a file with --save-config FILE.")
+    hint = " Write it to a file with --save-config FILE." if save is None else ""
+    err.print(f"{config.algorithm.name} on {env} by {origin}.{hint}")
     return config
 
 

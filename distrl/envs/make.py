@@ -41,7 +41,8 @@ def find_spec(env_id: str) -> EnvSpec:
                 f"env.id {shown(env_id)} names the module {shown(module)}, which is no name of one. Before the colon, give a "
                 "module that can be imported, such as my_package.envs:MyEnv-v0."
             )
-        with users_code(f"env.id {env_id!r} names the module {module!r}, which cannot be imported"):
+        remedy = plugins.if_missing(module)
+        with users_code(f"env.id {env_id!r} names the module {module!r}, which cannot be imported", remedy):
             importlib.import_module(module)
     try:
         with warnings.catch_warnings():

@@ -234,7 +234,8 @@ def _maker(env_id: str) -> Any:
     family = next((prefix for prefix in FAMILIES if env_id.startswith(prefix)), None)
     if family is None:
         module, _, name = env_id.rpartition(":")
-        with users_code(f"env.id {env_id!r} names the module {module!r}, which cannot be imported"):
+        remedy = plugins.if_missing(module)
+        with users_code(f"env.id {env_id!r} names the module {module!r}, which cannot be imported", remedy):
             return getattr(importlib.import_module(module), name)
     package, install = FAMILIES[family]
     name = env_id.removeprefix(family).replace("-v", "_v")

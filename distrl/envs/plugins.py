@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import re
 import sys
@@ -50,6 +51,13 @@ def register(env_id: str) -> None:
             module.ALEInterface.setLoggerMode(module.LoggerMode.Error)
         if plugin == "minatar.gym" and not any(known.startswith("MinAtar/") for known in gym.registry):
             module.register_envs()
+
+
+def if_missing(module: str) -> str:
+    """What to do about a module that nothing here provides; '' where something does."""
+    if importlib.util.find_spec(module.partition(".")[0]) is not None:
+        return ""
+    return " Install its package, or start distrl in the directory that the module lies in."
 
 
 def registered_by(env_id: str) -> str | None:

@@ -54,9 +54,12 @@ _TALKATIVE = (
 
 # Sends a directory as lines of base64: all but locks, drafts and old checkpoints. What goes away meanwhile is left out.
 _SEND = """
-import base64, glob, hashlib, os, sys, tarfile
-log = os.readlink("/proc/self/fd/1")
-for old in set(glob.glob(os.path.dirname(log) + "/job-driver-distrl-fetch-*.log")) - {log}: os.unlink(old)
+import base64, glob, hashlib, os, sys, tarfile, time
+logs = os.path.dirname(os.readlink("/proc/self/fd/1"))
+for old in glob.glob(logs + "/job-driver-distrl-fetch-*.log"):
+    try:
+        if time.time() - os.path.getmtime(old) > 3600: os.unlink(old) # a younger one may still be read
+    except OSError: pass
 root = os.path.expanduser(sys.argv[1])
 if not os.path.isdir(root): sys.exit("error: there is no run directory " + root + " on the head")
 print("-" * 8 + "BEGIN", flush=True)

@@ -48,11 +48,18 @@ def write_onnx(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolic
     onnx, onnxruntime = (_package(name, "onnx") for name in ("onnx", "onnxruntime"))
     from distrl.learning import greedy
 
+    if twice := sorted({*input_names(policy)} & {*output_names(policy)}):
+        raise UserError(
+            f"ONNX has one name for one thing, and {twice[0]!r} is a part of the observations and of the actions. Take "
+            "--format torchscript, or give that part another name by a wrapper of the env."
+        )
     info, trial = _as_files_take_it(*played(policy, about, team))
-    first = {name: x[:2] for name, x in trial.inputs.items()}
+    first = {f"input_{i}": x[:2] for i, x in enumerate(trial.inputs.values())}  # torch changes names that are numbers
+    outputs = [f"output_{i}" for i in range(len(output_names(policy)))]
     with draft(out) as path:
-        greedy.write_onnx(policy, first, output_names(policy), path)
+        greedy.write_onnx(policy, first, outputs, path)
         model = onnx.load(path)
+        _rename(model.graph, dict(zip([*first, *outputs], [*trial.inputs, *output_names(policy)], strict=True)))
         model.producer_name, model.producer_version = "distrl", importlib.metadata.version("distrl")
         onnx.helper.set_model_props(model, _metadata(policy, about, info))
         onnx.checker.check_model(model)
@@ -61,6 +68,15 @@ def write_onnx(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolic
         options.log_severity_level = 3  # errors alone
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return compare(policy, trial, lambda inputs: session.run(None, inputs), f"{out.name} in onnxruntime")
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    """Give what goes into and comes out of an ONNX graph other names."""
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(name, name) for name in ends]
 
 
 def write_torchscript(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | None = None) -> list[str]:

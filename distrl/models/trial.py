@@ -28,7 +28,7 @@ from distrl.acting.policies import EpsilonGreedyPolicy, StochasticPolicy
 from distrl.acting.recurrent import RecurrentNetwork, RecurrentPolicy
 from distrl.envs.make import closed_after, make_env
 from distrl.errors import UserError
-from distrl.layouts import MASK, Layout, inside
+from distrl.layouts import MASK, Layout, inside, joined_mask
 from distrl.models.play import Actor, by_policy, play_episodes
 from distrl.settings import EnvSettings
 from distrl.types import Array, Arrays, EnvInfo, Policy
@@ -90,7 +90,7 @@ def observe(policy: Policy, info: EnvInfo, env: EnvSettings, team: Policy | None
                     row = [inside(seen, part) for part in layout.parts]
                     if layout.mask is not None:
                         mask = told[MASK] if layout.in_info else inside(seen, layout.mask)
-                        row.append(np.asarray(mask).reshape(layout.mask.shape))
+                        row.append(joined_mask(mask).reshape(layout.mask.shape))
                     rows.append(row)
                     flat.append(layout.pack(seen, told.get(MASK)))
                     begins.append(len(begins) == first)

@@ -135,11 +135,18 @@ def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
         with held():
             frame = game.render()
     except Exception as error:
-        raise UserError(f"{env_id} cannot be drawn: {type(error).__name__}: {error}") from error
+        remedy = next((told for words, told in REMEDIES.items() if words in str(error)), "")
+        raise UserError(f"{env_id} cannot be drawn: {type(error).__name__}: {error}{remedy}") from error
     if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
         what = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise UserError(f"{env_id} cannot be recorded: render() gave {what}, where uint8 [H, W, 3] is due.")
     return frame
+
+
+REMEDIES = {  # by words of an error in drawing
+    "OpenGL": ". Where there is no display MuJoCo draws with the environment variable MUJOCO_GL=egl: set it.",
+    "name 'sns'": ". MinAtar draws by seaborn: pip install seaborn matplotlib",
+}
 
 
 class _Sink(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 from distrl.config import load_config
 from distrl.envs.make import describe_env
 from distrl.envs.multi import apart
-from distrl.presets import preset_for
+from distrl.presets import presets_for
 from distrl.settings import Config
 from distrl.types import EnvInfo
 
@@ -27,8 +27,10 @@ def choose_config(env_id: str, algorithm: str | None, overrides: Sequence[str] =
     Raises:
         UserError: the env cannot be made, or the algorithm or an override is wrong
     """
-    preset = preset_for(env_id, algorithm)
-    if preset is not None:
+    fitting = presets_for(env_id, algorithm)
+    if fitting:
+        as_asked = (p for p in fitting if load_config(p.path, _of_env(overrides)).env.kwargs == p.env_kwargs)
+        preset = next(as_asked, fitting[0])  # env.kwargs make another env: continuous actions, another map
         return load_config(preset.path, overrides), f"the preset {preset.name}"
     # What the env needs to be made may be among the overrides.
     given = load_config({"env": {"id": env_id}, "algorithm": {"name": algorithm or "ppo"}}, _of_env(overrides))

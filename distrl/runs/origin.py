@@ -81,7 +81,9 @@ def _description(policy: Policy) -> Any:
 
 
 def _misfit(there: Any, here: Any, about: Mapping[str, Any], info: EnvInfo) -> str:
-    """What differs, and the remedy."""
+    """What differs, and the remedy: of the spaces first, which no setting mends."""
+    if misfit := _other_spaces(there.get("inner", there), here.get("inner", here), about, info):
+        return misfit
     normalised = [description["type"] == "normalised" for description in (there, here)]
     if normalised[0] != normalised[1]:
         what = "sees normalised observations" if normalised[0] else "sees observations as they are"
@@ -96,23 +98,32 @@ def _misfit(there: Any, here: Any, about: Mapping[str, Any], info: EnvInfo) -> s
         return f"It {what}, and this run's policy does not do so. Set {remedy}."
     if there["type"] != here["type"]:
         return (
-            f"It is a {there['type']} policy, and this run trains a {here['type']} one. Take the model of an algorithm that "
+            f"Its policy is {there['type']}, and this run trains one that is {here['type']}. Take the model of an algorithm that "
             f"has the same kind of policy: that one was trained by {about.get('algorithm')}."
         )
     old, new = dotted(there), dotted(here)
     different = [name for name in old | new if old.get(name) != new.get(name)]
     told = ", ".join(f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in different)
-    known = [name for name in different if name in SETTINGS and name in old and name in new]
-    for kind, parts in (("Observations", OBSERVATIONS), ("Actions", () if known else ACTIONS)):
-        if any(name.startswith(parts) for name in different):
+    if known := [name for name in different if name in SETTINGS and name in old and name in new]:
+        changes = " ".join(f"{SETTINGS[name]}={json.dumps(old[name])}" for name in known)
+        return f"Its network is another one: {told}. Set {changes}."
+    return f"They differ in {told}. Set what says so (algorithm.body, algorithm.coding) as the config of the model's run has it."
+
+
+def _other_spaces(there: Any, here: Any, about: Mapping[str, Any], info: EnvInfo) -> str:
+    """What differs of the spaces; '' where nothing does."""
+    old, new = dotted(there), dotted(here)
+    different = [name for name in old | new if old.get(name) != new.get(name)]
+    known = any(name in SETTINGS and name in old and name in new for name in different)
+    actions = () if known or there["type"] != here["type"] else ACTIONS
+    for kind, parts in (("Observations", OBSERVATIONS), ("Actions", actions)):
+        if own := [name for name in different if name.startswith(parts)]:
+            told = ", ".join(f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in own)
             return (
                 f"{kind} of {about['env']['id']}, which it was trained on, are not those of {info.id}: {told}. Take a model "
                 "whose env has the same spaces, or wrap the env so that it has those of the model."
             )
-    if known:
-        changes = " ".join(f"{SETTINGS[name]}={json.dumps(old[name])}" for name in known)
-        return f"Its network is another one: {told}. Set {changes}."
-    return f"They differ in {told}. Set what says so (algorithm.body, algorithm.coding) as the config of the model's run has it."
+    return ""
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from distrl.envs.multi import make_team
-from distrl.layouts import MASK, space_text
+from distrl.layouts import MASK, choices_of, space_text
 from distrl.settings import EnvSettings
 from distrl.types import Array, EnvInfo
 
@@ -99,7 +99,9 @@ def play_warnings(info: EnvInfo, played: Played) -> Iterator[str]:
                 f"{smallest} {magnitude[smallest]:.3g}{bounds}. Networks learn best from values of about 1: scale them "
                 "with gymnasium.wrappers.TransformObservation."
             )
-    if MASK in played.info_keys and info.action_mask is None and not info.mask_in_info:
+    if MASK in played.info_keys and not choices_of(info.action_layout):
+        yield f"info holds an {MASK}, which is not used: actions are {space_text(info.action_space)}, and have no choices."
+    elif MASK in played.info_keys and info.action_mask is None and not info.mask_in_info:
         yield (
             f"info holds an {MASK} after a step, but not after a reset, so it is not used: policies also try the actions that "
             "it forbids. Give one with every info, that of reset(), too."

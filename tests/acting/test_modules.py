@@ -115,12 +115,15 @@ def test_a_description_brings_it_back() -> None:
         ("own_net:Small", ["own_net:Small", "torch.nn.Module", "my_package.nets:MyNet"]),
         ("own_nets:function", ["subclass of torch.nn.Module"]),
         ("own_nets", ["subclass of torch.nn.Module"]),
-        ("own_nets:Bare", ["cannot be made with one observation", "TypeError"]),
+        (
+            "own_nets:Bare",
+            ["cannot be made with one observation", "TypeError", "Make its __init__ take that alone, a tensor [1, "],
+        ),
         ("own_nets:Dropping", ["dropout"]),
         ("own_nets:Batched", ["nn.LayerNorm"]),
         ("own_nets:Drawn", ["'projection'", "nn.Parameter"]),
         ("own_nets:Scalar", ["[] torch.float32", "[B, F]"]),
-        ("own_nets:Failing", ["own_nets.py:", "mat1 and mat2 do not fit"]),
+        ("own_nets:Failing", ["own_nets.py:", "mat1 and mat2 do not fit", "Its forward is given a tensor [3, "]),
         ("own_nets:Wide", ["'gain'", "float64", "float32"]),
     ],
 )

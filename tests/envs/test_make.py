@@ -26,7 +26,10 @@ from distrl.errors import EnvError, UserError
         ("", ["'' is not registered"]),
         ("x/y/z", ["'x/y/z' is not registered"]),
         ("FlappyBird-v9", ["'FlappyBird-v9' is not registered", "Did you mean 'FlappyBird-v0'?"]),
-        ("no_such_module:Env-v0", ["'no_such_module'", "cannot be imported"]),
+        (
+            "no_such_module:Env-v0",
+            ["'no_such_module'", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'. Install"],
+        ),
         ("gymnasium:CartPol-v1", ["'gymnasium:CartPol-v1' is not registered"]),
     ],
 )

@@ -251,6 +251,12 @@ def test_no_form_that_knows_no_wrappers_is_taken(env_id: str) -> None:
 # --- packages of envs ----------------------------------------------------------------------------------------------
 
 
+def test_the_limit_that_minigrid_keeps_by_itself_is_known() -> None:
+    pytest.importorskip("minigrid")
+    assert describe_env(wrapped("MiniGrid-Empty-5x5-v0")).max_episode_steps == 100
+    assert describe_env(wrapped("MiniGrid-Empty-5x5-v0", max_episode_steps=7)).max_episode_steps == 7
+
+
 @pytest.mark.parametrize(
     ("settings", "module"),
     [
@@ -328,7 +334,7 @@ def test_what_is_no_wrapper_is_refused_in_one_message(around: Any, parts: list[s
         (["frame_stak"], "Did you mean 'frame_stack'"),
         ([{"nam": "flatten"}], "unknown key 'env.wrappers.0.nam'. Did you mean 'name'"),
         ([{"kwargs": {}}], "env.wrappers.name is missing in {'kwargs': {}}"),
-        ("flatten", "env.wrappers is 'flatten': Input should be a valid tuple"),
+        ("flatten", "env.wrappers is 'flatten': a list is due; give it in brackets, env.wrappers=[...]"),
         ([{"name": "flatten", "kwargs": {"a": float("inf")}}], "a is inf"),
     ],
 )

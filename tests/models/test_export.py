@@ -60,6 +60,8 @@ SPACES["nested"] = Dict(
 )
 SPACES["floats"] = Dict({"a": SPACES["float16"], "b": SPACES["small"], "c": SPACES["float64"]})
 SPACES["labelled"] = Dict({"a": SPACES["small"], "b": SPACES["discrete"], "c": SPACES["multi"]})
+SPACES["unnamed"] = Tuple((SPACES["small"], SPACES["discrete"]))
+SPACES["named as the action"] = Dict({"action": SPACES["small"], "b": SPACES["discrete"]})
 SPACES["actions"] = Dict({"a": Tuple((SPACES["plane"], SPACES["multi"])), "b": SPACES["int32"], "c": SPACES["bits"]})
 
 
@@ -218,9 +220,17 @@ def test_every_space_and_mask(name: str, env: str, format: str, tmp_path: Path) 
     acts_alike(*READERS[format](where), load_policy(tmp_path), ENVS[env])
 
 
+def test_in_onnx_a_name_is_of_one_part(tmp_path: Path) -> None:
+    directory = model(tmp_path / "model", "ppo", samples(obs="named as the action"))
+    with pytest.raises(UserError, match=r"'action' is a part of the observations and of the actions.*torchscript"):
+        export(directory, "onnx", tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    export(directory, "torchscript", tmp_path / "x")
+
+
 @pytest.mark.parametrize("format", READERS)
 @pytest.mark.parametrize(
-    "obs", ["image", "channels last", "small", "bools", "float16", "float64", "uint16", "uint32", "nested"]
+    "obs", ["image", "channels last", "small", "bools", "float16", "float64", "uint16", "uint32", "nested", "unnamed"]
 )
 def test_observations_of_every_type(obs: str, format: str, tmp_path: Path) -> None:
     env = samples(obs=obs)

@@ -29,6 +29,7 @@ from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.execution import on_cluster
 from distrl.execution.gauges import GAUGES
+from distrl.execution.jobs import _SEND, FETCH
 from distrl.execution.resources import Node, share_out
 from distrl.runs.jobs import needed, order_resumption, order_run
 
@@ -472,3 +473,18 @@ def test_a_model_to_begin_with_comes_along(tmp_path: Path) -> None:
     _, order = order_run(str(tmp_path / "config.yaml"), [f"init_from={tmp_path}/first"], None)
     assert order.model == tmp_path / "first" / "best"
     assert yaml.safe_load(order.config or "")["init_from"] is None and json.dumps(dict(order.versions))
+
+
+def test_who_sends_a_run_clears_up_after_others_but_leaves_what_may_still_be_read(tmp_path: Path) -> None:
+    logs, run = tmp_path / "logs", tmp_path / "run"
+    logs.mkdir()
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 1")
+    old, young, own = (logs / f"job-driver-{FETCH}{name}.log" for name in ("old", "young", "own"))
+    for log in (old, young):
+        log.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    with own.open("wb") as out:
+        subprocess.run([sys.executable, "-c", _SEND, str(run)], stdout=out, check=True)
+    assert (old.exists(), young.exists()) == (False, True)
+    assert "END" in own.read_text().split("\n")[-2]

@@ -163,6 +163,8 @@ def test_another_network_is_refused_with_what_to_set(
 def test_other_spaces_are_refused(env: dict[str, Any], message: str, sources: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=f"{message}.*Take a model whose env has the same spaces"):
         planned({**CARTPOLE, "env": env}, sources["ppo"])
+    with pytest.raises(UserError, match=message):  # which setting normalize.obs would not mend
+        planned({**CARTPOLE, "env": env}, sources["normalised"])
 
 
 def test_other_actions_are_refused(tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_other_actions_are_refused(tmp_path: Path) -> None:
 
 def test_another_kind_of_policy_and_no_model_are_refused(sources: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"a epsilon_greedy policy, and this run trains a stochastic one.*trained by dqn"
+        UserError, match=r"policy is epsilon_greedy, and this run trains one that is stochastic.*trained by dqn"
     ):
         planned(CARTPOLE, sources["dqn"])
     with pytest.raises(UserError, match="init_from: There is no run or model at"):

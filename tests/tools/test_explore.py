@@ -78,6 +78,15 @@ class Masked(Sound):
         return *super().step(action)[:4], {"action_mask": np.array([1, 0], np.int8)}
 
 
+class MaskedInVain(Sound):
+    """Masks numbers, of which there is no choice."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return *super().step(action)[:4], {"action_mask": np.ones(1, np.int8)}
+
+
 class Photo(Sound):
     observation_space = gym.spaces.Box(0, 1, (48, 64, 3), np.float32)
     action_space = gym.spaces.Box(-2, 2, (1,), np.float32)
@@ -128,6 +137,7 @@ ENVS: tuple[Any, ...] = (
     Chaos,
     Forgetful,
     Masked,
+    MaskedInVain,
     Photo,
     Nested,
     Worded,
@@ -201,7 +211,8 @@ def test_random_play_depends_on_the_seed_alone() -> None:
         (Outside, ["component [1] is 1.5, outside [-1, 1]"]),
         (Misshapen, ["its shape is [3], the space says [2]", "cannot be stepped together"]),
         (NotANumber, ["NaN"]),
-        (Masked, ["action_mask"]),
+        (Masked, ["action_mask after a step, but not after a reset"]),
+        (MaskedInVain, ["action_mask, which is not used: actions are Box(-1.0, 1.0, (1,), float32)"]),
         ("Taxi-v4", []),
     ],
 )
