@@ -90,6 +90,16 @@ class Crew:
         self.runners = [self._spawn(seat) for seat in self.resources.runners]
         self._deal()
 
+    def begin(self) -> None:
+        """Nobody has a shard any more. All take part who are there, also where a process is still starting."""
+        self.live.clear()
+        self.node_died = False
+        self.runners, self.coming = [*self.runners, *self.coming], []
+        if self.runners:
+            self._deal()
+        else:
+            self.start()
+
     def runner_of(self, shard: int) -> tuple[Worker, bool]:
         """Who is asked for a shard's next fragment from now on, and whether it has the shard."""
         runner = self.dealt[shard]
@@ -104,13 +114,13 @@ class Crew:
     def replace(self, runner: Worker) -> bool:
         """A fresh process in the place of one; False where its node is gone, or it was leaving: others do its work then."""
         self._settle()
-        self.execution.kill(runner)
-        seat = self.seats.pop(runner)
         if runner not in self.runners:
-            self.coming, self.leaving = ([r for r in some if r is not runner] for some in (self.coming, self.leaving))
+            self._end(runner)
             return False
+        seat, place = self.seats[runner], self.runners.index(runner)
+        self._end(runner)
         fresh = self._spawn(seat)
-        self.runners[self.runners.index(runner)] = fresh
+        self.runners.insert(place, fresh)
         self.dealt = {shard: fresh if who is runner else who for shard, who in self.dealt.items()}
         return True
 
@@ -125,7 +135,9 @@ class Crew:
         if self.resources.nodes == {""} or (not at_once and time.monotonic() < self._looked + LOOK_S):
             return True
         nodes = self.execution.nodes()
-        self.node_died |= not all(map(self.execution.alive, self.all_runners))
+        for runner in [runner for runner in self.all_runners if not self.execution.alive(runner)]:
+            self.node_died = True
+            self._end(runner)
         there, known = frozenset(node.id for node in nodes), self.resources.nodes
         if there != known:
             try:
@@ -144,9 +156,7 @@ class Crew:
         if not at_once:
             self._looked = time.monotonic()
             for runner in [runner for runner in self.leaving if runner not in busy]:
-                self.execution.kill(runner)
-                self.leaving.remove(runner)
-                del self.seats[runner]
+                self._end(runner)
         return True
 
     @property
@@ -168,6 +178,14 @@ class Crew:
         runner = self.execution.spawn(Runner, *arguments, name="runner", seat=seat)
         self.seats[runner] = seat
         return runner
+
+    def _end(self, runner: Worker) -> None:
+        """Nothing is asked of it any more."""
+        self.execution.kill(runner)
+        self.seats.pop(runner, None)
+        for some in (self.runners, self.coming, self.leaving):
+            if runner in some:
+                some.remove(runner)
 
     def _fit(self, seats: Sequence[Seat]) -> None:
         """Have runners on these seats: who sits on one with no more CPUs than it gives stays."""
