@@ -73,13 +73,6 @@ class FaultyExecution:
         call = self.submit(worker, method, *args)
         return Part(call, 0), Part(call, 1)
 
-    def drop(self, futures: Sequence[Call]) -> None:
-        for call in map(self._whole, futures):
-            assert call.worker is not None
-            if call in call.worker.queue and self.rng.random() < 0.5:
-                call.worker.queue.remove(call)
-                self._fail(call)
-
     def wait(self, futures: Sequence[Call], timeout: float) -> list[Call]:
         while not any(self._whole(f).done for f in futures):
             self._advance(self.rng.choice(np.array([w for w in self.workers if w.queue], dtype=object)))

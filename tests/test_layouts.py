@@ -115,7 +115,11 @@ def test_what_does_not_fit_the_space_is_refused(obs: Any, complaint: str) -> Non
 
 def test_spaces_that_cannot_travel_are_refused_by_name() -> None:
     graph = Graph(Box(0, 1, (2,)), None)
-    for space, complaint in [(Text(5), "nothing else than text"), (graph, "Graph"), (Dict({"a": Tuple((VECTOR, graph))}), "a.1")]:
+    for space, complaint in [
+        (Text(5), "nothing else than text"),
+        (graph, "Graph"),
+        (Dict({"a": Tuple((VECTOR, graph))}), "a.1"),
+    ]:
         with pytest.raises(ValueError, match=complaint):
             observation_layout(space)
     with pytest.raises(ValueError, match="'word' is a Text"):

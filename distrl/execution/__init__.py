@@ -35,9 +35,6 @@ class Execution(Protocol):
     def submit_pair(self, worker: Worker, method: str, *args: Any) -> tuple[Future, Future]:
         """Call a method that returns two things, each of which travels by itself."""
 
-    def drop(self, futures: Sequence[Future]) -> None:
-        """Leave out those of these calls that have not begun, as nobody will ask for their results."""
-
     def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
         """The futures that are done (or failed), at least one unless `timeout` seconds pass."""
 

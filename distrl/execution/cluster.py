@@ -120,10 +120,6 @@ class RayExecution:
         first, second = getattr(worker, method).options(num_returns=2).remote(*args)
         return first, second
 
-    def drop(self, futures: Sequence[Any]) -> None:
-        for future in reversed(futures):
-            self.ray.cancel(future)
-
     def wait(self, futures: Sequence[Any], timeout: float) -> list[Any]:
         self._connection.check()
         ready, rest = self.ray.wait(list(futures), num_returns=1, timeout=timeout, fetch_local=False)

@@ -56,9 +56,6 @@ class LocalExecution:
         first, second = done.value
         return Done(first), Done(second)
 
-    def drop(self, futures: Sequence[Done]) -> None:
-        pass
-
     def wait(self, futures: Sequence[Done], timeout: float) -> list[Done]:
         return list(futures)
 

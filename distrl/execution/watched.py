@@ -181,9 +181,6 @@ class WatchedExecution:
             self.inner.submit(other, method, *args)
         return self.inner.submit_pair(worker, method, *args)
 
-    def drop(self, futures: Sequence[Future]) -> None:
-        self.inner.drop(futures)
-
     def wait(self, futures: Sequence[Future], timeout: float) -> list[Future]:
         """Raises what `patience` raises where nothing is done."""
         self._look()

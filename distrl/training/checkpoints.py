@@ -170,6 +170,4 @@ class Checkpoints:
         self.updates.kill()
         if self.collector.crew.move(all_of_it):
             self.evaluations.replace()
-        else:
-            self.collector.drop()
         self.load()

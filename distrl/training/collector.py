@@ -53,11 +53,10 @@ class Collector:
         self.fragments: dict[Key, tuple[Future, Report]] = {}  # rolled, in the order of their arrival
         self.asked: dict[Future, Asked] = {}  # by the future of their reports
         self.retries.attempts.clear()
-        self.crew.begin()
-
-    def drop(self) -> None:
-        """Have runners leave out what they have not begun: what is loaded next asks for other things."""
-        self.execution.drop(list(self.asked))
+        self.crew.live.clear()
+        self.crew.node_died = False
+        if not self.crew.runners:
+            self.crew.start()
 
     def newest_snapshots(self) -> dict[int, Snapshot | None]:
         """Of each shard, before its first fragment that the learner was not given."""

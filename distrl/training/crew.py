@@ -90,16 +90,6 @@ class Crew:
         self.runners = [self._spawn(seat) for seat in self.resources.runners]
         self._deal()
 
-    def begin(self) -> None:
-        """Nobody has a shard any more. All take part who are there, also where a process is still starting."""
-        self.live.clear()
-        self.node_died = False
-        self.runners, self.coming = [*self.runners, *self.coming], []
-        if self.runners:
-            self._deal()
-        else:
-            self.start()
-
     def runner_of(self, shard: int) -> tuple[Worker, bool]:
         """Who is asked for a shard's next fragment from now on, and whether it has the shard."""
         runner = self.dealt[shard]
@@ -169,6 +159,8 @@ class Crew:
         """Before learner and replays are started anew: see that they have a place. Returns whether the runners are new, too."""
         self._settle()
         if anew := all_of_it or self.to_move:  # runners may hold the CPUs that the learner needs now
+            self.start()
+        elif self.node_died:  # who is left has been asked for much that nobody wants any more
             self.start()
         return anew
 
