@@ -158,9 +158,7 @@ class Crew:
     def move(self, all_of_it: bool) -> bool:
         """Before learner and replays are started anew: see that they have a place. Returns whether the runners are new, too."""
         self._settle()
-        if anew := all_of_it or self.to_move:  # runners may hold the CPUs that the learner needs now
-            self.start()
-        elif self.node_died:  # who is left has been asked for much that nobody wants any more
+        if (anew := all_of_it or self.to_move) or self.node_died:  # runners may hold the CPUs that the learner needs now
             self.start()
         return anew
 
