@@ -156,9 +156,10 @@ class Crew:
         return places[0] != places[1]
 
     def move(self, all_of_it: bool) -> bool:
-        """Before learner and replays are started anew: see that they have a place. Returns whether the runners are new, too."""
+        """Before learner and replays are started anew: see that they have a place. Returns whether all of it is new."""
         self._settle()
-        if (anew := all_of_it or self.to_move) or self.node_died:  # runners may hold the CPUs that the learner needs now
+        anew = all_of_it or self.to_move  # runners may hold the CPUs that the learner needs now
+        if anew or self.node_died:  # and who is left of them has been asked for much that nobody wants any more
             self.start()
         return anew
 
