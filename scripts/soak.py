@@ -5,7 +5,7 @@ a run has got further, a kind of process is drawn, and one of that kind is kille
 a learner, a replay, the evaluator, any of Ray's own, what copies to a store or to MLflow, what cleans up, or a whole node. At the end each
 run is trained to its end undisturbed, and compared with one process. Linux only. The last line is JSON; 0 is success.
 
-200 kills take about an hour on two quiet cores.
+200 kills take about half an hour on two quiet cores.
 
 Usage: .venv/bin/python scripts/soak.py [--kills 200] [--seed 0] [--runs ppo a2c dqn q nodes]
 """
