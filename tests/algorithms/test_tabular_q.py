@@ -451,7 +451,7 @@ BOX = gym.spaces.Box(-np.inf, np.inf, (2,))
         (BOX, None, {"coding": {"kind": "bins", "n": [3], "inputs": ["2"]}}, ["'2'", "component of the 2"]),
         (gym.spaces.Box(0, 1, (2, 2)), None, {"coding": {"kind": "bins", "n": [3]}}, ["one axis"]),
         (gym.spaces.Discrete(3), None, {"coding": {"kind": "bins", "n": [3]}}, ["is for Box"]),
-        (gym.spaces.Text(5), None, {}, ["it is a Text", "TransformObservation"]),
+        (gym.spaces.Text(5), None, {}, ["nothing else than text", "TransformObservation"]),
         (gym.spaces.Dict({"a": gym.spaces.Discrete(3), "b": BOX}), None, {}, ["discrete or Box"]),
         (gym.spaces.MultiDiscrete([10**4, 10**5]), None, {}, ["1,000,000,000 rows", "14.9 GiB", "algorithm.capacity"]),
         (gym.spaces.Discrete(10**6), None, {"capacity": 10**9}, ["Lower algorithm.capacity"]),
