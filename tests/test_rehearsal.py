@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LOSSES = {"a worker's host lost", "a host added", "a link cut for 30 s", "the head lost"}
-ASKED = os.environ.get("DISTRL_REHEARSAL", "")  # quick (as .ci/run asks), or full
+ASKED = os.environ.get("DISTRL_REHEARSAL", "")  # quick, or full
 SCRIPT, ENVIRONMENT = ROOT / "scripts" / "rehearse_cluster.sh", {**os.environ, "PYTHON": sys.executable}
 whole = pytest.mark.skipif(ASKED != "full", reason="takes a quarter of an hour: set DISTRL_REHEARSAL=full")
 
