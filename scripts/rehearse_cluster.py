@@ -109,7 +109,8 @@ zombies = slowly("pettingzoo.butterfly", "knights_archers_zombies_v11", "paralle
 """
 
 # What lies below /tmp and every host needs, though each has a /tmp of its own.
-KEPT = sorted({str(path) for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix)) if str(path).startswith("/tmp/")})
+NEEDED = {path for path in (ROOT, Path(sys.prefix), Path(sys.base_prefix)) if path.is_relative_to("/tmp")}
+KEPT = sorted(str(path) for path in NEEDED if not NEEDED & set(path.parents))
 
 # The first process of a host: takes in what loses its parent, so that nothing stays behind as a zombie.
 INIT = """

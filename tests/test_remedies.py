@@ -390,6 +390,7 @@ ELSEWHERE = {
     "is in use by another process": "tests/test_cli.py: it takes another process",
     "metadata['frame_stack']": "tests/envs/test_wrappers.py: it takes an env that is wrong",
     "cannot be made a torch module": "tests/models/test_export.py: it takes a policy of one's own",
+    "ONNX has one name for one thing": "tests/models/test_export.py: it takes an env of one's own, and is exported so there",
     "is a mistake of distrl or of a library": "there is no such mistake that is known",
     "OpenCV here cannot write": "this OpenCV can",
     "Derive them from it": "tests/test_registry.py: it takes an algorithm of one's own",

@@ -51,7 +51,7 @@ def write_onnx(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolic
     if twice := sorted({*input_names(policy)} & {*output_names(policy)}):
         raise UserError(
             f"ONNX has one name for one thing, and {twice[0]!r} is a part of the observations and of the actions. Take "
-            "--format torchscript, or give that part another name by a wrapper of the env."
+            "--format torchscript."
         )
     info, trial = _as_files_take_it(*played(policy, about, team))
     first = {f"input_{i}": x[:2] for i, x in enumerate(trial.inputs.values())}  # torch changes names that are numbers
