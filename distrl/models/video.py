@@ -135,7 +135,8 @@ def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
         with held():
             frame = game.render()
     except Exception as error:
-        remedy = next((told for words, told in REMEDIES.items() if words in str(error)), "")
+        what = f"{type(error).__module__} {error}"
+        remedy = next((told for words, told in REMEDIES.items() if words in what), "")
         raise UserError(f"{env_id} cannot be drawn: {type(error).__name__}: {error}{remedy}") from error
     if not (isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8):
         what = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
@@ -143,8 +144,10 @@ def _frame(game: gym.Env[Any, Any], env_id: str) -> Array:
     return frame
 
 
+MUJOCO = "Where there is no display, MuJoCo draws with MUJOCO_GL=osmesa, which takes 'apt install libosmesa6', or, on a GPU, MUJOCO_GL=egl."
 REMEDIES = {  # by words of an error in drawing
-    "OpenGL": ". Where there is no display MuJoCo draws with the environment variable MUJOCO_GL=egl: set it.",
+    "OpenGL": f". {MUJOCO}",
+    "glGetError": f". {MUJOCO}",
     "name 'sns'": ". MinAtar draws by seaborn: pip install seaborn matplotlib",
 }
 

@@ -333,3 +333,20 @@ class TestPlay:
     def test_env_without_pictures_is_told(self) -> None:
         with pytest.raises(UserError, match="render_modes"):
             play(by_policy(LEFT, 5), EnvSettings(id="VideoBlind-v0"), seed=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("an OpenGL platform library has not been loaded", "MUJOCO_GL=osmesa"),
+        ("'NoneType' object has no attribute 'glGetError'", "MUJOCO_GL=osmesa"),
+        ("name 'sns' is not defined", "pip install seaborn"),
+    ],
+)
+def test_what_drawing_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, remedy: str) -> None:
+    def fail(self: object) -> Array:
+        raise AttributeError(words)
+
+    monkeypatch.setattr("gymnasium.envs.classic_control.CartPoleEnv.render", fail)
+    with pytest.raises(UserError, match=rf"CartPole-v1 cannot be drawn.*{remedy}"):
+        film(LEFT, CARTPOLE, tmp_path / "a.gif", seed=0)
