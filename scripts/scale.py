@@ -1,6 +1,6 @@
 """Do more runners collect in proportion, and what does each cost the driver? An env whose step takes 5 ms of sleep, each
-runner a shard of 4 copies, fragments of 32 steps. Points are measured; of all of them but the last a model is made, which
-says what limits any number of runners (.github/SCALE.md), and is held against the last one.
+runner a shard of 4 copies, fragments of 32 steps. Points are measured; of those that leave half of the cores free a model is
+made, which says what limits any number of runners (.github/SCALE.md), and is held against the others.
 
 Usage: .venv/bin/python scripts/scale.py [RUNNERS ...]
 """
@@ -70,7 +70,10 @@ class Model:
         }
 
 
-def fit(points: list[Point]) -> Model:
+def fit(points: list[Point], cpus: int) -> Model:
+    """Of points that leave half of the cores free: elsewhere driver and learner mostly wait for a core."""
+    one = points[0]
+    points = [point for point in points if point.runners * one.cpu_ms <= cpus * one.iteration_ms / 2]
     runners = [point.runners for point in points]
 
     def line(values: list[float]) -> tuple[float, float]:
@@ -147,9 +150,9 @@ def main(runners: list[int]) -> None:
         )
     told: dict[str, Any] = {"cpus": cpus, "points": [asdict(point) for point in points], "bytes": sizes()}
     if len(points) > 2:
-        model = fit(points[:-1])
-        parts = model.parts(points[-1].runners, cpus)
-        told |= {"model": asdict(model), "predicted_ms": parts, "measured_ms": points[-1].iteration_ms}
+        model = fit(points, cpus)
+        predicted = {point.runners: max(model.parts(point.runners, cpus).values()) for point in points}
+        told |= {"model": asdict(model), "predicted_ms": predicted}
     print(json.dumps(told))
 
 

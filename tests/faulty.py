@@ -51,6 +51,9 @@ class FaultyExecution:
     def nodes(self) -> list[Node]:
         return [Node(cpus=1)]
 
+    def ask_for(self, parts: Sequence[dict[str, float]]) -> None:
+        pass
+
     def begun(self, worker: FaultyWorker) -> bool:
         return True
 

@@ -46,6 +46,10 @@ class Nodes:
         node, self.raylets[node] = self._ask("add", cpus)
         return str(node)
 
+    def asked_for(self) -> list[dict[str, float]]:
+        """What lacks of what runs wait for, as an autoscaler is told it."""
+        return list(self._ask("asked for", None))
+
     def drain(self, node: str) -> None:
         """As a spot machine is told that it ends in a minute."""
         assert self._ask("drain", node)[0]
@@ -85,6 +89,7 @@ class Nodes:
 
 def main() -> None:
     from ray._private import services
+    from ray._private.internal_api import get_state_from_address
     from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
 
@@ -100,6 +105,10 @@ def main() -> None:
         if word == "add":
             node = cluster.add_node(num_cpus=value, object_store_memory=200 * 2**20)
             answer = node.node_id, node.all_processes["raylet"][0].process.pid
+        elif word == "asked for":
+            groups = get_state_from_address(cluster.address).placement_group_table().values()
+            waiting = [group for group in groups if group["state"] in ("PENDING", "RESCHEDULING")]
+            answer = [part for group in waiting for part in group["bundles"].values()]
         else:
             deadline = int((time.time() + 60) * 1000)
             answer = GcsClient(address=cluster.address).drain_node(value, 2, "the spot market wants it", deadline)

@@ -20,6 +20,9 @@ class Execution(Protocol):
     def nodes(self) -> list[Node]:
         """The machines that workers can be started on now, without those that were told that they end soon."""
 
+    def ask_for(self, parts: Sequence[dict[str, float]]) -> None:
+        """Have machines come for these (`distrl.execution.resources.lacking`) where they can, in place of what was asked for before."""
+
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
         """Start a worker: an instance of `cls`. Failures show in the first result."""
 

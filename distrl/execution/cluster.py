@@ -49,6 +49,7 @@ class RayExecution:
         self._seats: dict[str, Seat] = {}
         self._alive: set[str] = set()  # nodes, at the last look
         self._begun: dict[str, Any] = {}  # futures of their first calls
+        self._asked: Any = None  # a placement group of what lacks, which autoscalers see
 
     @property
     def ray(self) -> Any:
@@ -67,18 +68,19 @@ class RayExecution:
             return [Node(cpus=float(whole.get("CPU", 0)), gpus=float(whole.get("GPU", 0)))]
         from ray._private import state
 
+        kept = self._kept()  # until the next `ask_for`
         leaving = state.state.get_draining_nodes()
         free = state.available_resources_per_node()
         self._alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}  # also those that end soon
         return [
-            self._node(node, free[node["NodeID"]])
+            self._node(node, free[node["NodeID"]], kept)
             for node in self.ray.nodes()
             if node["Alive"] and node["NodeID"] in free and node["NodeID"] not in leaving
         ]
 
-    def _node(self, node: dict[str, Any], free: dict[str, float]) -> Node:
+    def _node(self, node: dict[str, Any], free: dict[str, float], kept: Sequence[Seat]) -> Node:
         whole = node["Resources"]
-        held = [seat for seat in self._seats.values() if seat.node == node["NodeID"]]
+        held = [seat for seat in (*self._seats.values(), *kept) if seat.node == node["NodeID"]]
         cpus = free.get("CPU", 0.0) + sum(seat.cpus for seat in held)
         gpus = free.get("GPU", 0.0) + sum(seat.gpus for seat in held)
         return Node(
@@ -89,6 +91,26 @@ class RayExecution:
             free.get("memory", math.inf),
             "node:__internal_head__" in whole,
         )
+
+    def _kept(self) -> list[Seat]:
+        """What was asked for and has come."""
+        group = {} if self._asked is None else self.ray.util.placement_group_table(self._asked)
+        if group.get("state") != "CREATED":
+            return []
+        return [
+            Seat(group["bundles_to_node_id"][number], part.get("CPU", 0), part.get("GPU", 0))
+            for number, part in group["bundles"].items()
+        ]
+
+    def ask_for(self, parts: Sequence[dict[str, float]]) -> None:
+        from ray.util import placement_group, remove_placement_group
+
+        came = self._kept()
+        if self._asked is not None and (came or list(parts) != self._asked.bundle_specs):
+            remove_placement_group(self._asked)  # what came is for the workers, and may be a CPU that was theirs
+            self._asked = None
+        if self._asked is None and parts and self._joined and not came:
+            self._asked = placement_group(list(parts))
 
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Any:
         self._connection.check()

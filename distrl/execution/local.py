@@ -32,6 +32,9 @@ class LocalExecution:
     def nodes(self) -> list[Node]:
         return [Node(cpus=1)]
 
+    def ask_for(self, parts: Sequence[dict[str, float]]) -> None:
+        pass
+
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> LocalWorker:
         return LocalWorker(cls(*map(self._value, args)), name)
 

@@ -103,6 +103,36 @@ def share_out(
     )
 
 
+def needed(config: Config) -> list[dict[str, float]]:
+    """What must be free on a cluster at once before a run begins there, part by part, in Ray's words: all that its config says.
+
+    Where that leaves it open, it is one CPU, from which on the run makes do with what there is.
+    """
+    (least, _), each = config.cluster.bounds, config.cluster.cpus_per_runner
+    cpus = [{"CPU": 1.0}] if each is None else [{"CPU": each}] * min(least, config.rollout.shards)
+    return [*cpus, *([{"GPU": 1.0}] * config.learner.count if config.learner.device == "cuda" else [])]
+
+
+def lacking(config: Config, nodes: Sequence[Node]) -> list[dict[str, float]]:
+    """The parts of `needed` for which some nodes have no room: the first node that has it takes a part."""
+    rooms, without = [{"CPU": node.cpus, "GPU": node.gpus} for node in nodes], []
+    makes_do = config.cluster.cpus_per_runner is None and any(node.cpus > 0 for node in nodes)
+    for part in needed(config):
+        (kind, count), *_ = part.items()
+        room = next((room for room in rooms if room[kind] >= count - 1e-9), None)
+        if room is not None:
+            room[kind] -= count
+        elif kind == "GPU" or not makes_do:
+            without.append(part)
+    return without
+
+
+def counted(parts: Sequence[dict[str, float]]) -> str:
+    """Such parts, for people: '3 CPUs and 1 GPU'."""
+    totals = {kind: sum(part.get(kind, 0) for part in parts) for kind in ("CPU", "GPU")}
+    return " and ".join(f"{count:g} {kind}{'s' * (count != 1)}" for kind, count in totals.items() if count)
+
+
 def placement(resources: Resources, nodes: Sequence[Node]) -> dict[str, str]:
     """What goes to each node, for people: by the node's name, with a number where several have the same."""
     told: dict[str, str] = {}

@@ -9,6 +9,8 @@ import json
 import sys
 import time
 
+from distrl.execution.resources import counted
+
 FULL = 2  # exit code, as of `UserError`
 
 
@@ -20,12 +22,11 @@ def main() -> int:
     parts, seconds = json.loads(sys.argv[1]), float(sys.argv[2])
     deadline = time.monotonic() + seconds
     ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-    wanted = {kind: sum(part.get(kind, 0) for part in parts) for kind in ("CPU", "GPU")}
-    asked = " and ".join(f"{count:g} {kind}{'s' * (count != 1)}" for kind, count in wanted.items() if count)
+    asked = counted(parts)
     group = placement_group(parts)  # a request, which autoscalers see
     told = False
     while not group.wait(min(5.0, max(0.1, deadline - time.monotonic()))):
-        free = {kind: ray.available_resources().get(kind, 0) for kind in wanted}
+        free = {kind: ray.available_resources().get(kind, 0) for kind in ("CPU", "GPU")}
         now = f"{free['CPU']:g} CPUs and {free['GPU']:g} GPUs are free"
         if time.monotonic() >= deadline:
             print(

@@ -140,6 +140,9 @@ class WatchedExecution:
     def nodes(self) -> list[Node]:
         return self.inner.nodes()
 
+    def ask_for(self, parts: Sequence[dict[str, float]]) -> None:
+        self.inner.ask_for(parts)
+
     def spawn(self, cls: type, *args: Any, name: str, seat: Seat = SEAT) -> Worker:
         worker = self.inner.spawn(cls, *args, name=name, seat=seat)
         self.watch.add(worker, name, seat.node)

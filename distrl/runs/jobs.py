@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 
 from distrl.config import load_config
 from distrl.errors import UserError, shown
+from distrl.execution import resources
 from distrl.execution.jobs import RUNS, Order, new_id
 from distrl.models.store import find_model, versions
 from distrl.registry import ALGORITHMS, NETWORKS, WRAPPERS
@@ -74,21 +75,15 @@ def _order(what: str, run_dir: str, overrides: Sequence[str], any_versions: bool
 
 
 def needed(words: Sequence[str]) -> list[dict[str, float]]:
-    """What must be free on a cluster at once before a run begins there, part by part: all that its config says.
-
-    Where that leaves it open, it is one CPU, from which on the run makes do with what there is.
+    """`distrl.execution.resources.needed` of a job.
 
     Args:
         words: of `distrl train`, on the cluster: a config, or --resume and a run, which is brought from a store if it is there
     """
     if words[0] == "--resume":
         run_dir = next((word.partition("=")[2] for word in words[2:] if word.startswith("run_dir=")), None)
-        config = load_resumed_config(brought(words[1], run_dir), words[2:])
-    else:
-        config = load_config(words[0], words[1:])
-    (least, _), each = config.cluster.bounds, config.cluster.cpus_per_runner
-    cpus = [{"CPU": 1.0}] if each is None else [{"CPU": each}] * min(least, config.rollout.shards)
-    return [*cpus, *([{"GPU": 1.0}] * config.learner.count if config.learner.device == "cuda" else [])]
+        return resources.needed(load_resumed_config(brought(words[1], run_dir), words[2:]))
+    return resources.needed(load_config(words[0], words[1:]))
 
 
 def passed_on() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from distrl.acting.team import TeamPolicy
 from distrl.errors import UserError
 from distrl.execution import Worker
-from distrl.execution.resources import Resources, Seat, share_out
+from distrl.execution.resources import Resources, Seat, counted, lacking, share_out
 from distrl.execution.watched import WatchedExecution
 from distrl.settings import Config, EnvSettings
 from distrl.training.recovery import Recovery
@@ -50,6 +50,7 @@ class Crew:
         self.seated = resources  # where learner and replays are
         self.node_died = False  # with runners on it, since that was asked last
         self._looked = time.monotonic()
+        self._asked: list[dict[str, float]] = []
 
     @property
     def all_runners(self) -> list[Worker]:
@@ -128,6 +129,7 @@ class Crew:
         for runner in [runner for runner in self.all_runners if not self.execution.alive(runner)]:
             self.node_died = True
             self._end(runner)
+        self._ask(lacking(self.config, nodes))
         there, known = frozenset(node.id for node in nodes), self.resources.nodes
         if there != known:
             try:
@@ -214,6 +216,15 @@ class Crew:
                 dealt[shard] = max(room, key=lambda runner: room[runner])
                 room[dealt[shard]] -= 1
         self.dealt = dealt
+
+    def _ask(self, parts: list[dict[str, float]]) -> None:
+        """Have machines come where fewer are left than the config asks for."""
+        if parts and parts != self._asked:
+            self.recovery.observer.note(
+                f"the cluster lacks {counted(parts)}, which it is asked for, in case it can grow"
+            )
+        self._asked = parts
+        self.execution.ask_for(parts)
 
     def _settle(self) -> None:
         """Have a place for all on the nodes that there are now; wait for one where it must be."""

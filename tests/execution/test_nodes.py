@@ -90,17 +90,20 @@ def test_nodes_come_are_told_to_end_and_are_killed(
     until(lambda: nodes.workers(second).count("Learner") == 2, runs)
     until(lambda: not {"Runner", "Learner", "Replay"} & set(nodes.workers(first)), runs)
 
-    third = nodes.add(2)
-    until(lambda: "Runner" in nodes.workers(third), runs)
     before = [rows(run_dir) for run_dir in dirs]
-    nodes.kill(second)  # with learners and replays
+    assert not nodes.asked_for()
+    nodes.kill(second)  # with learners and replays, and no other is left
+    until(lambda: nodes.asked_for() == [{"CPU": 0.5}] * 2, runs)  # of each run as much as it cannot do without
+    third = nodes.add(2)
     until(lambda: nodes.workers(third).count("Learner") == 2, runs)
+    until(lambda: "Runner" in nodes.workers(third) and not nodes.asked_for(), runs)
     until(lambda: all(rows(d) > n for d, n in zip(dirs, before, strict=True)), runs)
     ends = [run.communicate(timeout=200)[1] for run in runs]
     for run, said, algorithm, run_dir in zip(runs, ends, (CARTPOLE, DQN), dirs, strict=True):
         assert run.returncode == 0, said
         assert "workers start beside this process" in said and "training goes on there" in said
         assert "a node came" in said and "a node left" in said
+        assert "the cluster lacks 0.5 CPUs" in said and "the run waits for a node that can hold it" in said
         assert "move to other nodes" in said and "going back to iteration" in said
         expected = run_trainer(config_of(base(algorithm, "")), LocalExecution(), tmp_path / f"{run_dir.name}-local")
         assert result_of(run_dir)["weights_sha256"] == expected.sha256
@@ -110,7 +113,10 @@ def test_nodes_come_are_told_to_end_and_are_killed(
 def test_what_lay_on_a_node_that_died_is_rolled_again(
     nodes: Nodes, runs: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """Fragments so large that they lie in the store of the node that rolled them: the learner would wait for ever."""
+    """Fragments so large that they lie in the store of the node that rolled them: the learner would wait for ever.
+
+    Two of three runners go on meanwhile; the CPU that is asked for in place of the lost one is not taken from them.
+    """
     one, two = nodes.add(2), nodes.add(2)
     large: dict[str, Any] = {
         "env": {"id": "CartPole-v1"},
@@ -121,7 +127,8 @@ def test_what_lay_on_a_node_that_died_is_rolled_again(
         "checkpoint": {"every": 5},
         "track": {"mlflow": False, "video": False},
     }
-    config = large | {"cluster": {"address": nodes.address, "start": "wait"}, "run_dir": str(tmp_path / "run")}
+    cluster = {"address": nodes.address, "start": "wait", "runners": 3, "cpus_per_runner": 1}
+    config = large | {"cluster": cluster, "run_dir": str(tmp_path / "run")}
     command = [sys.executable, "-m", "distrl", "train", write(tmp_path, config)]
     runs.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
     until(lambda: rows(tmp_path / "run") >= 7, runs)
@@ -130,7 +137,7 @@ def test_what_lay_on_a_node_that_died_is_rolled_again(
     nodes.kill(with_runners_alone)
     said = runs[0].communicate(timeout=200)[1]
     assert runs[0].returncode == 0, said
-    assert "a node died, and with it fragments" in said
+    assert "a node died, and with it fragments" in said and "the cluster lacks 1 CPU" in said
     assert (
         result_of(tmp_path / "run")["weights_sha256"]
         == run_trainer(config_of(large), LocalExecution(), tmp_path / "local").sha256

@@ -9,7 +9,7 @@ import pytest
 from conftest import CARTPOLE, DQN, config_of
 
 from distrl.errors import UserError
-from distrl.execution.resources import Node, placement, share_out
+from distrl.execution.resources import Node, counted, lacking, placement, share_out
 
 HEAD = Node("head", cpus=4, head=True, memory=8e9)
 WORKERS = [Node(f"w{i}", cpus=4, memory=32e9) for i in range(3)]
@@ -129,3 +129,18 @@ def test_nothing_is_put_on_a_head_without_cpus() -> None:
     nodes = [Node("head", cpus=0, head=True), Node("w", cpus=1)]
     seats = share_out(config_of(DQN, "cluster.runners=4"), nodes, int(1e6))
     assert {seat.node for seat in (*seats.runners, seats.learner, *seats.replays, seats.evaluator)} == {"w"}
+
+
+def test_what_lacks_is_what_the_config_asks_for_and_no_node_has() -> None:
+    words = ["rollout.shards=64", "cluster.runners=6..9", "cluster.cpus_per_runner=2"]
+    asks, with_gpu = config_of(CARTPOLE, *words), config_of(CARTPOLE, *words, "learner.device=cuda")
+    assert lacking(asks, []) == [{"CPU": 2.0}] * 6
+    assert lacking(asks, WORKERS) == []  # two on each
+    assert lacking(asks, WORKERS[:2]) == [{"CPU": 2.0}] * 2
+    assert lacking(asks, [Node("w", cpus=3)] * 4) == [{"CPU": 2.0}] * 2  # CPUs of two machines make no runner
+    assert lacking(with_gpu, WORKERS) == [{"GPU": 1.0}]
+    assert lacking(with_gpu, [*WORKERS, Node("gpu", gpus=1)]) == []
+    assert counted(lacking(with_gpu, WORKERS[1:])) == "4 CPUs and 1 GPU"
+    makes_do = config_of(CARTPOLE, "cluster.runners=6")
+    assert lacking(makes_do, [Node("w", cpus=0.5)]) == []
+    assert lacking(makes_do, [Node("w", cpus=0)]) == [{"CPU": 1.0}]
