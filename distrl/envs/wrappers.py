@@ -166,9 +166,8 @@ def longest_episode(env: gym.Env[Any, Any]) -> int | None:
             limit = min(limit, layer._max_episode_steps)
         elif isinstance(layer, AtariPreprocessing):
             limit /= layer.frame_skip
-    own = getattr(env.unwrapped, "max_steps", None)  # of MiniGrid, which ends episodes by itself
-    if type(own) is int and own > 0:
-        limit = min(limit, own)
+    if any(cls.__module__.startswith("minigrid.") for cls in type(env.unwrapped).__mro__):  # it ends episodes by itself
+        limit = min(limit, env.unwrapped.max_steps)  # type: ignore[attr-defined]
     return None if limit == math.inf else math.ceil(limit)
 
 
