@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +55,17 @@ class Drawn(Small):
     def __init__(self, obs: Tensor) -> None:
         super().__init__(obs)
         self.register_buffer("projection", torch.randn(24, 24))
+
+
+class Hidden(Small):
+    """What is drawn lies where no process finds that of another."""
+
+    def __init__(self, obs: Tensor) -> None:
+        super().__init__(obs)
+        self.scale = float(np.random.default_rng().normal())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return super().forward(obs) * self.scale
 
 
 class Scalar(Small):

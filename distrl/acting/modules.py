@@ -122,6 +122,12 @@ def module_spec(place: str, layout: Layout, outputs: int, free: int = 0) -> Modu
                         place,
                         f"has a buffer {name!r} that is random or changes, and that no model would hold. Make it an nn.Parameter.",
                     )
+        other.load_state_dict(module.state_dict())
+        if not torch.equal(whole, _features(place, other, seen(layout, rows))):
+            raise _refused(
+                place,
+                "gives other features when it is made again and has the same weights. Make what is drawn in it an nn.Parameter.",
+            )
     body = tuple((name, tuple(parameter.shape)) for name, parameter in module.named_parameters())
     return ModuleSpec(place, layout, whole.shape[1], body, outputs, free)
 

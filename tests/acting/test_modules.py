@@ -122,6 +122,7 @@ def test_a_description_brings_it_back() -> None:
         ("own_nets:Dropping", ["dropout"]),
         ("own_nets:Batched", ["nn.LayerNorm"]),
         ("own_nets:Drawn", ["'projection'", "nn.Parameter"]),
+        ("own_nets:Hidden", ["made again", "nn.Parameter"]),
         ("own_nets:Scalar", ["[] torch.float32", "[B, F]"]),
         ("own_nets:Failing", ["own_nets.py:", "mat1 and mat2 do not fit", "Its forward is given a tensor [3, "]),
         ("own_nets:Wide", ["'gain'", "float64", "float32"]),
