@@ -5,10 +5,11 @@ Short names are in `distrl.registry.WRAPPERS`. A wrapper makes an env of an env:
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -110,6 +111,15 @@ def wrap(env: gym.Env[Any, Any], settings: EnvSettings) -> gym.Env[Any, Any]:
     return wrapped
 
 
+def _arguments(make: Callable[..., Any]) -> list[str]:
+    """The kwargs that a wrapper takes, as far as its signature tells: none where that takes any."""
+    try:
+        parameters = list(inspect.signature(make).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return []
+    return [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [p.name for p in parameters]
+
+
 def _put_around(env: gym.Env[Any, Any], around: WrapperSettings, env_id: str) -> gym.Env[Any, Any]:
     make = wrapper(around.name)
     what = f"The wrapper {around.name!r}" + (f" with kwargs {around.kwargs}" if around.kwargs else "")
@@ -121,6 +131,8 @@ def _put_around(env: gym.Env[Any, Any], around: WrapperSettings, env_id: str) ->
         reason = f"{type(error).__name__}: {error}".removesuffix(".")
         if isinstance(error, NotImplementedError) and not str(error):
             reason = f"it can do nothing with observations that are {space_text(env.observation_space)}"
+        if isinstance(error, TypeError) and (known := _arguments(make)) and not set(around.kwargs) <= set(known):
+            reason += f"; it takes {', '.join(known)}"
         raise UserError(f"{what} cannot be put around {env_id!r}: {reason}{where}. Change env.wrappers.") from None
     if not isinstance(wrapped, gym.Env):
         raise UserError(

@@ -307,7 +307,10 @@ def test_no_episode_of_minatar_begins_with_the_last_action_of_another() -> None:
         ("toy_wraps.nothing", ["is no wrapper: around 'CartPole-v1' it gives a NoneType"]),
         ("toy_wraps.Broken", ["RuntimeError: the toy broke (", "toy_wraps.py, line "]),
         ("atari", ["cannot be put around 'CartPole-v1'", "no env of ale-py"]),
-        ({"name": "frame_stack", "kwargs": {"size": 4}}, ["with kwargs {'size': 4}", "argument 'size'"]),
+        (
+            {"name": "frame_stack", "kwargs": {"size": 4}},
+            ["with kwargs {'size': 4}", "argument 'size'; it takes stack_size. Change"],
+        ),
         ("time_limit", ["argument: 'max_episode_steps'"]),
         ("select", ["argument: 'indices'"]),
         ({"name": "select", "kwargs": {"indices": [0, 4]}}, ["indices are [0, 4]", "from 0 to 3"]),
