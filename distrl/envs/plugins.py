@@ -22,6 +22,7 @@ from distrl.settings import EnvSettings
 # Ids that begin so are registered by importing this module, which these arguments of pip install.
 PLUGINS = {
     "ALE/": ("ale_py", "ale-py"),
+    r"\w+NoFrameskip-v\d": ("ale_py", "ale-py"),  # as most who trained on Atari before know them
     "MiniGrid-": ("minigrid", "--no-deps minigrid"),  # all that it asks for is there
     "BabyAI-": ("minigrid", "--no-deps minigrid"),
     "MinAtar/": ("minatar.gym", "MinAtar"),
@@ -35,7 +36,7 @@ PACKAGES["OpenSpiel"] = "open_spiel shimmy"
 
 def register(env_id: str) -> None:
     """Import what registers an id with gymnasium, where it is known. Raises `UserError` where that is not installed."""
-    for plugin, package in (found for prefix, found in PLUGINS.items() if env_id.startswith(prefix)):
+    for plugin, package in (found for begins, found in PLUGINS.items() if re.match(begins, env_id)):
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # MinAtar's, that it cannot draw
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,7 +100,7 @@ def write(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | N
     info, trial = played(policy, about, team)
     about = about | spaces(info)
     told: list[str] = []
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every step
+    hush()
 
     def fill(directory: Path) -> None:
         with TemporaryDirectory() as temporary:
@@ -111,6 +112,12 @@ def write(policy: Policy, about: dict[str, Any], out: Path, team: TeamPolicy | N
 
     write_directory(out, fill)
     return told
+
+
+def hush() -> None:
+    """Keep MLflow from telling of every step, and from a bar for files that are on this machine."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def spaces(info: EnvInfo) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from distrl.models.evaluate import load_to_play, one_of
 from distrl.models.export import played
 from distrl.models.store import write_model
 from distrl.tracking.follower import model_name
-from distrl.tracking.mlflow_files import digest, log_model, spaces, tried
+from distrl.tracking.mlflow_files import digest, hush, log_model, spaces, tried
 from distrl.tracking.mlflow_store import experiment_id, make_store
 from distrl.tracking.where import MODEL, check_tracking, database_path, read_json, uri_of
 from distrl.types import Policy
@@ -94,8 +93,7 @@ def _check_name(name: str) -> None:
 @contextmanager
 def _tracked_at(uri: str) -> Iterator[MlflowClient]:
     before, named = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every step
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    hush()
     if uri.startswith("sqlite:"):
         make_store(database_path(uri))
     mlflow.set_tracking_uri(uri)

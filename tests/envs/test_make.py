@@ -79,6 +79,7 @@ def test_gymnasium_makes_our_env_by_its_module(tmp_path: Path) -> None:
     ("env_id", "module", "arguments"),
     [
         ("ALE/Pong-v5", "ale_py", "ale-py"),
+        ("PongNoFrameskip-v4", "ale_py", "ale-py"),
         ("MiniGrid-Empty-5x5-v0", "minigrid", "--no-deps minigrid"),
         ("MinAtar/Breakout-v1", "minatar", "MinAtar"),
         ("HalfCheetah-v5", "mujoco", '"gymnasium[mujoco]"'),
