@@ -129,9 +129,11 @@ class Crew:
         for runner in [runner for runner in self.all_runners if not self.execution.alive(runner)]:
             self.node_died = True
             self._end(runner)
-        self._ask(lacking(self.config, nodes))
+        parts = lacking(self.config, nodes)
+        came = len(parts) < len(self._asked)  # maybe on a node that is known: others left it
+        self._ask(parts)
         there, known = frozenset(node.id for node in nodes), self.resources.nodes
-        if there != known:
+        if there != known or came:
             try:
                 target = share_out(self.config, nodes, self.resources.replay_bytes, self.resources)
             except UserError as error:
@@ -234,5 +236,6 @@ class Crew:
 
     def _tell(self, came: int, left: int) -> None:
         news = [f"{'a node' if n == 1 else f'{n} nodes'} {what}" for n, what in ((came, "came"), (left, "left")) if n]
+        news = news or ["what the cluster lacked is free"]
         runners, nodes = len(self.resources.runners), len(self.resources.nodes)
         self.recovery.observer.note(f"{' and '.join(news)}: {runners} runners on {nodes} nodes now")

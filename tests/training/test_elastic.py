@@ -205,3 +205,29 @@ def test_without_any_node_the_run_waits_for_one(tmp_path: Path) -> None:
     outcome = run_trainer(config, cluster, tmp_path / "run", observer=observer, resources=resources)
     assert outcome.facts == expected
     assert sum("waits for a node" in message for message in observer.messages) >= 1
+
+
+def test_what_lacked_is_used_when_others_leave_it_on_a_node_that_is_known(tmp_path: Path) -> None:
+    """No node comes then; the run has what it asked the cluster for all the same."""
+    config = config_of(CARTPOLE, "rollout.shards=4", "cluster.runners=4", "cluster.cpus_per_runner=1")
+    expected = run_trainer(config, LocalExecution(), tmp_path / "local").facts
+    cluster = Cluster(1)
+    cluster.changes = [""] * CHANGES  # none by chance
+    cluster.there = {"n0": Node("n0", cpus=2), "n1": Node("n1", cpus=2)}
+    runners: list[int] = []
+
+    def change(row: dict[str, float]) -> None:
+        if row["iteration"] == 3 and "n1" in cluster.there:
+            cluster._end("n1")
+        if row["iteration"] == 6:
+            runners.append(sum(worker.name == "runner" for worker in cluster.workers))
+            cluster.there["n0"] = Node("n0", cpus=4)
+        if row["iteration"] == 9:
+            runners.append(sum(worker.name == "runner" for worker in cluster.workers))
+
+    observer = Recorder(change)
+    resources = share_out(config, [*cluster.there.values()])
+    outcome = run_trainer(config, cluster, tmp_path / "run", observer=observer, resources=resources)
+    assert outcome.facts == expected
+    assert runners[0] == 2 and runners[-1] == 4
+    assert any("what the cluster lacked is free: 4 runners on 1 nodes" in message for message in observer.messages)
