@@ -352,7 +352,9 @@ def check_size(directory: Path) -> None:
             sizes[path] = path.stat().st_size
 
     left_out = packaging._get_excludes(directory, [".git", ".venv", "venv", "__pycache__", *LEFT_OUT])
-    packaging._dir_travel(directory.absolute(), [left_out], weigh, include_gitignore=True, logger=None)
+    packaging._dir_travel(
+        directory.absolute(), [left_out], weigh, include_gitignore=True, logger=logging.getLogger(__name__)
+    )
     total = sum(sizes.values())
     if total >= LARGEST:
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]

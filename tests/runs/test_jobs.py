@@ -29,7 +29,7 @@ from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.execution import on_cluster
 from distrl.execution.gauges import GAUGES
-from distrl.execution.jobs import _SEND, FETCH
+from distrl.execution.jobs import _SEND, FETCH, check_size
 from distrl.execution.resources import Node, share_out
 from distrl.runs.jobs import needed, order_resumption, order_run
 
@@ -400,6 +400,17 @@ def test_what_is_wrong_is_told_before_anything_is_sent(address: str, tmp_path: P
             assert done.returncode == 2 and part in done.stderr and done.stdout == "", (arguments, done)
             assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("ignored", [".rayignore", ".gitignore"])
+def test_what_is_named_as_not_needed_is_not_weighed(ignored: str, tmp_path: Path) -> None:
+    with (tmp_path / "data.bin").open("wb") as file:
+        file.truncate(513 * 2**20)
+    (tmp_path / ignored).write_text("nothing\n")
+    with pytest.raises(UserError, match=r"data\.bin \(513 MiB\).*\.rayignore"):
+        check_size(tmp_path)
+    (tmp_path / ignored).write_text("data.bin\n")
+    check_size(tmp_path)
 
 
 def test_a_wrong_token_is_told(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
