@@ -86,7 +86,7 @@ class RayExecution:
         return Node(
             node["NodeID"],
             node["NodeManagerAddress"],
-            min(cpus, whole.get("CPU", 0.0)),  # what is free is told a moment late
+            min(_whole(cpus), whole.get("CPU", 0.0)),  # what is free is told a moment late
             min(gpus, whole.get("GPU", 0.0)),
             free.get("memory", math.inf),
             "node:__internal_head__" in whole,
@@ -226,6 +226,11 @@ def _on_node(seat: Seat, soft: bool) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(seat.node, soft=soft) if seat.node else None
+
+
+def _whole(cpus: float) -> float:
+    """Ray counts in ten-thousandths, so what many workers hold and what is free beside them may be short of the whole by some."""
+    return float(round(cpus)) if abs(cpus - round(cpus)) < 0.01 else cpus
 
 
 def _load(modules: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distrl.execution.cluster import RayExecution
+from distrl.execution.resources import Seat
 
 
 class Clerk:
@@ -39,3 +40,15 @@ def test_another_user_finds_no_way_into_the_directory_of_a_ray(ray_execution: Ra
         command, user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False
     )
     assert asked.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("free", "held", "cpus"), [(0.6667, [0.6666] * 2, 2.0), (0.0, [0.2] * 10, 2.0), (0.5, [0.7], 1.2)]
+)
+def test_no_cpu_is_lost_to_rounding(free: float, held: list[float], cpus: float) -> None:
+    """Else a run goes on with a runner fewer whenever a node comes or goes."""
+    execution = RayExecution.__new__(RayExecution)
+    execution._seats = {str(number): Seat("n", part) for number, part in enumerate(held)}
+    about = {"NodeID": "n", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 2.0}}
+    assert execution._node(about, {"CPU": free}, ()).cpus == pytest.approx(cpus, abs=1e-9)
+    assert int(execution._node(about, {"CPU": free}, ()).cpus) == int(cpus)
