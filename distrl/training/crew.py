@@ -238,4 +238,5 @@ class Crew:
         news = [f"{'a node' if n == 1 else f'{n} nodes'} {what}" for n, what in ((came, "came"), (left, "left")) if n]
         news = news or ["what the cluster lacked is free"]
         runners, nodes = len(self.resources.runners), len(self.resources.nodes)
-        self.recovery.observer.note(f"{' and '.join(news)}: {runners} runners on {nodes} nodes now")
+        now = f"{runners} runner{'s' * (runners != 1)} on {nodes} node{'s' * (nodes != 1)}"
+        self.recovery.observer.note(f"{' and '.join(news)}: {now} now")

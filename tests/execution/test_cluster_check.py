@@ -89,11 +89,11 @@ def test_what_others_may_read_is_found(decided: dict[str, Any], tmp_path: Path) 
 
 
 def test_hosts_that_do_not_answer_are_named(decided: dict[str, Any], tmp_path: Path) -> None:
-    decided["provider"] |= {"head_ip": "127.0.0.1", "worker_ips": ["127.7.7.7"]}
+    decided["provider"] |= {"head_ip": "127.0.0.1", "worker_ips": ["nobody.invalid"]}
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(decided))
     [hosts] = [finding for finding in check_file(file, False) if finding.what == "hosts"]
-    assert hosts.wrong is None or "127." in hosts.wrong
+    assert hosts.wrong is not None and "nobody.invalid" in hosts.wrong
 
 
 def test_setup_commands_are_tried_in_a_clean_environment_and_a_failure_is_shown(

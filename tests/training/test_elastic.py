@@ -230,4 +230,4 @@ def test_what_lacked_is_used_when_others_leave_it_on_a_node_that_is_known(tmp_pa
     outcome = run_trainer(config, cluster, tmp_path / "run", observer=observer, resources=resources)
     assert outcome.facts == expected
     assert runners[0] == 2 and runners[-1] == 4
-    assert any("what the cluster lacked is free: 4 runners on 1 nodes" in message for message in observer.messages)
+    assert any("what the cluster lacked is free: 4 runners on 1 node now" in message for message in observer.messages)
