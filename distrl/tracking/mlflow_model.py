@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 
+from distrl.acting.network import single_threaded
 from distrl.layouts import MASK
 from distrl.models.store import read_model
 
@@ -19,6 +20,7 @@ class GreedyPolicy(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow's
     """Observations [B, *shape] to the best actions [B, ...]; of Dicts and Tuples arrays by name, and so is a mask."""
 
     def load_context(self, context: Any) -> None:
+        single_threaded()  # as all that act are: several threads give other last bits
         self._policy, _ = read_model(Path(context.artifacts["model"]))
 
     # MLflow warns about every annotation of the input but this very one.
