@@ -62,7 +62,7 @@ def _load(data: dict[str, Any], changes: Iterable[tuple[str, Any]], origin: str)
     for key, value in changes:
         _set(data, key, value)
     _check_left_over(before, data, origin)
-    config = _typed(data, origin, [key for key, _ in changes])
+    config = _typed(data, origin, [_made(before, key) for key, _ in changes])
     for around in config.env.wrappers:
         wrapper(around.name)
     for part in (config.schedule, config.normalize, config.replay, config.opponents, config.algorithm, config.learner):
@@ -85,6 +85,16 @@ def env_settings(env_id: str, arguments: Sequence[str], wrappers: Sequence[str] 
         _set(kwargs, *parse_override(argument))
     data = {"id": env_id, "kwargs": kwargs, "wrappers": [read_value(text) for text in wrappers]}
     return validated(EnvSettings, data, ("env",), "command line")
+
+
+def _made(before: Any, key: str) -> str:
+    """The place that is new with an override: its key, or what holds that and was not there."""
+    parts = key.split(".")
+    for count, part in enumerate(parts, 1):
+        if not isinstance(before, Mapping) or part not in before:
+            return ".".join(parts[:count])
+        before = before[part]
+    return key
 
 
 def _typed(data: dict[str, Any], origin: str, changed: Sequence[str]) -> Config:

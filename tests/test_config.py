@@ -230,8 +230,7 @@ def test_a_wrong_value_is_refused_in_one_line_with_key_value_and_rule(
     override: str, key: str, value: str, rule: str
 ) -> None:
     message = refusal(override)
-    origin = "config" if key == "stop" else "override"  # what contradicts itself is of both
-    assert f"{origin}: {key} is {value}" in message if value else f"{origin}: {key}:" in message
+    assert f"override: {key} is {value}" in message if value else f"override: {key}:" in message
     assert rule in message
     assert len(message.splitlines()) == 1
 
@@ -440,6 +439,8 @@ def test_a_mistake_in_a_file_is_told_with_the_files_name(tmp_path: Path) -> None
     path.write_text("env: {id: CartPole-v1}\nalgorithm: {name: ppo}\nrollout: {1: 2}\n")
     with pytest.raises(UserError, match=rf"^{path}: .*rollout.*string"):
         load_config(path)
+    with pytest.raises(UserError, match=r"^override: unknown key 'algoritm'"):  # which holds what was asked for
+        load_config({"env": {"id": "CartPole-v1"}, "algorithm": {"name": "ppo"}}, ["algoritm.lr=1e-3"])
 
 
 # --- another algorithm on the command line ------------------------------------------------------------------------
