@@ -28,7 +28,7 @@ class Store:
     def parse(cls, address: str) -> Store:
         """Raises `UserError` for what is no address, or one with credentials, which would end up in files."""
         if "://" not in address:
-            return cls("file", os.path.abspath(address))
+            return cls("file", os.path.abspath(os.path.expanduser(address)))
         parts = urlsplit(address)
         scheme, netloc = parts.scheme, parts.netloc.rpartition("@")[2]
         told = f"{scheme}://{netloc}{parts.path}"

@@ -415,6 +415,7 @@ ELSEWHERE = {
     "Which cluster?": "it takes a cluster",
     "--storage is for a cluster that is up": "it takes a cluster",
     "is a directory on the cluster's head": "it takes a cluster",
+    "and a job works elsewhere than here": "it takes a cluster",
     "is where the run itself is": "it takes a store",
     "exists. Choose another run_dir": "it takes a store",
     "storage holds credentials": "it takes a store",

@@ -36,7 +36,9 @@ def test_a_run_in_a_store_has_an_address_of_its_own(address: str, child: str, pa
 
 def test_a_directory_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert str(Store.parse("kept")) == str(tmp_path / "kept")
+    assert str(Store.parse("~/kept")) == str(tmp_path / "home" / "kept")
     assert not is_address("kept") and is_address("s3://kept")
 
 

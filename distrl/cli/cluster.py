@@ -145,9 +145,9 @@ def cluster() -> None:
 @checks.command()
 def check(
     target: Annotated[str, typer.Argument(metavar="FILE|ADDRESS", help="as 'ray up' reads it, or of a dashboard")],
-    try_setup: Annotated[
-        bool, typer.Option("--try-setup", help="run the file's setup commands here, in a home directory of their own")
-    ] = False,
+    setup: Annotated[
+        bool, typer.Option(help="run a file's setup commands here, in a home directory of their own: minutes")
+    ] = True,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -165,7 +165,7 @@ def check(
     else:
         from distrl.execution.cluster_files import check_file
 
-        findings = check_file(Path(target), try_setup)
+        findings = check_file(Path(target), _note if setup else None)
     healthy = True
     for finding in findings:
         healthy = healthy and finding.wrong is None
@@ -220,6 +220,10 @@ def _times(job: Job) -> tuple[str, str]:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _note(message: str) -> None:
+    err.print(Text(f"trying {message}"))
 
 
 def _warn(message: str) -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,19 @@ def read_cluster_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if isinstance(data, dict) and str(data.get("apiVersion", "")).startswith("ray.io/"):
         raise UserError(f"{path} is for Kubernetes, which checks it: 'kubectl apply --dry-run=server -f {path}'.")
+    if isinstance(data, dict) and {"resources", "run"} <= data.keys():
+        raise UserError(f"{path} is for SkyPilot, which checks it: 'sky launch --dryrun {path}'.")
     if not isinstance(data, dict) or not isinstance(data.get("provider"), dict):
         raise UserError(f"{path} is no file for 'ray up': it has no provider. See cluster.yaml and configs/cluster/.")
     return data
 
 
-def check_file(path: Path, try_setup: bool) -> Iterator[Finding]:
-    """Everything that can be known from here. Raises `UserError` where it is no file for `ray up`."""
+def check_file(path: Path, note: Callable[[str], None] | None) -> Iterator[Finding]:
+    """Everything that can be known from here. Raises `UserError` where it is no file for `ray up`.
+
+    Args:
+        note: told each setup command before it is run here, which may take minutes; None: none is run
+    """
     config = read_cluster_file(path)
     yield _schema(config)
     yield _decided(config)
@@ -67,8 +73,8 @@ def check_file(path: Path, try_setup: bool) -> Iterator[Finding]:
     yield _closed(config)
     yield _mounts(config)
     yield from _provider(config)
-    if try_setup:
-        yield from _setup(config)
+    if note is not None:
+        yield from _setup(config, note)
 
 
 def _schema(config: dict[str, Any]) -> Finding:
@@ -188,8 +194,9 @@ def _hosts(config: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("min_workers", found=f"{least} of {len(hosts) - 1} workers are started at once")
 
 
-def _setup(config: dict[str, Any]) -> Iterator[Finding]:
+def _setup(config: dict[str, Any], note: Callable[[str], None]) -> Iterator[Finding]:
     """Run the setup commands in a home of its own, with nothing of this environment. What asks for root is left out."""
+    before = ""
     with tempfile.TemporaryDirectory(prefix="distrl-") as home:
         for remote, source in (config.get("file_mounts") or {}).items():
             here, there = Path(source).expanduser(), Path(str(remote).replace("~", home, 1))
@@ -200,12 +207,14 @@ def _setup(config: dict[str, Any]) -> Iterator[Finding]:
             told = f"setup: {command if len(command) < 60 else command[:57] + '...'}"
             if re.search(r"\bsudo\b", command):
                 yield Finding(told, found="not tried: it asks for root")
+                before = ", after what was not tried"
                 continue
+            note(told)
             clean = {"HOME": home, "PATH": os.defpath, "USER": os.environ.get("USER", "user"), "LANG": "C.UTF-8"}
             code, said = _tried(command, home, clean)
             if code:
                 last = "\n".join(f"    {line}" for line in said.splitlines()[-20:])
-                yield Finding(told, f"{code}:\n{last}")
+                yield Finding(told, f"{code}{before}:\n{last}")
                 return  # the ones behind it rely on it
             yield Finding(told, found="works")
 

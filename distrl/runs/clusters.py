@@ -14,7 +14,7 @@ from distrl.execution.cluster_files import Finding
 from distrl.execution.jobs import PROBE, Cluster, Order
 from distrl.execution.on_cluster import release
 from distrl.models.store import versions
-from distrl.runs.jobs import MATTER, PACKAGE, passed_on
+from distrl.runs.jobs import MATTER, PACKAGE, check_shared, passed_on
 from distrl.stores import Store
 
 CLOCK_S = 1.0  # more than that a clock may not be off
@@ -23,6 +23,7 @@ CLOCK_S = 1.0  # more than that a clock may not be off
 def check_up(cluster: Cluster, warn: Callable[[str], None], storage: str | None = None) -> Iterator[Finding]:
     """Look at a cluster that is up, and at a store as all its machines see it. Raises `UserError` where nothing can be found out."""
     if storage is not None:
+        check_shared(storage)
         storage = str(Store.parse(storage))
     open_to_all = "nobody needs it: whoever reaches the dashboard may run code. Start Ray with RAY_AUTH_MODE=token"
     yield Finding(

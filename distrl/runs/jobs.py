@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from distrl.config import load_config
+from distrl.config import load_config, parse_override, read_config_file
 from distrl.errors import UserError, shown
 from distrl.execution import resources
 from distrl.execution.jobs import RUNS, Order, new_id
@@ -43,6 +43,7 @@ def order_run(
         UserError: the config is wrong, or names a module that would not be found on the cluster
     """
     config = load_config(source, overrides)
+    check_shared((read_config_file(Path(source)) | dict(map(parse_override, overrides))).get("storage"))
     for module in _own_modules(config):
         _check_comes_along(module, working_dir)
     what = f"{config.algorithm.name}-{config.env.id.split('/')[-1].split(':')[-1]}"
@@ -64,6 +65,7 @@ def order_resumption(run: str, overrides: Sequence[str], any_versions: bool = Fa
     place = run if "/" in run else f"{RUNS}/{run}"
     run_dir = f"{RUNS}/{name}" if is_address(run) else place
     _check_absolute(run_dir)
+    check_shared(dict(map(parse_override, overrides)).get("storage"))
     order = _order(f"going on with {name}", run_dir, overrides, any_versions)
     return new_id(f"{name}-resumed"), replace(order, resume=place)
 
@@ -98,6 +100,15 @@ def _check_absolute(run_dir: str) -> None:
         raise UserError(
             f"run_dir {shown(run_dir)} is a directory on the cluster's head, where a job works in a place that vanishes with it. "
             f"Give one that begins with / or ~/, or leave it out: {RUNS}/JOB."
+        )
+
+
+def check_shared(storage: str | None) -> None:
+    """`storage`: as it was given, before it was taken for a directory of this machine."""
+    if storage is not None and not is_address(storage) and not storage.startswith("/"):
+        raise UserError(
+            f"storage {shown(storage)} is a directory, and a job works elsewhere than here. Give one that begins with / and that all "
+            "machines of the cluster share, or s3://BUCKET/DIR, or gs://BUCKET/DIR."
         )
 
 

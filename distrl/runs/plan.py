@@ -152,7 +152,7 @@ def _new_directory(config: Config, info: EnvInfo) -> Path:
     name = f"{config.algorithm.name}-{info.id.split('/')[-1].split(':')[-1].lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
     if config.storage is not None:  # where other machines may begin a run in the same second
         name += f"-{secrets.token_hex(3)}"
-    run_dir = Path(config.run_dir or f"runs/{name}").absolute()
+    run_dir = Path(config.run_dir or f"runs/{name}").expanduser().absolute()
     if config.run_dir is not None:
         refuse_used(run_dir)
     return run_dir

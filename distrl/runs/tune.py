@@ -62,7 +62,7 @@ def new_sweep(source: str | Path, overrides: Sequence[str], name: str | None) ->
     """A sweep and where it goes. Raises `UserError` where the name is in use, or the file is wrong."""
     sweep = load_sweep(source, overrides)
     name = name or f"{Path(source).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    sweep_dir = Path(sweep.sweep_dir or f"sweeps/{name}").absolute()
+    sweep_dir = Path(sweep.sweep_dir or f"sweeps/{name}").expanduser().absolute()
     if sweep_dir.exists() and any(sweep_dir.iterdir()):
         raise UserError(
             f"The sweep {name!r} exists, in {sweep_dir}. Choose another --name, or go on with it: distrl tune --resume {name}"

@@ -41,7 +41,7 @@ def brought(resume: str | Path, run_dir: str | Path | None = None) -> Path:
     if not is_address(resume):
         return Path(resume)
     store = Store.parse(str(resume))
-    here = Path(run_dir or f"runs/{store.name}").absolute()
+    here = Path(run_dir or f"runs/{store.name}").expanduser().absolute()
     _ask("--fetch", str(store), str(here), limit=None)
     return here
 

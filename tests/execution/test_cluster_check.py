@@ -38,11 +38,11 @@ def decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return config
 
 
-def wrong(config: dict[str, Any], directory: Path, try_setup: bool = False) -> dict[str, str]:
+def wrong(config: dict[str, Any], directory: Path, said: list[str] | None = None) -> dict[str, str]:
     """What is wrong, but for the hosts, which nobody gave these tests."""
     file = directory / "cluster.yaml"
     file.write_text(yaml.safe_dump(config))
-    found = list(check_file(file, try_setup))
+    found = list(check_file(file, None if said is None else said.append))
     assert [finding for finding in found if finding.wrong is None and not finding.found] == []
     return {finding.what: finding.wrong for finding in found if finding.wrong is not None and finding.what != "hosts"}
 
@@ -92,7 +92,7 @@ def test_hosts_that_do_not_answer_are_named(decided: dict[str, Any], tmp_path: P
     decided["provider"] |= {"head_ip": "127.0.0.1", "worker_ips": ["nobody.invalid"]}
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(decided))
-    [hosts] = [finding for finding in check_file(file, False) if finding.what == "hosts"]
+    [hosts] = [finding for finding in check_file(file, None) if finding.what == "hosts"]
     assert hosts.wrong is not None and "nobody.invalid" in hosts.wrong
 
 
@@ -101,27 +101,35 @@ def test_setup_commands_are_tried_in_a_clean_environment_and_a_failure_is_shown(
 ) -> None:
     monkeypatch.setenv("ONLY_HERE", "x")
     decided["setup_commands"] = ["sudo no-such-thing", 'test -z "$ONLY_HERE" && test -f ~/distrl/scripts/install.sh']
-    assert wrong(decided, tmp_path, try_setup=True) == {}
+    told: list[str] = []
+    assert wrong(decided, tmp_path, told) == {}
+    assert [line[:16] for line in told] == ['setup: test -z "']
     decided["setup_commands"] += ["echo its last words; exit 3", "echo never > ~/never"]
-    [said] = wrong(decided, tmp_path, try_setup=True).values()
-    assert "ended with 3" in said and "its last words" in said
+    [said] = wrong(decided, tmp_path, told).values()
+    assert "ended with 3, after what was not tried" in said and "its last words" in said
     assert not (tmp_path / "never").exists()
     monkeypatch.setattr(cluster_files, "SETUP_S", 1.0)
     decided["setup_commands"] = ["echo asking for a password; sleep 60 & sleep 60"]
-    [said] = wrong(decided, tmp_path, try_setup=True).values()
+    [said] = wrong(decided, tmp_path, told).values()
     assert "did not end within 1 s" in said and "asking for a password" in said
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("[1", "not valid YAML"), ("a: 1", "no provider"), ("apiVersion: ray.io/v1", "kubectl"), (None, "cannot be read")],
+    [
+        ("[1", "not valid YAML"),
+        ("a: 1", "no provider"),
+        ("apiVersion: ray.io/v1", "kubectl"),
+        ("{resources: {}, run: x}", "sky launch"),
+        (None, "cannot be read"),
+    ],
 )
 def test_what_is_no_file_for_ray_up_is_refused(text: str | None, part: str, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=part):
-        list(check_file(file, False))
+        list(check_file(file, None))
 
 
 def machine(**other: Any) -> dict[str, Any]:

@@ -386,6 +386,9 @@ def test_what_is_wrong_is_told_before_anything_is_sent(address: str, tmp_path: P
         cases = {
             ("submit", "config.yaml", "algorithm.lrr=1", "--address", address): "Did you mean",
             ("submit", "config.yaml", "run_dir=runs/x", "--address", address): "begins with /",
+            ("submit", "config.yaml", "storage=runs", "--address", address): "storage 'runs' is a directory",
+            ("submit", "--resume", "x", "storage=~/runs", "--address", address): "begins with /",
+            ("cluster", "check", address, "--storage", "runs"): "begins with /",
             ("submit", "config.yaml", "--address", address, "--out", "taken"): "exists",
             ("submit", "config.yaml", "--address", address, "--working-dir", "large"): "data.bin (513 MiB)",
             ("submit", "config.yaml"): "--address",

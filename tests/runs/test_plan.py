@@ -86,6 +86,11 @@ def test_a_run_goes_on_where_it_was_without_a_word(on_cpu: Path) -> None:
         assert (plan.config.learner.device, plan.warnings) == ("cpu", ())
 
 
+def test_a_run_directory_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plan_run(config_of(CARTPOLE, *SMALL, "run_dir=~/runs/a")).run_dir == tmp_path / "runs" / "a"
+
+
 def test_several_learners_are_told_and_warned_of_where_they_do_not_pay() -> None:
     several = ("learner.slices=4", "learner.count=2")
     plan = plan_run(config_of(CARTPOLE, *several))
