@@ -574,7 +574,7 @@ def rehearse(directory: Path, quick: bool, others: Sequence[str]) -> dict[str, A
     for number in (1, *workers):
         laptop.start_host(number)
     laptop.render(1, *workers)
-    laptop.check(str(laptop.file))
+    laptop.check(str(laptop.file), "--no-setup")  # which would install all anew, from a network that is not here
     up = laptop.up()
     say(f"ray up: {up:.0f} s")
     if not quick:
