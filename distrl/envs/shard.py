@@ -11,7 +11,7 @@ function of run seed, env copy and episode number; so that seed and the actions 
 
 `NativeShard` steps an environment's own vector form, whose state lies in arrays; they are the snapshot.
 `distrl.envs.table.TableShard` does the same for environments whose transition table is known,
-`distrl.envs.spread.SpreadShard` for mpe2's simple_spread, `distrl.envs.boards` for tic-tac-toe and connect four.
+`distrl.envs.mpe.ParticleShard` for two worlds of mpe2, `distrl.envs.boards` for tic-tac-toe and connect four.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Protocol
 
 from distrl.envs import table
 from distrl.envs.connect_four import ConnectFourShard
+from distrl.envs.mpe import ParticleShard
 from distrl.envs.multi import is_team
 from distrl.envs.native import NativeShard
 from distrl.envs.single import SingleShard
-from distrl.envs.spread import SpreadShard
 from distrl.envs.team import TeamShard
 from distrl.envs.tictactoe import TicTacToeShard
 from distrl.errors import UserError
@@ -34,7 +34,7 @@ from distrl.types import Array, Arrays, Snapshot
 from distrl.types import Step as Step
 
 IN_ARRAYS = (
-    SpreadShard,
+    ParticleShard,
     ConnectFourShard,
     TicTacToeShard,
 )  # envs of several agents that are written anew, all copies at once

@@ -1,4 +1,4 @@
-"""`distrl.envs.spread` against mpe2's own simple_spread_v3, in every bit."""
+"""`distrl.envs.spread` and `distrl.envs.reference` against mpe2's own, in every bit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mpe2 import simple_spread_v3
+from mpe2 import simple_reference_v3, simple_spread_v3
 from toys import same
 
 from distrl.envs.journal import Underway
 from distrl.envs.make import describe_env
+from distrl.envs.mpe import ParticleShard
 from distrl.envs.multi import grouped
+from distrl.envs.reference import ReferenceWorld
 from distrl.envs.shard import make_shard
-from distrl.envs.spread import SpreadShard, SpreadWorld
+from distrl.envs.spread import SpreadWorld
 from distrl.envs.team import TeamShard
 from distrl.settings import EnvSettings
 from distrl.tools.random_actions import RandomActions
@@ -37,7 +39,7 @@ def assert_same_bits(ours: Array, theirs: Any) -> None:
     assert ours.tobytes() == theirs.tobytes(), f"{ours} against {theirs}"
 
 
-def assert_same_world(world: SpreadWorld, copy: int, env: Any) -> None:
+def assert_same_world(world: SpreadWorld | ReferenceWorld, copy: int, env: Any) -> None:
     inner, names = env.unwrapped.world, env.possible_agents
     assert_same_bits(world.position[:, :, copy].T, [e.state.p_pos for e in inner.entities])
     assert_same_bits(world.velocity[:, :, copy].T, [agent.state.p_vel for agent in inner.agents])
@@ -81,6 +83,32 @@ def test_thousands_of_random_steps_are_those_of_mpe2(kwargs: dict[str, Any]) -> 
         ended += len(fresh)
     assert ended >= 4 * COPIES
     assert overlapped > 50 or len(names) == 1  # agents that met, so that forces between them were large
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"local_ratio": 0.3, "max_cycles": 10}])
+def test_thousands_of_random_steps_of_two_who_speak_are_those_of_mpe2(kwargs: dict[str, Any]) -> None:
+    rng = np.random.default_rng(7)
+    world = ReferenceWorld(COPIES, **kwargs)
+    envs = [simple_reference_v3.parallel_env(**kwargs) for _ in range(COPIES)]
+    names = envs[0].possible_agents
+    fresh, goals = np.arange(COPIES), set()
+    for _ in range(500):
+        if len(fresh):
+            seeds = rng.integers(0, 2**31, len(fresh)).tolist()
+            world.reset(fresh, seeds)
+            for copy, seed in zip(fresh, seeds, strict=True):
+                envs[copy].reset(seed=seed)
+                assert_same_world(world, copy, envs[copy])
+                goals.add(tuple(world.goal[:, copy].tolist()))
+        action = rng.integers(0, 50, (COPIES, 2))
+        reward, terminated, truncated = world.step(action)
+        for copy, env in enumerate(envs):
+            _, earned, term, trunc, _ = env.step({name: action[copy, i] for i, name in enumerate(names)})
+            assert_same_bits(reward[copy], [earned[name] for name in names])
+            assert {bool(terminated[copy])} == set(term.values()) and {bool(truncated[copy])} == set(trunc.values())
+            assert_same_world(world, copy, env)
+        fresh = np.flatnonzero(terminated | truncated)
+    assert len(goals) == 9  # all there are
 
 
 def test_an_episode_ends_when_every_landmark_is_covered_and_not_before() -> None:
@@ -146,6 +174,7 @@ def settings(**changes: Any) -> EnvSettings:
         {},
         {"kwargs": {"N": 2, "continuous_actions": True, "dynamic_rescaling": False}, "max_episode_steps": 9},
         {"kwargs": {"N": 4, "terminate_on_success": True, "max_cycles": 12}},
+        {"id": "mpe2/simple_reference_v3"},
     ],
 )
 @pytest.mark.parametrize("policies", ["shared", {"a": ["agent_0"], "b": ["agent_[1-9]"]}], ids=["shared", "groups"])
@@ -154,7 +183,7 @@ def test_a_shard_is_that_of_mpe2_stepped_by_itself(changes: dict[str, Any], cent
     info = grouped(replace(describe_env(env), central=central), policies)
     ours = make_shard(env, 3, 1, 3, info.obs_layout)
     theirs = make_shard(env.model_copy(update={"vectorize": "single"}), 3, 1, 3, info.obs_layout)
-    assert isinstance(ours, SpreadShard) and isinstance(theirs, TeamShard)
+    assert isinstance(ours, ParticleShard) and isinstance(theirs, TeamShard)
     random, ended = RandomActions(info, 0, 3), 0
     assert same(ours.obs, theirs.obs)
     for _ in range(80):
@@ -168,12 +197,13 @@ def test_a_shard_is_that_of_mpe2_stepped_by_itself(changes: dict[str, Any], cent
     assert ours.active is None and theirs.active.all()
 
 
-def test_a_shard_goes_on_from_its_snapshot() -> None:
-    first = make_shard(settings(), 3, 0, 4)
-    other = make_shard(settings(), 3, 0, 4)
+@pytest.mark.parametrize(("changes", "agents", "ways"), [({}, 3, 5), ({"id": "mpe2/simple_reference_v3"}, 2, 50)])
+def test_a_shard_goes_on_from_its_snapshot(changes: dict[str, Any], agents: int, ways: int) -> None:
+    first = make_shard(settings(**changes), 3, 0, 4)
+    other = make_shard(settings(**changes), 3, 0, 4)
     assert not first.replays
-    underway, rng = Underway(4, 3), np.random.default_rng(0)
-    actions = rng.integers(0, 5, (80, 12))
+    underway, rng = Underway(4, agents), np.random.default_rng(0)
+    actions = rng.integers(0, ways, (80, 4 * agents))
     for action in actions[:30]:
         underway.count(first.step(action))
     snapshot = Snapshot(1, underway.returns, underway.lengths, first.arrays())
@@ -190,7 +220,12 @@ def test_a_shard_goes_on_from_its_snapshot() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"vectorize": "single"}, {"kwargs": {"num_agent_neighbors": 1}}, {"id": "mpe2/simple_v3"}],
+    [
+        {"vectorize": "single"},
+        {"kwargs": {"num_agent_neighbors": 1}},
+        {"id": "mpe2/simple_v3"},
+        {"id": "mpe2/simple_reference_v3", "kwargs": {"continuous_actions": True}},
+    ],
 )
 def test_what_arrays_do_not_know_is_left_to_mpe2(changes: dict[str, Any]) -> None:
     assert isinstance(make_shard(settings(**changes), 0, 0, 1), TeamShard)
