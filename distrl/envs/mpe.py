@@ -31,7 +31,7 @@ class ParticleShard:
     @staticmethod
     def fits(settings: EnvSettings, layout: Layout | None) -> bool:
         """Whether arrays do all that is asked of mpe2, which they may stand for."""
-        world = _world(settings)
+        world = WORLDS.get(_name(settings))
         if world is None or settings.vectorize != "auto":
             return False
         known = {*inspect.signature(world).parameters, "dynamic_rescaling"} - {"copies"}  # the one is of pictures
@@ -44,8 +44,7 @@ class ParticleShard:
         self.seed, self.shard, self.copies = seed, shard, copies
         self.frame_stack, self.replays, self.active = 0, False, None
         self.limit = settings.max_episode_steps or math.inf
-        world = _world(settings)
-        assert world is not None
+        world = WORLDS[_name(settings)]
         self.world = world(copies, **{k: v for k, v in settings.kwargs.items() if k != "dynamic_rescaling"})
         self.agents, layout = self.world.agents, layout or describe_team(settings).obs_layout
         self.episode = np.zeros(copies, np.int64)
@@ -99,5 +98,5 @@ class ParticleShard:
                 central[:] = self.world.state()
 
 
-def _world(settings: EnvSettings) -> type[SpreadWorld] | type[ReferenceWorld] | None:
-    return WORLDS.get(settings.id.replace("-v", "_v"))
+def _name(settings: EnvSettings) -> str:
+    return settings.id.replace("-v", "_v")
