@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -274,6 +275,18 @@ class LeagueSettings(Settings):
     )
 
 
+def _check_groups(given: Any) -> Any:
+    """Say at once what may be given for `policies`, where each type by itself would say what it lacks."""
+    lists = list(given.values()) if isinstance(given, Mapping) else []
+    groups = bool(lists) and all(isinstance(names, (list, tuple)) for names in lists)
+    if not groups and given not in ("shared", "per_agent"):
+        raise ValueError(
+            "it is shared, per_agent, or a list of agents for each policy, such as {adversaries: [adversary_*], others: [agent_*]}; "
+            "all else is the same for all policies"
+        )
+    return given
+
+
 class OpponentSettings(Settings):
     """Who sits where the trained policy does not. Which seat that has is drawn for every episode."""
 
@@ -297,6 +310,8 @@ class OpponentSettings(Settings):
     def _some(self) -> Self:
         if not sum(self.games.values()):
             raise ValueError("has no games: give one of them a share above 0, such as {self: 0.8, random: 0.2}")
+        if self.seats == ():
+            raise ValueError("has no seats: name some, or leave them out, for any")
         if not self.evaluation or {"self", "league"} & set(self.evaluation):
             raise ValueError(
                 "evaluation must be some of random, earlier, functions and runs, such as [random, earlier]"
@@ -521,10 +536,12 @@ class Config(Settings):
         description="where a copy of the run is kept: s3://BUCKET/DIR, gs://BUCKET/DIR, or a directory; null: nowhere",
     )
     env: EnvSettings = Field(description="what is trained on")
-    policies: Literal["shared", "per_agent"] | dict[str, tuple[str, ...]] = Field(
-        default="shared",
-        description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
-        "such as {adversaries: [adversary_*], others: [agent_*]}",
+    policies: Annotated[Literal["shared", "per_agent"] | dict[str, tuple[str, ...]], BeforeValidator(_check_groups)] = (
+        Field(
+            default="shared",
+            description="of several agents. shared: one for all; per_agent: one for each; or groups that share one, by patterns of names, "
+            "such as {adversaries: [adversary_*], others: [agent_*]}",
+        )
     )
     opponents: OpponentSettings | None = Field(
         default=None, description="of several agents: who is played against; null: oneself"

@@ -209,7 +209,7 @@ class Evaluation:
             for name, outcomes in self.against.items()
             for seat in outcomes["win"]
         ]
-        elo = [] if self.elo is None else [("Elo over the league", f"{self.elo:.0f}")]
+        elo = [] if self.elo is None else [("Elo over the league", f"{round(self.elo)}")]
         return [*([("agents", agents)] if agents else []), *games, *elo]
 
     def metrics(self, group: str) -> dict[str, float]:

@@ -273,7 +273,6 @@ def test_on_ray_with_processes_killed(
 
 def test_agents_who_die_at_different_times(ray_execution: RayExecution, tmp_path: Path) -> None:
     """In one process, where calls are lost, resumed, and on Ray with a runner and the learner killed."""
-    pytest.importorskip("pymunk")
     config, lengths = config_of(DYING), []
 
     def look(env: Any, actions: Any) -> None:

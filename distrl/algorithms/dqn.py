@@ -128,6 +128,11 @@ def make_policy(settings: Settings, info: EnvInfo) -> EpsilonGreedyPolicy:
         raise UserError(
             f"algorithm.mixer={settings.mixer} is of several agents, and {info.id} has one alone. Set algorithm.mixer=null."
         )
+    if settings.mixer is not None and len(info.agents) == 1:
+        raise UserError(
+            f"algorithm.mixer={settings.mixer} sums the values of agents that share a policy, and {next(iter(info.agents))!r} of {info.id} "
+            "shares none. Set policies=shared, or algorithm.mixer=null."
+        )
     probs, remedy = settings.action_probs or (), "Set algorithm.name=ppo or a2c, which take actions of every kind."
     action = discrete_actions(info, "DQN", remedy, probs, "algorithm.action_probs")
     spec = network_spec(info, int(action.n), dueling=settings.dueling, **settings.of_network)

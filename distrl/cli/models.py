@@ -81,8 +81,9 @@ def _evaluate_exactly(run: Path, modules: list[str]) -> None:
 
 
 def _examine_game(run: Path, modules: list[str]) -> None:
-    from distrl.models.game_tree import examine_game
+    from distrl.models.game_tree import MOST, examine_game
 
+    err.print(f"Walking the tree of the game, of {MOST:,} lines of moves at most ...")
     for seat in examine_game(run, modules):
         never = "never loses" if seat.never_loses else f"loses {seat.losing:,} of them"
         out.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from distrl.envs import flappy, flappy_id, plugins
-from distrl.envs.multi import describe_team, is_team, make_team
+from distrl.envs.multi import by_family, describe_team, is_team, make_team
 from distrl.envs.wrappers import MADE_WITH, ForgetAction, keeps_return, longest_episode, wrap
 from distrl.errors import UserError, did_you_mean, shown, users_code
 from distrl.layouts import MASK, action_layout, choices_of
@@ -53,7 +54,10 @@ def find_spec(env_id: str) -> EnvSpec:
             raise UserError(
                 f"env.id {shown(env_id)} is registered by importing {package}: write env.id={package}:{name}."
             ) from None
-        known = did_you_mean(name, gym.registry)
+        if (team := by_family(env_id.rpartition("/")[2])) is not None:
+            raise UserError(f"env.id {shown(env_id)} is of several agents: write env.id={team}.") from None
+        own = [word for word in vars(sys.modules[module]) if not word.startswith("_")] if module else []
+        known = did_you_mean(name, [*own, *gym.registry])
         why = known or f" {error}"
         raise UserError(f"env.id {shown(env_id)} is not registered with gymnasium.{why}") from None
 

@@ -11,7 +11,7 @@ import importlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -214,7 +214,7 @@ def make_team(settings: EnvSettings, render_mode: str | None = None) -> Team:
         raise UserError(f"env.report is of envs of one agent, and {settings.id!r} has several. Leave it out.")
     if settings.vectorize not in ("auto", "single"):
         raise UserError(
-            f"env.vectorize is {settings.vectorize!r}, but the env copies of {settings.id!r} are stepped one by one. Set it to 'auto'."
+            f"env.vectorize is {settings.vectorize!r}, which is of envs of one agent, and {settings.id!r} has several. Set it to 'auto'."
         )
     make = _maker(settings.id)
     kwargs = settings.kwargs if render_mode is None else {**settings.kwargs, "render_mode": render_mode}
@@ -241,7 +241,7 @@ def _maker(env_id: str) -> Any:
     name = env_id.removeprefix(family).replace("-v", "_v")
     try:
         with _quiet():
-            known = sorted(path.stem for path in Path(importlib.import_module(package).__path__[0]).glob("*_v*.py"))
+            known = _known(package)
             if name not in known:
                 near = did_you_mean(name, known) or f" Known are {', '.join(known)}."
                 raise UserError(f"env.id {shown(env_id)} is not there: {package} has no {shown(name)}.{near}")
@@ -251,6 +251,19 @@ def _maker(env_id: str) -> Any:
         raise plugins.lacking(env_id, error, install) from None
     except (RuntimeError, AttributeError) as error:  # a version that is no more
         raise UserError(f"env.id {env_id!r} cannot be made: {reason(error)}.") from None
+
+
+def _known(package: str) -> list[str]:
+    return sorted(path.stem for path in Path(importlib.import_module(package).__path__[0]).glob("*_v*.py"))
+
+
+def by_family(name: str) -> str | None:
+    """The id of the env whose name, without its family, is this one."""
+    for family, (package, _) in FAMILIES.items():
+        with suppress(ImportError):
+            if name.replace("-v", "_v") in _known(package):
+                return f"{family}{name.replace('-v', '_v')}"
+    return None
 
 
 @contextmanager
@@ -317,6 +330,10 @@ def grouped(info: EnvInfo, policies: str | Mapping[str, Sequence[str]]) -> EnvIn
         if twice := next((name for name in found if name in of), None):
             raise UserError(
                 f"policies.{of[twice]} and policies.{group} both claim {twice!r}. An agent has one policy: name it once."
+            )
+        if not found:
+            raise UserError(
+                f"policies.{group} has no agents. Give it some of {', '.join(info.agents)}, or leave it out."
             )
         of |= dict.fromkeys(found, group)
         groups[group] = tuple(found)

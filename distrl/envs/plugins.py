@@ -30,8 +30,10 @@ PLUGINS = {
 # Where an env's import fails for a missing module, this is the package that brings it.
 MUJOCO = '"gymnasium[mujoco]"'
 PACKAGES = {"Box2D": "box2d", "box2d": "box2d", "mujoco": MUJOCO, "MuJoCo": MUJOCO, "imageio": MUJOCO}
-PACKAGES |= {name: name for name in ("pygame", "pymunk", "rlcard", "chess")}
-PACKAGES["OpenSpiel"] = "open_spiel shimmy"
+PACKAGES["pygame"] = "pygame"
+EXTRAS = {"pymunk": "butterfly", "rlcard": "classic", "chess": "classic"}  # of distrl, which bring such a package
+PACKAGES |= {name: f"{name}, or '.[{extra}]' where distrl's source is" for name, extra in EXTRAS.items()}
+PACKAGES["OpenSpiel"] = "open_spiel shimmy, or '.[hanabi]' where distrl's source is"
 
 
 def register(env_id: str) -> None:

@@ -190,6 +190,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "'listner_0', which is no agent .* Did you mean",
     ),
     "twice": ({"policies": {"a": ["*_0"], "b": ["listener_0"]}}, "policies.a and policies.b both claim 'listener_0'"),
+    "empty": ({"policies": {"a": ["*"], "b": []}}, "policies.b has no agents"),
     "left out": ({"policies": {"a": ["speaker_0"]}}, "have no group for 'listener_0'"),
     "unlike": ({"policies": {"a": ["*"]}}, "agents whose observations differ"),
     "shared": ({"policies": "shared"}, "set policies=per_agent, or give groups"),
@@ -198,7 +199,9 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"algorithm": {**BASE["algorithm"], "memory": {}, "shared_body": True}},
         "a policy of its own, which algorithm.memory=gru has not. Set policies=shared, or algorithm.memory=null",
     ),
-    "settings": ({"policies": {"a": {"lr": 1}}}, "policies"),
+    "settings": ({"policies": {"a": {"lr": 1}}}, "a list of agents for each policy, .*; all else is the same for all"),
+    "no list": ({"policies": {"a": "*"}}, "a list of agents for each policy"),
+    "misspelt": ({"policies": "per_agnt"}, "policies is 'per_agnt': it is shared, per_agent"),
 }
 
 

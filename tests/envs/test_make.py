@@ -25,6 +25,8 @@ from distrl.errors import EnvError, UserError
         ("LunarLander-v2", ["Did you mean 'LunarLander-v3'?"]),
         ("", ["'' is not registered"]),
         ("x/y/z", ["'x/y/z' is not registered"]),
+        ("simple_spread_v3", ["several agents: write env.id=mpe2/simple_spread_v3."]),
+        ("mpe/simple-v3", ["several agents: write env.id=mpe2/simple_v3."]),
         ("FlappyBird-v9", ["'FlappyBird-v9' is not registered", "Did you mean 'FlappyBird-v0'?"]),
         (
             "no_such_module:Env-v0",

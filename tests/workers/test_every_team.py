@@ -43,7 +43,7 @@ NEEDS = {  # what else must be installed
     **{f"classic/{name}": "rlcard" for name in ("leduc_holdem_v4", "texas_holdem_no_limit_v6", "texas_holdem_v4")},
     **{f"sisl/{name}": None for name in ("multiwalker_v9", "pursuit_v5")},
     "butterfly/cooperative_pong_v6": None,
-    "butterfly/knights_archers_zombies_v11": "pymunk",
+    "butterfly/knights_archers_zombies_v11": None,
     "butterfly/pistonball_v6": "pymunk",
 }
 # The largest pictures, and so networks: fewer agents and pixels will do.
