@@ -59,7 +59,7 @@ def runs() -> Iterator[list[subprocess.Popen[str]]]:
         run.wait()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(700)
 def test_nodes_come_are_told_to_end_and_are_killed(
     nodes: Nodes, runs: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -98,7 +98,7 @@ def test_nodes_come_are_told_to_end_and_are_killed(
     until(lambda: nodes.workers(third).count("Learner") == 2, runs)
     until(lambda: "Runner" in nodes.workers(third) and not nodes.asked_for(), runs)
     until(lambda: all(rows(d) > n for d, n in zip(dirs, before, strict=True)), runs)
-    ends = [run.communicate(timeout=200)[1] for run in runs]
+    ends = [run.communicate(timeout=400)[1] for run in runs]
     for run, said, algorithm, run_dir in zip(runs, ends, (CARTPOLE, DQN), dirs, strict=True):
         assert run.returncode == 0, said
         assert "workers start beside this process" in said and "training goes on there" in said
