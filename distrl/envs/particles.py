@@ -20,7 +20,7 @@ class Particles:
     those that ended.
     """
 
-    kept: ClassVar[tuple[str, ...]] = ("position", "velocity", "elapsed")  # the arrays that a copy is
+    held: ClassVar[tuple[str, ...]] = ("position", "velocity", "elapsed")  # the arrays that a copy is
     continuous = False
 
     def __init__(self, copies: int, agents: int, landmarks: int, numbers: int) -> None:
@@ -37,11 +37,11 @@ class Particles:
 
     def arrays(self) -> Arrays:
         """All that the copies are."""
-        return {name: getattr(self, name).copy() for name in self.kept}
+        return {name: getattr(self, name).copy() for name in self.held}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Go on from `arrays()`."""
-        for name in self.kept:
+        for name in self.held:
             getattr(self, name)[...] = arrays[name]
         self._look()
 

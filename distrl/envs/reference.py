@@ -25,7 +25,7 @@ SILENCE = len(WORDS) - 1
 class ReferenceWorld(Particles):
     """K copies of it. An observation has D = 21 numbers: velocity, ways to the landmarks, the other's color, what it said."""
 
-    kept: ClassVar[tuple[str, ...]] = (*Particles.kept, "goal", "said")
+    held: ClassVar[tuple[str, ...]] = (*Particles.held, "goal", "said")
 
     def __init__(self, copies: int, local_ratio: float = 0.5, max_cycles: int = 25) -> None:
         """But for `copies` as `mpe2.simple_reference_v3.parallel_env` is called, for discrete actions."""

@@ -49,6 +49,30 @@ def assert_same_world(world: SpreadWorld | ReferenceWorld, copy: int, env: Any) 
         assert env.observation_space(name).shape == world.obs[copy, i].shape
 
 
+def begin(world: SpreadWorld | ReferenceWorld, envs: list[Any], fresh: Array, rng: np.random.Generator) -> None:
+    """Begin episodes in some copies, there and here; none: do nothing."""
+    if not len(fresh):
+        return
+    seeds = rng.integers(0, 2**31, len(fresh)).tolist()
+    world.reset(fresh, seeds)
+    for copy, seed in zip(fresh, seeds, strict=True):
+        envs[copy].reset(seed=seed)
+        assert_same_world(world, copy, envs[copy])
+
+
+def stepped(world: SpreadWorld | ReferenceWorld, envs: list[Any], action: Array) -> Array:
+    """Step all copies, there and here: all is the same. Returns in which the episode ended."""
+    reward, terminated, truncated = world.step(action)
+    for copy, env in enumerate(envs):
+        names = env.possible_agents
+        _, earned, term, trunc, _ = env.step({name: action[copy, i] for i, name in enumerate(names)})
+        assert_same_bits(reward[copy], [earned[name] for name in names])
+        assert {bool(terminated[copy])} == set(term.values())
+        assert {bool(truncated[copy])} == set(trunc.values())
+        assert_same_world(world, copy, env)
+    return np.flatnonzero(terminated | truncated)
+
+
 @pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS.keys())
 def test_thousands_of_random_steps_are_those_of_mpe2(kwargs: dict[str, Any]) -> None:
     rng = np.random.default_rng(7)
@@ -57,12 +81,7 @@ def test_thousands_of_random_steps_are_those_of_mpe2(kwargs: dict[str, Any]) -> 
     names = envs[0].possible_agents
     fresh, overlapped, ended = np.arange(COPIES), 0, 0
     for step in range(500):
-        if len(fresh):
-            seeds = rng.integers(0, 2**31, len(fresh)).tolist()
-            world.reset(fresh, seeds)
-            for copy, seed in zip(fresh, seeds, strict=True):
-                envs[copy].reset(seed=seed)
-                assert_same_world(world, copy, envs[copy])
+        begin(world, envs, fresh, rng)
         shape = (COPIES, len(names))
         if kwargs.get("continuous_actions"):
             action = rng.random((*shape, 5), np.float32)
@@ -70,16 +89,9 @@ def test_thousands_of_random_steps_are_those_of_mpe2(kwargs: dict[str, Any]) -> 
                 action = 3 * action - 1  # beyond their bounds
         else:
             action = rng.integers(0, 5, shape)
-        reward, terminated, truncated = world.step(action)
-        for copy, env in enumerate(envs):
-            _, earned, term, trunc, _ = env.step({name: action[copy, i] for i, name in enumerate(names)})
-            assert_same_bits(reward[copy], [earned[name] for name in names])
-            assert {bool(terminated[copy])} == set(term.values())
-            assert {bool(truncated[copy])} == set(trunc.values())
-            assert_same_world(world, copy, env)
-            inner = env.unwrapped
+        fresh = stepped(world, envs, action)
+        for inner in (env.unwrapped for env in envs):
             overlapped += sum(inner.scenario.reward(agent, inner.world) < 0 for agent in inner.world.agents)
-        fresh = np.flatnonzero(terminated | truncated)
         ended += len(fresh)
     assert ended >= 4 * COPIES
     assert overlapped > 50 or len(names) == 1  # agents that met, so that forces between them were large
@@ -90,24 +102,11 @@ def test_thousands_of_random_steps_of_two_who_speak_are_those_of_mpe2(kwargs: di
     rng = np.random.default_rng(7)
     world = ReferenceWorld(COPIES, **kwargs)
     envs = [simple_reference_v3.parallel_env(**kwargs) for _ in range(COPIES)]
-    names = envs[0].possible_agents
-    fresh, goals = np.arange(COPIES), set()
+    fresh, goals = np.arange(COPIES), set[tuple[int, ...]]()
     for _ in range(500):
-        if len(fresh):
-            seeds = rng.integers(0, 2**31, len(fresh)).tolist()
-            world.reset(fresh, seeds)
-            for copy, seed in zip(fresh, seeds, strict=True):
-                envs[copy].reset(seed=seed)
-                assert_same_world(world, copy, envs[copy])
-                goals.add(tuple(world.goal[:, copy].tolist()))
-        action = rng.integers(0, 50, (COPIES, 2))
-        reward, terminated, truncated = world.step(action)
-        for copy, env in enumerate(envs):
-            _, earned, term, trunc, _ = env.step({name: action[copy, i] for i, name in enumerate(names)})
-            assert_same_bits(reward[copy], [earned[name] for name in names])
-            assert {bool(terminated[copy])} == set(term.values()) and {bool(truncated[copy])} == set(trunc.values())
-            assert_same_world(world, copy, env)
-        fresh = np.flatnonzero(terminated | truncated)
+        begin(world, envs, fresh, rng)
+        goals |= {tuple(goal) for goal in world.goal.T.tolist()}
+        fresh = stepped(world, envs, rng.integers(0, 50, (COPIES, 2)))
     assert len(goals) == 9  # all there are
 
 
