@@ -103,7 +103,10 @@ class Crew:
         return depth if self.live.get(shard) is self.dealt[shard] else 0
 
     def replace(self, runner: Worker) -> bool:
-        """A fresh process in the place of one; False where its node is gone, or it was leaving: others do its work then."""
+        """A fresh process in the place of one; False where its node is gone, or it was leaving: others do its work then.
+
+        On a cluster others do its work until the fresh one has begun: somebody else may have taken its CPUs.
+        """
         self._settle()
         if runner not in self.runners:
             self._end(runner)
@@ -111,8 +114,12 @@ class Crew:
         seat, place = self.seats[runner], self.runners.index(runner)
         self._end(runner)
         fresh = self._spawn(seat)
-        self.runners.insert(place, fresh)
-        self.dealt = {shard: fresh if who is runner else who for shard, who in self.dealt.items()}
+        if self.runners and self.resources.nodes != {""}:
+            self.coming.append(fresh)
+            self._deal()
+        else:
+            self.runners.insert(place, fresh)
+            self.dealt = {shard: fresh if who is runner else who for shard, who in self.dealt.items()}
         return True
 
     def follow(self, busy: Collection[Worker] = (), at_once: bool = False) -> bool:

@@ -231,3 +231,39 @@ def test_what_lacked_is_used_when_others_leave_it_on_a_node_that_is_known(tmp_pa
     assert outcome.facts == expected
     assert runners[0] == 2 and runners[-1] == 4
     assert any("what the cluster lacked is free: 4 runners on 1 node now" in message for message in observer.messages)
+
+
+def test_others_roll_for_a_lost_runner_until_another_has_begun(tmp_path: Path) -> None:
+    """Its CPU may be somebody else's by then: the run goes on meanwhile, and shards come back when it is free again."""
+    config = config_of(CARTPOLE)
+    expected = run_trainer(config, LocalExecution(), tmp_path / "local").facts
+    cluster = Cluster(1)
+    cluster.changes = [""] * CHANGES  # none by chance
+    cluster.there = {"n0": Node("n0", cpus=2)}
+    first: list[FaultyWorker] = []
+    taken = False
+    rolled: dict[int, set[FaultyWorker]] = {}  # by iteration, who rolled
+    submit_pair = cluster.submit_pair
+
+    def spy(worker: FaultyWorker, method: str, *args: Any) -> Any:
+        if method == "rollout":
+            rolled.setdefault(args[1], set()).add(worker)
+        return submit_pair(worker, method, *args)
+
+    def change(row: dict[str, float]) -> None:
+        nonlocal taken
+        if row["iteration"] == 3 and not first:
+            first.extend(worker for worker in cluster.workers if worker.name == "runner")
+            taken = True
+            cluster.kill(first[0])
+        if row["iteration"] == 7:
+            taken = False
+
+    cluster.submit_pair = spy  # type: ignore[method-assign]
+    cluster.begun = lambda worker: not taken  # type: ignore[method-assign]
+    observer = Recorder(change)
+    resources = share_out(config, [*cluster.there.values()])
+    outcome = run_trainer(config, cluster, tmp_path / "run", observer=observer, resources=resources)
+    assert outcome.facts == expected and outcome.trainer.recovery.restarts == 1
+    assert len(first) == 2 and rolled[6] == {first[1]}
+    assert len(rolled[10]) == 2 and first[0] not in rolled[10] and first[1] in rolled[10]
