@@ -72,6 +72,14 @@ HASHED: dict[str, Any] = {
 }
 
 
+LONGEST = ("test_same_bits", "test_nodes", "test_tune", "test_jobs", "test_ray_dies", "test_handover", "test_cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that processes which share the suite end at about the same time."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @contextmanager
 def no_file_beyond(size: int) -> Iterator[None]:
     """The system lets no file grow beyond `size` bytes, as a full disk would cut one off."""
