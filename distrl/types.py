@@ -183,8 +183,8 @@ class Evaluation:
     scores: dict[str, Spread] = field(default_factory=dict, hash=False)  # by the names of `env.report`
     agents: dict[str, Spread] = field(default_factory=dict, hash=False)  # returns of each, whose sums `returns` are; of
     # games against opponents, those of the trained policy in that seat, and `returns` are its own in all of them
-    against: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, hash=False)  # by opponent, then win,
-    # draw and loss: the share of its games from each seat
+    against: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict, hash=False)  # by opponent, then mean:
+    # the return from each seat; and, where what one wins the others lose, win, draw and loss: shares of the games
     elo: float | None = None  # over the league
 
     @property
@@ -204,10 +204,13 @@ class Evaluation:
         games = [
             (
                 f"as {seat} against {name}",
-                ", ".join(f"{share[seat]:.1%} {outcome}" for outcome, share in outcomes.items()),
+                ", ".join(
+                    f"mean {by_seat[seat]:.2f}" if what == "mean" else f"{by_seat[seat]:.1%} {what}"
+                    for what, by_seat in found.items()
+                ),
             )
-            for name, outcomes in self.against.items()
-            for seat in outcomes["win"]
+            for name, found in self.against.items()
+            for seat in next(iter(found.values()))
         ]
         elo = [] if self.elo is None else [("Elo over the league", f"{round(self.elo)}")]
         return [*([("agents", agents)] if agents else []), *games, *elo]

@@ -4,9 +4,9 @@
     python scripts/scores.py --table            only write the table of what is known
 
 A score is what the best model reaches in the final evaluation of a real run in one process (on Ray the weights are the
-same): the exact value of its greedy actions where the MDP is known, else the score that the env reports, of a game that is won,
-drawn or lost the share won against random play from all seats, else the return. Of what has opponents the shares of games won,
-drawn and lost are written down as well, against each from each seat.
+same): the exact value of its greedy actions where the MDP is known, else the score that the env reports, of a game of turns that can be
+walked whole how many of all lines of moves it loses, of another that is won, drawn or lost the share won against random play from all
+seats, else the return. Of games the shares won, drawn and lost are written down as well, against each opponent from each seat.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from distrl.acting.opponents import OUTCOMES
 from distrl.errors import UserError
 from distrl.models.evaluate import evaluate_exactly
+from distrl.models.game_tree import examine_game
 from distrl.presets import DIRECTORY, presets, scores
 from distrl.types import Evaluation
 
@@ -54,6 +55,12 @@ def measure(preset: str, seed: int, overrides: list[str], directory: Path) -> tu
     if evaluation.scores:
         name, score = next(iter(evaluation.scores.items()))
         return name, _rounded(score.mean), result
+    try:
+        seats = examine_game(run_dir, [])
+        result["evaluation"]["against"] |= {"random": {o: {s.agent: getattr(s, o) for s in seats} for o in OUTCOMES}}
+        return "lines of moves lost", sum(seat.losing for seat in seats), result
+    except UserError:  # of one agent, with chance, or too large
+        pass
     returns, random = evaluation.returns, evaluation.against.get("random")
     if random and {returns.min, returns.max} <= {-1, 0, 1}:
         return "games won against random", round(fmean(random["win"].values()), 4), result
@@ -69,6 +76,7 @@ def games(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
             for seat in shares["win"]
         }
         for name, shares in found[0].items()
+        if "win" in shares
     }
 
 

@@ -29,6 +29,7 @@ from distrl.types import Array, Arrays, Policy
 
 OUTCOMES = ("win", "draw", "loss")
 OPPONENT = "opponent"  # of a fragment's extras: who acts in each row
+GIVEN = " Give a function that takes an observation, and if it wants to the mask of actions and a generator, and returns an action."
 
 
 class Games(Protocol):
@@ -83,7 +84,8 @@ class ScriptedPolicy:
     def function(self) -> Callable[..., Any]:
         """Raises `UserError` where there is none."""
         module, _, name = self.place.rpartition(":")
-        with users_code(f"opponents name {self.place!r}, which cannot be imported"):
+        remedy = " Give a function as module:name, of a module that lies here or is installed."
+        with users_code(f"opponents name {self.place!r}, which cannot be imported", remedy):
             found: Any = getattr(importlib.import_module(module), name)
         if not callable(found):
             raise UserError(f"opponents name {self.place!r}, which is of type {type(found).__name__}. Give a function.")
@@ -101,7 +103,7 @@ class ScriptedPolicy:
             flat = layout.narrow(row) if self.obs_layout.members else row
             allowed = layout.mask_of(flat)
             mask = None if allowed is None else allowed.astype(np.int8)
-            with users_code(f"The opponent {self.place} raised"):
+            with users_code(f"The opponent {self.place} raised", GIVEN):
                 action = function(*(layout.unpack(flat)[OBSERVATION], mask, np.random.default_rng(drawn))[:takes])
                 done = np.array(action, does.dtype).reshape(1, *does.shape)
             part = does.parts[0]

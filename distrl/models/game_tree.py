@@ -6,9 +6,10 @@ whenever the same moves are made, or it is refused; it is played again from the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def examine_game(path: Path, modules: list[str]) -> list[Seat]:
 
 def _seat(policy: Policy, game: Team, agent: str, env_id: str) -> Seat:
     shares, lines, losing = np.zeros(3), 0, 0
-    for line, *others in zip_longest(*(_lines(policy, game, agent, seed) for seed in SEEDS)):
+    for line, *others in zip_longest(*(_lines(policy, game, agent, env_id, seed) for seed in SEEDS)):
         if any(other != line for other in others):
             raise UserError(
                 f"{env_id} has chance in it, such as cards that are dealt: the same moves do not lead to the same game, so that its tree "
@@ -71,21 +72,25 @@ def _seat(policy: Policy, game: Team, agent: str, env_id: str) -> Seat:
             )
         chance, outcome, _ = line
         lines += 1
-        if lines > MOST:
-            raise UserError(
-                f"{env_id} has more than {MOST:,} lines of moves; its tree is not walked. Leave out --exact."
-            )
         shares[1 - int(np.sign(outcome))] += chance
         losing += outcome < 0
     win, draw, loss = shares.tolist()
     return Seat(agent, lines, win, draw, loss, losing)
 
 
-def _lines(policy: Policy, game: Team, agent: str, seed: int) -> Iterator[tuple[float, float, int]]:
+def _lines(policy: Policy, game: Team, agent: str, env_id: str, seed: int) -> Iterator[tuple[float, float, int]]:
     """Of every line of moves how likely it is against random play, what the agent earns in it, and a hash of all that was seen."""
-    waiting: list[tuple[tuple[int, ...], float]] = [((), 1.0)]  # moves of the others, in order, and their chance
-    while waiting:
-        chosen, chance = waiting.pop()
+    waiting: deque[tuple[tuple[int, ...], float]] = deque(
+        [((), 1.0)]
+    )  # moves of the others, in order, and their chance
+    for played in count():
+        if played + len(waiting) > MOST:
+            raise UserError(
+                f"{env_id} has more than {MOST:,} lines of moves; its tree is not walked. Leave out --exact."
+            )
+        if not waiting:
+            return
+        chosen, chance = waiting.popleft()  # the shortest first, so that a tree that is too large shows soon
         left, total, seen = iter(chosen), 0.0, 0
         game.begin(seed)
         while not game.over:

@@ -16,9 +16,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def scores(run: Run, kind: str) -> dict[str, tuple[Array, Array]]:
     """Env steps behind the weights, and what was scored with them (a win 1, a draw a half), by opponent. `kind`: TRAINING or EVALUATION"""
-    names = sorted(
-        {key.removeprefix(kind).rpartition("/")[0] for row in run.rows for key in row if key.startswith(kind)}
-    )
+    keys = {key.removeprefix(kind) for row in run.rows for key in row if key.startswith(kind)}
+    names = sorted(key.removesuffix("/win") for key in keys if key.endswith("/win"))
     x, found = "evaluation/env_steps" if kind == EVALUATION else "env_steps", {}
     for name in names:
         (steps, won), (_, drawn) = (run.curve(f"{kind}{name}/{outcome}", x) for outcome in ("win", "draw"))
@@ -27,7 +26,7 @@ def scores(run: Run, kind: str) -> dict[str, tuple[Array, Array]]:
 
 
 def games(run: Run) -> Figure | None:
-    """A panel of scores, and one of the rating where there is one; None where no games were played against others."""
+    """A panel of scores, and one of the rating where there is one; None where none were won or lost against others."""
     training, evaluation, (rated, elo) = scores(run, TRAINING), scores(run, EVALUATION), run.curve(ELO)
     if not training and not evaluation:
         return None

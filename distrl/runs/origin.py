@@ -36,6 +36,7 @@ SETTINGS = {  # what a user sets of a description
     "capacity": "algorithm.capacity",
 }
 OBSERVATIONS = ("obs_layout.",)  # what of a description the spaces say
+SHAPES = ("obs_layout.shape", "action_layout.shape")
 ACTIONS = ("action_layout.", "distribution.", "network.outputs", "first_action", "actions")
 
 
@@ -118,6 +119,7 @@ def _other_spaces(there: Any, here: Any, about: Mapping[str, Any], info: EnvInfo
     actions = () if known or there["type"] != here["type"] else ACTIONS
     for kind, parts in (("Observations", OBSERVATIONS), ("Actions", actions)):
         if own := [name for name in different if name.startswith(parts)]:
+            own = [name for name in own if name in SHAPES] or own  # of another size all else differs, too
             told = ", ".join(f"{name} ({_short(old.get(name))} there, {_short(new.get(name))} here)" for name in own)
             return (
                 f"{kind} of {about['env']['id']}, which it was trained on, are not those of {info.id}: {told}. Take a model "

@@ -112,19 +112,20 @@ def judged(result: Evaluation, policy: Policy, numbers: Sequence[int], by_agent:
         return result
     met = [policy.pairing(number) for number in numbers]
     own = np.array([returns[policy.seats[pairing.seat]].sum() for returns, pairing in zip(by_agent, met, strict=True)])
-    outcomes = [OUTCOMES[place] for place in (1 - np.sign(own)).astype(int)]
-    found: dict[tuple[str, str], list[str]] = {}  # by opponent and seat
-    for pairing, outcome in zip(met, outcomes, strict=True):
-        found.setdefault((pairing.name, pairing.seat), []).append(outcome)
+    found: dict[str, dict[str, list[float]]] = {}  # returns by opponent and seat
+    for pairing, reached in zip(met, own.tolist(), strict=True):
+        found.setdefault(pairing.name, {}).setdefault(pairing.seat, []).append(reached)
     against = {
-        name: {
-            outcome: {
-                seat: games.count(outcome) / len(games) for (other, seat), games in found.items() if other == name
-            }
-            for outcome in OUTCOMES
-        }
-        for name, _ in found
+        name: {"mean": {seat: float(np.mean(games)) for seat, games in by_seat.items()}}
+        for name, by_seat in found.items()
     }
+    if np.allclose(by_agent.sum(axis=1), 0.0):  # what one wins the others lose
+        for name, by_seat in found.items():
+            signs = {seat: np.sign(games) for seat, games in by_seat.items()}
+            against[name] |= {
+                outcome: {seat: float(np.mean(of_seat == sign)) for seat, of_seat in signs.items()}
+                for outcome, sign in zip(OUTCOMES, (1, 0, -1), strict=True)
+            }
     by_seat = {seat: [x for p, x in zip(met, own.tolist(), strict=True) if p.seat == seat] for seat in policy.seats}
     seats = {seat: Spread.of(values) for seat, values in by_seat.items() if values}
     elo = policy.rating if len(policy.past) else None

@@ -254,17 +254,19 @@ def test_a_run_tells_of_every_opponent_by_seat(run_dir: Path) -> None:
     evaluation = json.loads((run_dir / "result.json").read_text())["evaluation"]
     assert list(evaluation["against"]) == ["random", "teams:first_allowed", "earlier"]
     seats, total = ("player_1", "player_2"), 0.0
-    for outcomes in evaluation["against"].values():
-        assert list(outcomes) == ["win", "draw", "loss"] and all(
-            tuple(by_seat) == seats for by_seat in outcomes.values()
+    for found in evaluation["against"].values():
+        assert list(found) == ["mean", "win", "draw", "loss"] and all(
+            tuple(by_seat) == seats for by_seat in found.values()
         )
-        assert all(sum(outcomes[o][seat] for o in outcomes) == pytest.approx(1) for seat in seats)
-        total += sum(outcomes["win"].values()) - sum(outcomes["loss"].values())
+        assert all(found["win"][s] + found["draw"][s] + found["loss"][s] == pytest.approx(1) for s in seats)
+        assert all(found["win"][s] - found["loss"][s] == pytest.approx(found["mean"][s]) for s in seats)
+        total += sum(found["mean"].values())
     assert evaluation["mean"] == pytest.approx(total / 6) == np.mean([evaluation["agents"][s]["mean"] for s in seats])
     assert isinstance(evaluation["elo"], float)
     told = dict(Evaluation.from_json(evaluation).told)
     won = evaluation["against"]["random"]["win"]["player_2"]
-    assert told["as player_2 against random"].startswith(f"{won:.1%} win, ")
+    mean = evaluation["against"]["random"]["mean"]["player_2"]
+    assert told["as player_2 against random"].startswith(f"mean {mean:.2f}, {won:.1%} win, ")
     assert told["Elo over the league"] == f"{evaluation['elo']:.0f}"
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert any("evaluation/against/earlier/win" in row for row in rows)
@@ -348,6 +350,10 @@ def test_one_group_of_several_is_trained_against_others_in_its_own_seats(tmp_pat
     evaluation = result.data["evaluation"]
     assert list(evaluation["against"]) == ["random", "teams:still"] and list(evaluation["agents"]) == ["bad"]
     assert evaluation["mean"] == evaluation["agents"]["bad"]["mean"]
+    for found in evaluation["against"].values():
+        assert list(found) == ["mean"] and list(found["mean"]) == ["bad"]  # nobody wins what others lose
+    told = Evaluation.from_json(evaluation).told
+    assert ("as bad against random", f"mean {evaluation['against']['random']['mean']['bad']:.2f}") in told
     found, _ = play_episodes(result.run_dir, 8, greedy=True, seed=1, opponents=["random"])
     assert list(found.agents) == ["good", "bad"]
 
@@ -382,7 +388,10 @@ class StopAt:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "cheat": ({"games": {"teams:forbidden": 1}}, "did 0, which the mask .* forbids"),
-    "clumsy": ({"games": {"teams:clumsy": 1}}, "The opponent teams:clumsy raised: RuntimeError: no idea"),
+    "clumsy": (
+        {"games": {"teams:clumsy": 1}},
+        "teams:clumsy raised: RuntimeError: no idea .*Give a function that takes",
+    ),
 }
 
 
