@@ -138,17 +138,18 @@ class Crew:
             self._end(runner)
         parts = lacking(self.config, nodes)
         came = len(parts) < len(self._asked)  # maybe on a node that is known: others left it
-        self._ask(parts)
         there, known = frozenset(node.id for node in nodes), self.resources.nodes
         if there != known or came:
             try:
                 target = share_out(self.config, nodes, self.resources.replay_bytes, self.resources)
             except UserError as error:
                 self.recovery.observer.warn(f"the run waits for a node that can hold it: {error}")
+                self._ask(parts)
                 return False
             self.resources = target
             self._fit(target.runners)
             self._tell(len(there - known), len(known - there))
+        self._ask(parts)
         begun = [runner for runner in self.coming if self.execution.begun(runner)]
         if begun or not self.runners:
             self.runners += begun or self.coming
