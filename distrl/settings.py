@@ -77,6 +77,9 @@ class Replayed:
     gamma: float
     values: tuple[str, str] | None = None  # the acting policy's extras that are Q(s, a) of what it did and V(s), if any
     joint: bool = False  # what all agents of an env copy did is one step; else each of them has steps of its own
+    looks_up: bool = (
+        False  # it takes the observations of some updates at a time, batch.obs[i:j], as arrays or tensors on its device
+    )
 
 
 def _check_plain(value: object, name: str) -> None:
@@ -217,11 +220,21 @@ class ReplaySettings(Settings):
     first_priority: Literal["acting", "max"] = Field(
         default="acting", description="of new steps: the TD error of the weights that acted, or the largest so far"
     )
+    on_device: Literal["auto"] | bool = Field(
+        default="auto",
+        description="hold observations on the learner's device, too, so that each goes there once; changes speed alone. "
+        "auto: images on a GPU, where they fit",
+    )
 
     def check(self, config: Config) -> None:
         use, rollout = config.algorithm.replayed, config.rollout
         if use is None:
             raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
+        if self.on_device is True and not (use.looks_up and config.policies == "shared"):
+            what = f"{config.algorithm.name}" if not use.looks_up else "policies of groups of agents"
+            raise UserError(
+                f"replay.on_device is true, but {what} take their batches as they come. Set replay.on_device=auto."
+            )
         if self.prioritized and self.first_priority == "acting" and use.values is None:
             raise UserError(
                 f"replay.first_priority is acting, but the policy of {config.algorithm.name} tells no values of what "

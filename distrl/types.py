@@ -96,6 +96,15 @@ class Episodes:
 
 
 @dataclass
+class Fresh:
+    """What a replay has written since its batch before."""
+
+    size: int  # rows of its ring
+    at: Array  # [M] int64: which they are
+    rows: Array  # [M, ...] observations, or single frames of them
+
+
+@dataclass
 class Batch:
     """Transitions drawn from a replay for U updates of B: n-step returns, and what they bootstrap from."""
 
@@ -106,6 +115,10 @@ class Batch:
     discount: Array  # [U, B] float32: gamma^m, 0 where the episode terminated on the way
     next_obs: Array  # [U, B, ...]: m steps later; anything where the discount is 0
     weight: Array  # [U, B] float32: importance weights, not yet divided by their maximum
+    fresh: Fresh | None = (
+        None  # obs and next_obs are then int64 rows of the replay's ring, for each frame of a stack, and who
+    )
+    # learns has that ring, too, but for what is fresh
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             "workers.replay:Replay",
             "workers.sumtree:SumTree",
             "workers.learner:Learner",
+            "workers.holding:HoldsReplays",
             "algorithms.dqn:DQN",
             *TORCH,
         ],
@@ -79,7 +80,7 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             *CHAIN,
             "learning.optimizer:fused_adam_step",
         ],
-        900,
+        970,
     ),
 }
 

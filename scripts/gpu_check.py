@@ -101,8 +101,9 @@ def bits(preset: str, device: str) -> dict[str, Any]:
 def updates(algorithm: str, device: str, batch: int) -> dict[str, Any]:
     """Updates/s on batches of images that lie ready, of distrl's learner and of a bare loop with the same network."""
     single_threaded()
-    ours, bare = MEASURED[algorithm](_config(algorithm, device, batch))
-    return {"distrl_per_s": round(1 / ours, 1), "bare_per_s": round(1 / bare, 1), "ratio": round(bare / ours, 3)}
+    ours, bare, *held = MEASURED[algorithm](_config(algorithm, device, batch))
+    found = {"distrl_per_s": round(1 / ours, 1), "bare_per_s": round(1 / bare, 1), "ratio": round(bare / ours, 3)}
+    return found | ({"held_per_s": round(1 / held[0], 1)} if held else {})
 
 
 def _config(algorithm: str, device: str, batch: int) -> Config:
@@ -123,7 +124,8 @@ def _rolled(config: Config) -> tuple[Learner, list[Fragment]]:
     return learner, [runner.rollout(shard, 0, weights, None)[1] for shard in range(config.rollout.shards)]
 
 
-def _dqn(config: Config) -> tuple[float, float]:
+def _dqn(config: Config) -> tuple[float, float, float]:
+    """Of the learner, of the loop, and of the learner where what the replay holds lies on the device."""
     size, count = config.algorithm.replayed.batch_size, 8  # type: ignore[union-attr]
     config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"steps": 192})})
     learner, fragments = _rolled(config)
@@ -134,6 +136,13 @@ def _dqn(config: Config) -> tuple[float, float]:
     replay.settled = replay.inserted - size
     batch = replay.sample(0, 0)
     ours = _seconds(lambda: learner.learn(0, 0, batch)) / len(batch.key)
+    replay.settled = replay.inserted - size
+    by_row = replay.sample(0, 0, True)
+    learner.learn(0, 0, by_row)
+    assert by_row.fresh is not None
+    nothing = replace(by_row.fresh, at=by_row.fresh.at[:0], rows=by_row.fresh.rows[:0])
+    by_row = replace(by_row, fresh=nothing)
+    held = _seconds(lambda: learner.learn(0, 0, by_row)) / len(batch.key)
     obs, next_obs = (torch.tensor(x[0], device=learner.algorithm.device) for x in (batch.obs, batch.next_obs))  # type: ignore[attr-defined]
     action, reward = (torch.tensor(x[0], device=obs.device) for x in (batch.action, batch.reward))
     online, target = _network(config, 2, obs.device), _network(config, 2, obs.device)
@@ -148,7 +157,7 @@ def _dqn(config: Config) -> tuple[float, float]:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return ours, _seconds(step)
+    return ours, _seconds(step), held
 
 
 def _ppo(config: Config) -> tuple[float, float]:
@@ -175,7 +184,7 @@ def _ppo(config: Config) -> tuple[float, float]:
     return ours, _seconds(step)
 
 
-MEASURED = {"dqn": _dqn, "ppo": _ppo}
+MEASURED: dict[str, Callable[[Config], tuple[float, ...]]] = {"dqn": _dqn, "ppo": _ppo}
 
 
 def _network(config: Config, outputs: int, device: torch.device) -> Network:

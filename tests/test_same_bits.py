@@ -25,7 +25,11 @@ from distrl.workers.versions import Changes, Message
 
 OWN = {**CARTPOLE, "algorithm": {**CARTPOLE["algorithm"], "network": "own_nets:Small"}}
 A2C = {**CARTPOLE, "algorithm": {"name": "a2c", "hidden": [32, 32]}}
-WRAPPED = {**DQN, "env": {"id": "CartPole-v1", "max_episode_steps": 60, "wrappers": ["clip_reward", "frame_stack"]}}
+WRAPPED = {
+    **DQN,
+    "env": {"id": "CartPole-v1", "max_episode_steps": 60, "wrappers": ["clip_reward", "frame_stack"]},
+    "replay": {**DQN["replay"], "on_device": True},
+}
 PENDULUM = {  # normalised: running statistics, and returns that go on from fragment to fragment
     **CARTPOLE,
     "env": {"id": "Pendulum-v1", "max_episode_steps": 40},
@@ -123,6 +127,14 @@ def test_worlds_in_arrays_are_as_good_as_their_own_envs(
         for how in ("auto", "single")
     ]
     assert runs[0].facts == runs[1].facts
+
+
+@pytest.mark.parametrize("task", ["wrapped", "vdn", "dqn"])
+def test_where_the_learner_looks_observations_up_does_not_matter(
+    task: str, reference: dict[tuple[str, int], Outcome], tmp_path: Path
+) -> None:
+    other = config_of(BASES[task], "schedule.lag=1", f"replay.on_device={str(task != 'wrapped').lower()}")
+    assert run_trainer(other, LocalExecution(), tmp_path).facts == reference[task, 1].facts
 
 
 @pytest.mark.parametrize("lag", [0, 1])

@@ -105,7 +105,9 @@ class Settings(NetworkSettings):
 
     @property
     def replayed(self) -> Replayed:
-        return Replayed(self.batch_size, self.n_step, self.gamma, ("q", "value"), joint=self.mixer is not None)
+        return Replayed(
+            self.batch_size, self.n_step, self.gamma, ("q", "value"), joint=self.mixer is not None, looks_up=True
+        )
 
     def minibatch_rows(self, config: Config) -> int:
         return self.batch_size
@@ -227,8 +229,13 @@ class DQN:
         q, mask = self.slices.asked(network, obs), self.masks(obs)
         return q if mask is None else q.masked_fill(~mask, FORBIDDEN)
 
-    def tensor(self, array: Array) -> Tensor:
-        """A copy on the device, in torch's own aligned memory; to a GPU from pinned memory, so that nobody waits for it."""
+    def tensor(self, array: Array | Tensor) -> Tensor:
+        """A copy on the device, in torch's own aligned memory; to a GPU from pinned memory, so that nobody waits for it.
+
+        What is there already stays.
+        """
+        if isinstance(array, self.torch.Tensor):
+            return array
         return self.torch.tensor(array, pin_memory=self.device.type == "cuda").to(self.device, non_blocking=True)
 
     def weights(self) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import cast
 
@@ -16,18 +16,24 @@ def join(batches: Sequence[Batch]) -> Batch:
     """One batch [U, B] of those [U, B / shards] of each replay."""
     if len(batches) == 1:
         return batches[0]
-    parts = {field.name: [getattr(batch, field.name) for batch in batches] for field in fields(Batch)}
-    return Batch(**{name: np.concatenate(arrays, axis=1) for name, arrays in parts.items()})
+    names = [field.name for field in fields(Batch) if field.name != "fresh"]
+    parts = {name: [getattr(batch, name) for batch in batches] for name in names}
+    return Batch(**{name: np.concatenate(arrays, axis=1) for name, arrays in parts.items()})  # type: ignore[arg-type]
 
 
 def learn_from(
-    algorithm: Algorithm, drawn: Sequence[Drawn], env_steps: int, progress: float
+    algorithm: Algorithm,
+    drawn: Sequence[Drawn],
+    env_steps: int,
+    progress: float,
+    joined: Callable[[Sequence[Batch]], Batch] = join,
 ) -> tuple[dict[str, float], list[Told]]:
     """Update an off-policy algorithm. Returns metrics, and what each replay is told of what it drew.
 
     Args:
         drawn: by each replay
         env_steps, progress: as of `OffPolicy.learn`
+        joined: what makes one batch of those of each replay
     """
     if isinstance(algorithm, Team):
         metrics: dict[str, float] = {}
@@ -39,6 +45,6 @@ def learn_from(
             of_groups.append(cast(list[Priorities], told))
         return metrics, [list(of_replay) for of_replay in zip(*of_groups, strict=True)]
     batches = [cast(Batch, batch) for batch in drawn]
-    metrics, errors = cast(OffPolicy, algorithm).learn(join(batches), env_steps, progress)
+    metrics, errors = cast(OffPolicy, algorithm).learn(joined(batches), env_steps, progress)
     parts = np.split(errors, len(batches), axis=1)
     return metrics, [Priorities(b.key.ravel(), e.ravel()) for b, e in zip(batches, parts, strict=True)]

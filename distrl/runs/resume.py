@@ -12,7 +12,10 @@ from distrl.settings import Config, dotted
 from distrl.yaml_format import read_yaml
 
 # What may change on resume, since it cannot change the arithmetic. A device can; so the run tells when it is another.
-CHANGEABLE = ("stop", "cluster", "track", "checkpoint", "run_dir", "storage", "learner.device", "learner.count")
+CHANGEABLE = (
+    *("stop", "cluster", "track", "checkpoint", "run_dir", "storage"),
+    *("learner.device", "learner.count", "replay.on_device"),
+)
 
 
 def resume_point(path: Path) -> tuple[Path, Path | None]:

@@ -145,7 +145,7 @@ def _taken(plan: Plan) -> Iterator[tuple[Plan, Callable[[], None]]]:
 def _start(plan: Plan, local: bool, quiet: bool) -> tuple[Execution, Config, Resources]:
     """This process, the config with the device that the learner gets in it, and what each worker gets; or so with a Ray."""
     config, torch = plan.config, algorithm_module(plan.config.algorithm.name).NEEDS_TORCH
-    cluster, joined, alone = config.cluster, None, Resources((Seat(),))
+    cluster, joined, alone = config.cluster, None, Resources((Seat(),), replay_bytes=plan.replay_bytes)
     if not local and (cluster.start == "wait" or cluster.address != "local"):
         if not quiet:
             what = "Starting Ray" if cluster.address == "local" else f"Joining Ray at {cluster.address}"

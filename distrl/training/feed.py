@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from distrl.errors import Left
 from distrl.execution import Execution, Future, Worker
@@ -32,6 +32,9 @@ class Feed(Protocol):
     def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
         """Have the learner learn; the new weights and the metrics. `env_steps`: of training before this iteration."""
 
+    def whole(self, inputs: Sequence[Future]) -> list[Any]:
+        """What the learner learns from in an iteration, as it can be kept; waits for it."""
+
     def state(self) -> dict[str, Arrays]:
         """Of the replays, by number; waits for it."""
 
@@ -48,6 +51,9 @@ class OnPolicyFeed:
 
     def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
         return self.execution.submit_pair(self.learner, "update", k, env_steps, *inputs)
+
+    def whole(self, inputs: Sequence[Future]) -> list[Any]:
+        return [self.execution.get(given) for given in inputs]
 
     def state(self) -> dict[str, Arrays]:
         return {}
@@ -77,6 +83,7 @@ class ReplayFeed:
             self.updated.append(None)
             self.replays.append(crew.replay(number, arrays))
         self.workers = [learner, *self.replays]
+        self.by_row = self.execution.submit(learner, "holds", crew.resources.replay_bytes)
 
     def give(self, k: int, env_steps: int, fragments: Sequence[Future]) -> Sequence[Future]:
         submit, shards = self.execution.submit, len(self.replays)
@@ -84,7 +91,7 @@ class ReplayFeed:
         for number, replay in enumerate(self.replays):
             # What a call returns is handed to the next one, so that its failure is not overlooked.
             after = submit(replay, "add", *fragments[number::shards]), self.updated[number]
-            batches.append(submit(replay, "sample", k, env_steps, *filter(None, after)))
+            batches.append(submit(replay, "sample", k, env_steps, self.by_row, *filter(None, after)))
         return batches
 
     def learn(self, k: int, env_steps: int, inputs: Sequence[Future]) -> tuple[Future, Future]:
@@ -95,6 +102,10 @@ class ReplayFeed:
         learnt = self.execution.submit_pair(self.learner, "learn", k, env_steps, *inputs)
         self.priorities = [submit(self.learner, "priorities", number) for number in range(len(self.replays))]
         return learnt
+
+    def whole(self, inputs: Sequence[Future]) -> list[Any]:
+        found: list[Any] = self.execution.get(self.execution.submit(self.learner, "whole", *inputs))
+        return found
 
     def state(self) -> dict[str, Arrays]:
         states = [self.execution.get(self.execution.submit(replay, "state")) for replay in self.replays]

@@ -61,7 +61,7 @@ class Updates:
 
     def owed(self) -> list[Owed]:
         """The updates that the learner has not answered for."""
-        return [Owed(row, [self.execution.get(given) for given in inputs]) for _, row, inputs in self.unsettled]
+        return [Owed(row, self.feed.whole(inputs)) for _, row, inputs in self.unsettled if self.feed is not None]
 
     def settle(self, keep: int) -> None:
         """Record the rows of all but the `keep` newest updates, waiting for them."""

@@ -32,6 +32,7 @@ from distrl.types import (
     Told,
     Weights,
 )
+from distrl.workers.holding import HoldsReplays
 from distrl.workers.leaving import can_be_left
 from distrl.workers.versions import Message, Sender
 
@@ -103,11 +104,11 @@ def _denormals_flushed() -> Iterator[None]:
 
 @at_work
 @can_be_left
-class Learner:
+class Learner(HoldsReplays):
     def __init__(self, config: Config, policy: Policy, state: Arrays | None, origin: Origin | None = None) -> None:
         """`state`: of the checkpoint to go on from; None: the beginning, which is `origin` or fresh weights."""
         module = algorithm_module(config.algorithm.name)
-        device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
+        device = self.device = _set_up_torch(config.learner) if module.NEEDS_TORCH else None
         self.arithmetic = _denormals_flushed if module.NEEDS_TORCH else contextlib.nullcontext
         with self.arithmetic():  # torch may start its threads here
             self.slices = Slices(config.learner.slices)
@@ -139,8 +140,9 @@ class Learner:
     def learn(self, iteration: int, env_steps: int, *drawn: Drawn) -> tuple[Message, dict[str, float]]:
         """Learn from what each replay drew for an iteration; else as `update`."""
         start, counted = time.perf_counter(), env_steps + self.config.rollout.env_steps
+        progress = self.config.progress(env_steps)
         with self.arithmetic():
-            metrics, self.new_priorities = learn_from(self.algorithm, drawn, counted, self.config.progress(env_steps))
+            metrics, self.new_priorities = learn_from(self.algorithm, drawn, counted, progress, self.joined)
         return self._updated(metrics, env_steps, start)
 
     def priorities(self, number: int) -> Told:

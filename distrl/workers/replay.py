@@ -21,7 +21,7 @@ from distrl.heartbeat import at_work
 from distrl.seeding import stream
 from distrl.settings import Config, ReplaySettings
 from distrl.sizes import check_fits
-from distrl.types import Array, Arrays, Batch, Fragment, Priorities
+from distrl.types import Array, Arrays, Batch, Fragment, Fresh, Priorities
 from distrl.workers.sumtree import SumTree
 
 NOBODY_ACTED, WENT_ON, TERMINATED, TRUNCATED = range(4)  # what became of a row
@@ -55,6 +55,7 @@ class Replay:
         # Of each column, in rows counted from the beginning: what is below `tail` is overwritten (in part), what is in
         # [tail, ready) can be drawn, what is in [ready, head) awaits the rest of its return.
         self.tail, self.ready, self.head = (np.zeros(self.columns, np.int64) for _ in range(3))
+        self.shown = np.zeros(self.columns, np.int64)  # up to and with this row who learns has what lies here
         self.arrays: Arrays = {}  # [columns * rows, ...] each, made when the first fragment shows shapes and types
         self.stack = 0
         self.tree = SumTree(self.columns * self.rows)
@@ -182,11 +183,12 @@ class Replay:
 
     # --- drawing ----------------------------------------------------------------------------------------------
 
-    def sample(self, iteration: int, env_steps: int, *after: int) -> Batch:
+    def sample(self, iteration: int, env_steps: int, by_row: bool = False, *after: int) -> Batch:
         """A batch for all updates of an iteration: so many that `samples_per_insert` holds over the whole run.
 
         Args:
             env_steps: counted so far, with those of this iteration
+            by_row: say in which rows observations lie, of which who learns has a copy, but for what is fresh
             after: results of the calls that this one relies on
         """
         settings, size = self.settings, self.learning.batch_size // self.settings.shards
@@ -205,17 +207,22 @@ class Replay:
             beta = settings.beta + (1 - settings.beta) * min(1.0, self.config.progress(env_steps))
             weight = (self.tree.get(slots) * self.count / self.tree.total) ** -beta
 
+        obs, next_obs = self._rows_seen(columns, rows), self._rows_seen(columns, after_rows)
+        if not by_row:
+            obs, next_obs = self.arrays["obs"][obs], self.arrays["obs"][next_obs]
+
         def shaped(array: Array) -> Array:
             return array.reshape(updates, size, *array.shape[1:])
 
         return Batch(
             key=shaped(rows * self.columns + columns),
-            obs=shaped(self._observe(columns, rows)),
+            obs=shaped(obs),
             action=shaped(self.arrays["action"][slots]),
             reward=shaped(reward.astype(np.float32)),
             discount=shaped(discount.astype(np.float32)),
-            next_obs=shaped(self._observe(columns, after_rows)),
+            next_obs=shaped(next_obs),
             weight=shaped(weight.astype(np.float32)),
+            fresh=self._fresh() if by_row else None,
         )
 
     def _walk(self, columns: Array, rows: Array) -> tuple[Array, Array, Array]:
@@ -231,15 +238,23 @@ class Replay:
             going = going & (end == WENT_ON)
         return reward, self.gammas[after - rows] * ~terminated, after
 
-    def _observe(self, columns: Array, rows: Array) -> Array:
-        obs = self.arrays["obs"]
+    def _rows_seen(self, columns: Array, rows: Array) -> Array:
+        """Where the observations of rows [M] lie, [M]; of stacks each frame, [M, C]."""
         if not self.stack:
-            seen: Array = obs[self._slot(columns, rows)]
-            return seen
+            return self._slot(columns, rows)
         age = self.arrays["age"][self._slot(columns, rows)].astype(np.int64)
         back = np.minimum(age[:, None], np.arange(self.stack - 1, -1, -1))
-        stacks: Array = obs[self._slot(columns[:, None], rows[:, None] - back)]
-        return stacks
+        return self._slot(columns[:, None], rows[:, None] - back)
+
+    def _fresh(self) -> Fresh:
+        """What was written since this was asked last; the newest observation, which the next fragment may write anew, each time."""
+        first = np.maximum(self.shown, self.head - self.rows + 1)
+        many = self.head - first + 1
+        columns = np.repeat(np.arange(self.columns), many)
+        rows = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many - first, many)
+        self.shown = self.head.copy()
+        at = self._slot(columns, rows)
+        return Fresh(self.columns * self.rows, at, self.arrays["obs"][at])
 
     def _slot(self, columns: Array, rows: Array) -> Array:
         slots: Array = columns * self.rows + rows % self.rows

@@ -31,8 +31,8 @@ class ReplayOfGroups:
         own = [[self.policy.fragment_of(group, f) for f in fragments] for group in range(len(self.parts))]
         return sum(part.add(*given) for part, given in zip(self.parts, own, strict=True))
 
-    def sample(self, iteration: int, env_steps: int, *after: int) -> list[Batch]:
-        return [part.sample(iteration, env_steps, *after) for part in self.parts]
+    def sample(self, iteration: int, env_steps: int, by_row: bool = False, *after: int) -> list[Batch]:
+        return [part.sample(iteration, env_steps, by_row, *after) for part in self.parts]
 
     def update_priorities(self, told: Sequence[Priorities]) -> int:
         return sum(part.update_priorities(of_group) for part, of_group in zip(self.parts, told, strict=True))

@@ -32,6 +32,7 @@ TASKS: dict[str, tuple[dict[str, Any], int, bool]] = {  # lag, and whether the l
     "normalised": (PENDULUM, 1, False),
     "groups": (BASES["apart"], 1, False),
     "replay": (DQN, 1, True),
+    "replay on the device": (BASES["wrapped"], 1, True),
 }
 
 
