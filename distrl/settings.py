@@ -231,9 +231,9 @@ class ReplaySettings(Settings):
         if use is None:
             raise UserError(f"replay is given, but {config.algorithm.name} learns from no replay. Leave it out.")
         if self.on_device is True and not (use.looks_up and config.policies == "shared"):
-            what = f"{config.algorithm.name}" if not use.looks_up else "policies of groups of agents"
+            what = "a policy of a group of agents" if use.looks_up else config.algorithm.name
             raise UserError(
-                f"replay.on_device is true, but {what} take their batches as they come. Set replay.on_device=auto."
+                f"replay.on_device is true, but {what} takes its batches as they come. Set replay.on_device=auto."
             )
         if self.prioritized and self.first_priority == "acting" and use.values is None:
             raise UserError(

@@ -102,6 +102,6 @@ def test_what_must_lie_there_and_does_not_fit_is_refused(
 
 
 def test_who_takes_whole_batches_says_so() -> None:
-    with pytest.raises(UserError, match=r"policies of groups of agents take .* Set replay\.on_device=auto\."):
+    with pytest.raises(UserError, match=r"a policy of a group of agents takes .* Set replay\.on_device=auto\."):
         config_of(DQN, "env.id=mpe2/simple_spread_v3", "policies=per_agent", "replay.on_device=true")
     config_of(DQN, "env.id=mpe2/simple_spread_v3", "policies=per_agent")
