@@ -97,7 +97,7 @@ class Episodes:
 
 @dataclass
 class Fresh:
-    """What a replay has written since its batch before."""
+    """What who learns has not yet of the observations of a batch."""
 
     size: int  # rows of its ring
     at: Array  # [M] int64: which they are
@@ -115,10 +115,9 @@ class Batch:
     discount: Array  # [U, B] float32: gamma^m, 0 where the episode terminated on the way
     next_obs: Array  # [U, B, ...]: m steps later; anything where the discount is 0
     weight: Array  # [U, B] float32: importance weights, not yet divided by their maximum
-    fresh: Fresh | None = (
-        None  # obs and next_obs are then int64 rows of the replay's ring, for each frame of a stack, and who
-    )
-    # learns has that ring, too, but for what is fresh
+    # Where this is given, obs and next_obs are int64 rows of the replay's ring, of each frame of a stack. Who learns has a
+    # copy of these rows once it has what is fresh.
+    fresh: Fresh | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ from distrl.workers.sumtree import SumTree
 
 NOBODY_ACTED, WENT_ON, TERMINATED, TRUNCATED = range(4)  # what became of a row
 LEAST_PRIORITY = 1e-6  # so that nothing is out of reach
-ROW_BYTES = 4 + 1 + 1 + 8 + 16  # beside observation and action: reward, end, age, Q and V, the leaf in the sum-tree
+ROW_BYTES = (
+    4 + 1 + 1 + 8 + 16 + 1
+)  # beside observation and action: reward, end, age, Q and V, the leaf in the sum-tree, `there`
 
 
 @at_work
@@ -55,7 +57,7 @@ class Replay:
         # Of each column, in rows counted from the beginning: what is below `tail` is overwritten (in part), what is in
         # [tail, ready) can be drawn, what is in [ready, head) awaits the rest of its return.
         self.tail, self.ready, self.head = (np.zeros(self.columns, np.int64) for _ in range(3))
-        self.shown = np.zeros(self.columns, np.int64)  # up to and with this row who learns has what lies here
+        self.there = np.zeros(self.columns * self.rows, bool)  # who learns has the observation of the row
         self.arrays: Arrays = {}  # [columns * rows, ...] each, made when the first fragment shows shapes and types
         self.stack = 0
         self.tree = SumTree(self.columns * self.rows)
@@ -78,6 +80,7 @@ class Replay:
         if not self.arrays:
             self._allocate(fragment)
         steps, lead = len(fragment.reward), max(0, self.stack - 1)
+        before = self.head[columns]
         self._continue(fragment, columns, fragment.iteration == self.next[shard])
         self.next[shard] = fragment.iteration + 1
         self.inserted += fragment.reward.size  # of whoever was there, so that all replays draw as often
@@ -105,6 +108,8 @@ class Replay:
             q, value = (fragment.extras[name] for name in self.acting_values)
             arrays["q"][slot], arrays["value"][slot] = q, value
             arrays["value"][last], arrays["value"][head] = value[truncated], value[-1]
+        new = before[:, None] + np.arange((self.head[columns] - before).max() + 1)
+        self.there[self._slot(columns[:, None], np.minimum(new, self.head[columns][:, None]))] = False
         self._make_ready(columns)
 
     def _allocate(self, fragment: Fragment) -> None:
@@ -188,7 +193,7 @@ class Replay:
 
         Args:
             env_steps: counted so far, with those of this iteration
-            by_row: say in which rows observations lie, of which who learns has a copy, but for what is fresh
+            by_row: say in which rows observations lie, of which who learns has a copy; what it lacks comes along
             after: results of the calls that this one relies on
         """
         settings, size = self.settings, self.learning.batch_size // self.settings.shards
@@ -208,6 +213,7 @@ class Replay:
             weight = (self.tree.get(slots) * self.count / self.tree.total) ** -beta
 
         obs, next_obs = self._rows_seen(columns, rows), self._rows_seen(columns, after_rows)
+        fresh = self._fresh(obs, next_obs) if by_row else None
         if not by_row:
             obs, next_obs = self.arrays["obs"][obs], self.arrays["obs"][next_obs]
 
@@ -222,7 +228,7 @@ class Replay:
             discount=shaped(discount.astype(np.float32)),
             next_obs=shaped(next_obs),
             weight=shaped(weight.astype(np.float32)),
-            fresh=self._fresh() if by_row else None,
+            fresh=fresh,
         )
 
     def _walk(self, columns: Array, rows: Array) -> tuple[Array, Array, Array]:
@@ -246,14 +252,11 @@ class Replay:
         back = np.minimum(age[:, None], np.arange(self.stack - 1, -1, -1))
         return self._slot(columns[:, None], rows[:, None] - back)
 
-    def _fresh(self) -> Fresh:
-        """What was written since this was asked last; the newest observation, which the next fragment may write anew, each time."""
-        first = np.maximum(self.shown, self.head - self.rows + 1)
-        many = self.head - first + 1
-        columns = np.repeat(np.arange(self.columns), many)
-        rows = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many - first, many)
-        self.shown = self.head.copy()
-        at = self._slot(columns, rows)
+    def _fresh(self, *seen: Array) -> Fresh:
+        """Of these rows those that who learns has not yet, which is taken to have them from now on."""
+        wanted = np.unique(np.concatenate([rows.ravel() for rows in seen]))
+        at = wanted[~self.there[wanted]]
+        self.there[at] = True
         return Fresh(self.columns * self.rows, at, self.arrays["obs"][at])
 
     def _slot(self, columns: Array, rows: Array) -> Array:
