@@ -358,13 +358,19 @@ class OpponentSettings(Settings):
 
     def check(self, config: Config) -> None:
         memory = getattr(config.algorithm, "memory", None)
-        if config.algorithm.discount is None or memory is not None:
+        met = self.slots or any(share for name, share in self.games.items() if name != "self")
+        if memory is not None or (met and config.algorithm.discount is None):
             what = (
                 f"algorithm.memory={memory.kind}" if memory is not None else f"algorithm.name={config.algorithm.name}"
             )
             raise UserError(
                 f"opponents are played against by policies that learn from whole fragments and remember nothing, and here is {what}. "
                 "Take ppo or a2c without algorithm.memory, or set opponents=null."
+                + (
+                    ""
+                    if memory
+                    else " With opponents.games={self: 1} and without earlier they are met in evaluations alone."
+                )
             )
 
 

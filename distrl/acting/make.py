@@ -26,7 +26,7 @@ def make_policy(config: Config, info: EnvInfo, runs: Mapping[str, Policy] | None
     Args:
         runs: policies of other runs that are opponents, by the names that `opponents` gives them
     """
-    if config.opponents is not None:
+    if config.opponents is not None and config.algorithm.discount is not None:
         own = make_policy(config.model_copy(update={"opponents": None}), info)
         return opposed(config.opponents, own, info, runs or {})
     if info.groups:
@@ -40,6 +40,13 @@ def make_policy(config: Config, info: EnvInfo, runs: Mapping[str, Policy] | None
             "numbers to normalise. Set normalize.obs=false."
         )
     return NormalisedPolicy(policy)
+
+
+def judged_policy(config: Config, policy: Policy, info: EnvInfo, runs: Mapping[str, Policy]) -> Policy:
+    """What plays in evaluations, of a run with this policy: of one that learns from what it does alone, with opponents as well."""
+    if config.opponents is None or isinstance(policy, OpposedPolicy):
+        return policy
+    return opposed(config.opponents, policy, info, runs)
 
 
 def opposed(opponents: OpponentSettings, own: Policy, info: EnvInfo, runs: Mapping[str, Policy]) -> OpposedPolicy:

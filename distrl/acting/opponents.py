@@ -151,6 +151,9 @@ class OpposedPolicy:
         self.load_tail()
 
     def load(self, vector: Array) -> None:
+        """`vector`: of a version, or of what is trained alone, which has met nobody yet."""
+        if len(vector) == self.size:
+            vector = self.begun(vector)
         self.own.load(vector[: self.size])
         self.tail = vector[self.size :]
         self.load_tail()

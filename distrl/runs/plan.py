@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from distrl.acting.make import initial_weights, make_policy
+from distrl.acting.make import initial_weights, judged_policy, make_policy
 from distrl.acting.network import single_threaded
 from distrl.acting.opponents import apart, beginning
 from distrl.acting.tables import TablePolicy
@@ -45,6 +45,7 @@ class Plan:
     config: Config
     info: EnvInfo
     policy: Policy
+    judged: Policy  # what plays in evaluations
     initial_weights: Array
     origin: Origin | None  # what these are of, where `init_from` says so
     run_dir: Path
@@ -97,7 +98,8 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
     _check_sizes(config, info)
     _check_env(config, info)
     goes_on = None if resume is None else resume_point(resume)[0]
-    policy = make_policy(config, info, read_runs(config.opponents, goes_on))
+    runs = read_runs(config.opponents, goes_on)
+    policy = make_policy(config, info, runs)
     _check_runners(config)
     run_dir, start = (_new_directory(config, info), None) if resume is None else _resumed_run(config, resume)
     before = config.learner.device if start is None else load_config(start).learner.device
@@ -115,6 +117,7 @@ def plan_run(config: Config, resume: Path | None = None) -> Plan:
         config=config.model_copy(update={"run_dir": str(run_dir)}),
         info=info,
         policy=policy,
+        judged=judged_policy(config, policy, info, runs),
         initial_weights=weights if origin is None else beginning(policy, origin.vector),
         origin=origin,
         run_dir=run_dir,

@@ -231,7 +231,7 @@ def _start_observer(plan: Plan, quiet: bool) -> RunObserver:
     if plan.origin is not None:
         copy_origin(run_dir, plan.policy, plan.origin, _about(plan))
     if not plan.resuming:
-        copy_opponents(run_dir, plan.policy, _about(plan))
+        copy_opponents(run_dir, plan.judged, _about(plan))
     write_text(run_dir / "config.yaml", config.to_yaml())
     tracker = _start_tracker(plan) if config.track.mlflow else None
     log, console = MetricsLog(run_dir / "metrics.jsonl"), Console(config.stop.env_steps, quiet)
@@ -278,6 +278,7 @@ def _make_trainer(
         plan.info.reward_threshold,
         plan.run_dir,
         plan.start,
+        plan.judged,
         plan.origin,
     )
     again = None if type(execution) is LocalExecution else lambda: _start_ray(plan)

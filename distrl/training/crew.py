@@ -15,9 +15,10 @@ from distrl.errors import UserError
 from distrl.execution import Worker
 from distrl.execution.resources import Resources, Seat, counted, lacking, share_out
 from distrl.execution.watched import WatchedExecution
-from distrl.settings import Config, EnvSettings
+from distrl.settings import EnvSettings
+from distrl.training.job import Job
 from distrl.training.recovery import Recovery
-from distrl.types import Arrays, Origin, Policy
+from distrl.types import Arrays
 from distrl.workers.evaluator import Evaluator
 from distrl.workers.learner import Learner
 from distrl.workers.learners import LearnerAmongOthers
@@ -31,16 +32,15 @@ LOOK_S = 1.0  # between two looks at the nodes
 class Crew:
     def __init__(
         self,
-        config: Config,
-        policy: Policy,
+        job: Job,
         execution: WatchedExecution,
         resources: Resources,
-        origin: Origin | None,
         recovery: Recovery,
     ) -> None:
-        """`policy`: without weights; every worker gets a copy."""
-        self.config, self.policy, self.execution, self.resources = config, policy, execution, resources
-        self.origin, self.recovery = origin, recovery
+        """Every worker gets a copy of the job's policy."""
+        self.config, self.policy, self.origin = job.config, job.policy, job.origin
+        self.judged = job.policy if job.judged is None else job.judged
+        self.execution, self.resources, self.recovery = execution, resources, recovery
         self.runners: list[Worker] = []  # who are asked
         self.coming: list[Worker] = []  # whose processes are starting
         self.leaving: list[Worker] = []  # who may finish what they were asked for
@@ -79,7 +79,7 @@ class Crew:
     def evaluator(self, env: EnvSettings) -> Worker:
         """One that plays in `env`."""
         self._settle()
-        arguments = env, self.config.seed, self.policy
+        arguments = env, self.config.seed, self.judged
         return self.execution.spawn(Evaluator, *arguments, name="evaluator", seat=self.resources.evaluator)
 
     def start(self) -> None:

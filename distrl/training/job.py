@@ -19,4 +19,5 @@ class Job:
     threshold: float | None  # the env's reward threshold
     run_dir: Path
     start: Path | None  # the checkpoint to go on from; None: the beginning
+    judged: Policy | None = None  # what plays in evaluations; None: the policy
     origin: Origin | None = None  # what it begins with, which `initial_weights` then are; None: fresh weights

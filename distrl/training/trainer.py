@@ -115,7 +115,7 @@ def make_trainer(
     execution = WatchedExecution(execution, config.cluster, again, lambda: recovery.patience())
     recovery = Recovery(config, execution, observer, interrupted, callbacks)
     ledger = Ledger(config, job.threshold, recovery, observer)
-    crew = Crew(config, policy, execution, resources, job.origin, recovery)
+    crew = Crew(job, execution, resources, recovery)
     updates = Updates(config, execution, crew, recovery, ledger)
     collector = Collector(config, execution, crew, recovery, updates)
     evaluations = Evaluations(config, policy, job.about, execution, recovery, updates, job.run_dir)

@@ -400,3 +400,31 @@ def test_what_a_function_does_wrong_is_one_message(name: str, tmp_path: Path) ->
     opponents, message = WRONG[name]
     with pytest.raises(UserError, match=message):
         train(load_config(BASE | {"opponents": opponents, "run_dir": str(tmp_path / "run")}), local=True, quiet=True)
+
+
+def test_a_table_meets_others_in_evaluations_alone(run_dir: Path, tmp_path: Path) -> None:
+    """It learns what it would learn without them, and needs a run among them only at the beginning."""
+    data = BASE | {
+        "env": {"id": "classic/tictactoe_v3"},
+        "algorithm": {"name": "q", "capacity": 20_000, "epsilon": {"start": 1, "end": 0.2}},
+        "evaluation": {"every": 2, "episodes": 8, "final_episodes": 80},
+        "opponents": None,
+    }
+    teacher = shutil.copytree(run_dir, tmp_path / "teacher")
+    plain = train(load_config(data | {"run_dir": str(tmp_path / "plain")}), local=True, quiet=True)
+    with pytest.raises(UserError, match=r"here is algorithm\.name=q\. .*With opponents\.games=\{self: 1\}"):
+        load_config(data | {"opponents": {"games": {"random": 1}}})
+    with pytest.raises(UserError, match="without earlier"):
+        load_config(data | {"opponents": {"evaluation": ["earlier"]}})
+    met = load_config(data | {"opponents": {"evaluation": ["random", str(teacher)]}, "run_dir": str(tmp_path / "met")})
+    part = train(met, local=True, quiet=True, callbacks=[StopAt(2)])
+    shutil.rmtree(teacher)
+    found = train(load_config(part.run_dir), local=True, quiet=True, resume=part.run_dir)
+    assert found.data["weights_sha256"] == plain.data["weights_sha256"]
+    against = found.data["evaluation"]["against"]
+    assert list(against) == ["random", "teacher"] and plain.data["evaluation"]["against"] == {}
+    seats = {seat.agent: seat for seat in examine_game(found.run_dir, [])}
+    for agent, exact in seats.items():
+        assert abs(against["random"]["win"][agent] - exact.win) <= 4 * math.sqrt(0.25 / 20)
+    rows = [json.loads(line) for line in (found.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert any("evaluation/against/random/win" in row for row in rows)

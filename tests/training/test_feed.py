@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from distrl.execution.resources import Resources, Seat
 from distrl.settings import Config
 from distrl.training.crew import Crew
 from distrl.training.feed import Feed, OnPolicyFeed, ReplayFeed, make_feed
+from distrl.training.job import Job
 from distrl.types import Arrays, Batch, Fragment, Priorities
 from distrl.workers.replay import Replay
 
@@ -56,6 +58,9 @@ class Pupil:
         self.batches.append(batches)
         return "weights", {"loss": 0.0}
 
+    def holds(self, size: int) -> bool:
+        return False
+
     def priorities(self, number: int) -> Priorities:
         key = self.batches[-1][number].key.ravel()
         return Priorities(key, np.full(key.size, 10.0 * (1 + len(self.batches)) + number, np.float32))
@@ -80,7 +85,8 @@ def start(state: dict[str, Arrays] | None = None, config: Config = CONFIG) -> tu
     execution = Recording()
     learner = execution.spawn(Pupil, name="learner")
     policy = make_policy(config, describe_env(config.env))
-    crew = Crew(config, policy, execution, Resources((Seat(),)), None, cast(Any, None))
+    job = Job(config, policy, np.zeros(0, np.float32), {}, None, Path(), None)
+    crew = Crew(job, cast(Any, execution), Resources((Seat(),)), cast(Any, None))
     return make_feed(config, crew, learner, state or {}), execution, learner.instance
 
 
@@ -116,7 +122,7 @@ def test_calls_come_in_an_order_in_which_drawing_never_waits_for_the_learner() -
         ("learner 0", "priorities"),
         ("learner 0", "priorities"),
     ]
-    assert execution.calls == first
+    assert execution.calls == [("learner 0", "holds"), *first]
     execution.calls.clear()
     run(feed, 1)
     assert execution.calls == [
@@ -135,7 +141,7 @@ def test_each_call_takes_the_results_that_it_relies_on() -> None:
     for call, arguments in zip(execution.calls, execution.arguments, strict=True):  # the last of each kind stays
         origins[call] = [execution.made_of[a] for a in arguments if isinstance(a, Done) and a in execution.made_of]
     for replay in ("replay 1", "replay 2"):
-        assert origins[replay, "sample"] == [(replay, "add"), (replay, "update_priorities")]
+        assert origins[replay, "sample"] == [("learner 0", "holds"), (replay, "add"), (replay, "update_priorities")]
         assert origins[replay, "update_priorities"] == [("learner 0", "priorities")]
     assert origins["learner 0", "learn"] == [("replay 1", "sample"), ("replay 2", "sample")]
 
