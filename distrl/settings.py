@@ -77,9 +77,7 @@ class Replayed:
     gamma: float
     values: tuple[str, str] | None = None  # the acting policy's extras that are Q(s, a) of what it did and V(s), if any
     joint: bool = False  # what all agents of an env copy did is one step; else each of them has steps of its own
-    looks_up: bool = (
-        False  # it takes the observations of some updates at a time, batch.obs[i:j], as arrays or tensors on its device
-    )
+    looks_up: bool = False  # it asks for the observations of some updates at a time, batch.obs[i:j]: arrays, or tensors on its device
 
 
 def _check_plain(value: object, name: str) -> None:

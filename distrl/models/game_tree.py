@@ -80,9 +80,8 @@ def _seat(policy: Policy, game: Team, agent: str, env_id: str) -> Seat:
 
 def _lines(policy: Policy, game: Team, agent: str, env_id: str, seed: int) -> Iterator[tuple[float, float, int]]:
     """Of every line of moves how likely it is against random play, what the agent earns in it, and a hash of all that was seen."""
-    waiting: deque[tuple[tuple[int, ...], float]] = deque(
-        [((), 1.0)]
-    )  # moves of the others, in order, and their chance
+    first: tuple[tuple[int, ...], float] = (), 1.0  # moves of the others, in order, and their chance
+    waiting = deque([first])
     for played in count():
         if played + len(waiting) > MOST:
             raise UserError(

@@ -311,12 +311,16 @@ def test_the_target_follows(tau: float, every: int) -> None:
         assert torch.allclose(dqn.target_vector, target, atol=1e-6)
 
 
+def some_of(batch: Batch, updates: slice) -> Batch:
+    return Batch(*(array[updates] for array in vars(batch).values() if array is not None))
+
+
 def test_minibatches_come_one_after_the_other_however_they_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The target network is asked for many at once; that must not let it be asked too early or too late."""
     b = random_batch(25)
     whole, single, grouped = make_dqn(target_every=4), make_dqn(target_every=4), make_dqn(target_every=4)
     whole_errors = whole.learn(b, 0, 0.0)[1]
-    parts = [Batch(*(array[u : u + 1] for array in vars(b).values())) for u in range(25)]
+    parts = [some_of(b, slice(u, u + 1)) for u in range(25)]
     single_errors = np.concatenate([single.learn(part, 0, 0.0)[1] for part in parts])
     monkeypatch.setattr(dqn_module, "AT_ONCE", 12)
     grouped_errors = grouped.learn(b, 0, 0.0)[1]
@@ -345,7 +349,7 @@ def test_actions_are_counted_from_the_first() -> None:
 def test_without_a_batch_only_epsilon_changes() -> None:
     dqn = make_dqn(epsilon={"start": 1, "end": 0, "over": 100})
     before = dqn.weights()
-    empty = Batch(*(array[:0] for array in vars(random_batch(1)).values()))
+    empty = some_of(random_batch(1), slice(0))
     metrics, errors = dqn.learn(empty, 30, 0.0)
     assert errors.shape == (0, 6)
     assert metrics == {"epsilon": pytest.approx(0.7), "learning_rate": 0.03, "minibatches": 0.0}
