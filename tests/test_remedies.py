@@ -152,7 +152,7 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, "opponents={}"), "Leave them out", ("opponents=null",)),
     ((*DQN, TURNS, "opponents={games: {random: 1}}"), "Take ppo or a2c without algorithm.memory", ("algorithm={name: ppo}", "replay=null")),
     (("env.id=classic/tictactoe_v3", "algorithm={name: q}", "opponents={games: {random: 1}}"), "With opponents.games={self: 1}", ("opponents.games={self: 1}",)),
-    ((*PPO, TURNS, MEMORY, "algorithm.shared_body=true", "opponents={}"), "or set opponents=null", ("opponents=null",)),
+    ((*PPO, SPREAD, MEMORY, "algorithm.shared_body=true", "opponents={}"), "or set opponents=null", ("opponents=null",)),
     ((*PPO, TURNS, "opponents={}", "algorithm.shared_body=true", MEMORY), "or set opponents=null", ("opponents=null", "algorithm.memory=null")),
     ((*PPO, TURNS, "opponents={seats: [player1]}"), "Did you mean 'player_1'?", ("opponents={seats: [player_1]}",)),
     ((*PPO, TURNS, "opponents={games: {self: 0}}"), "give one of them a share above 0", ("opponents={games: {self: 0.8, random: 0.2}}",)),
