@@ -77,6 +77,7 @@ OWNERS = {
         "learning.*",
         "algorithms.*",
         "workers.learner",
+        "workers.holding",
         "workers.learners",
         "tools.doctor",
     ],  # doctor tells what torch sees
