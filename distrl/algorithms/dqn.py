@@ -161,6 +161,7 @@ class DQN:
         self.vector, self.target_vector = online.vector, target.vector
         self.trace, self.masks = tracing(self.online), Masks(policy.obs_layout).to(device)
         self.optimizer = Adam({"online": online}, settings.adam_eps, settings.max_grad_norm)
+        self.asks_online = settings.double and settings.munchausen is None  # what the next state is worth
         self.epsilon = settings.epsilon(0.0, 0)
         self.updates = 0
 
@@ -182,9 +183,13 @@ class DQN:
             obs, next_obs = (self.tensor(x[part]).flatten(1, dims) for x in (batch.obs, batch.next_obs))
             bonus, next_q = self.ask_target(obs, action[part], next_obs)
             paid = reward[part] + together(bonus, bonus.shape[0] * size).view(-1, size)
-            columns = (obs, action[part].unsqueeze(2), next_obs, next_q, paid, discount[part], weight[part])
-            for obs_, action_, next_obs_, next_q_, paid_, discount_, weight_ in zip(*columns, strict=True):
-                target = self.targets(next_obs_, next_q_, paid_, discount_)
+            known = (next_obs, next_q, paid, discount[part])
+            if self.asks_online:  # as it is when the minibatch's turn has come
+                targets = map(self.targets, *known)
+            else:
+                targets = iter(self.targets(*(x.flatten(0, 1) for x in known)).view(-1, size))
+            columns = (obs, action[part].unsqueeze(2), targets, weight[part])
+            for obs_, action_, target, weight_ in zip(*columns, strict=True):
                 q, pull = self.slices.traced(self.trace, self.optimizer.parameters.values(), obs_)
                 chosen = together(q.gather(1, action_), size)
                 slope = weight_ * huber_slope(chosen, target, s.huber)
@@ -216,11 +221,11 @@ class DQN:
         return bonus.view(action.shape), next_q
 
     def targets(self, next_obs: Tensor, next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        """y [B]"""
+        """y [B], of one minibatch or of several side by side."""
         if self.settings.munchausen is not None:
             value = soft_value(next_q, self.settings.munchausen.temperature)
         else:
-            chooser = self.allowed(self.online, next_obs) if self.settings.double else next_q
+            chooser = self.allowed(self.online, next_obs) if self.asks_online else next_q
             value = greedy_value(next_q, chooser)
         return td_target(reward, discount, together(value, len(reward)))
 

@@ -77,8 +77,8 @@ def written_out(network: Network) -> Trace:
     kinds = [(part, STEPS[type(part) if isinstance(part, nn.Module) else part]) for part in body.parts()]
     steps = [kind(part, not i) for i, (part, kind) in enumerate(kinds)]
     head = linear(network.head, not steps)
+    free_outputs, by_free = (network.free.detach(), _grad(network.free)) if free else (None, None)
 
-    @torch.no_grad()
     def trace(obs: Tensor) -> tuple[Tensor, Pull]:
         x, backs = body.encode(obs), list[Back]()
         for step in steps:
@@ -86,16 +86,17 @@ def written_out(network: Network) -> Trace:
             backs.append(back)
         outputs, back_head = head(x)
 
-        @torch.no_grad()
         def pull(g: Tensor) -> None:
-            if free:
-                _grad(network.free).add_(g[:, count:].sum(0))
+            if by_free is not None:
+                by_free.add_(g[:, count:].sum(0))
                 g = g[:, :count]
             g = back_head(g)
             for back in reversed(backs):
                 g = back(g)
 
-        return (torch.cat([outputs, network.free.expand(len(outputs), -1)], dim=1) if free else outputs), pull
+        if free_outputs is not None:
+            outputs = torch.cat([outputs, free_outputs.expand(len(outputs), -1)], dim=1)
+        return outputs, pull
 
     return trace
 

@@ -165,7 +165,7 @@ def together(value: Tensor, size: int) -> Tensor:
     Args:
         value: [B A, ...] of each of the A agents in each of `size` B steps; of an agent alone it is its own
     """
-    return value.view(size, -1).sum(1)
+    return value.view(size, -1).sum(1) if value.numel() > size else value.view(size)
 
 
 def greedy_value(target_q: Tensor, chooser_q: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Optimizer:
         norms: list[Tensor] = [torch.linalg.vector_norm(g) for g in gradients]
         if self.max_grad_norm is not None:
             for g, length in zip(gradients, norms, strict=True):
-                g.mul_((self.max_grad_norm / (length + 1e-6)).clamp_(max=1.0))
+                g.mul_((length + 1e-6).reciprocal_().mul_(self.max_grad_norm).clamp_(max=1.0))
         self.step(lr)
         for g in gradients:
             g.zero_()

@@ -1,7 +1,8 @@
 """`distrl bench --against PEER`: another library and distrl in turns, on the same env with the same hyperparameters.
 
 What only one of them has (normalised values, a learning rate that falls, ...) stays as it is there. Each measures its own
-env steps/s of training, learner included, without its start-up; all cores are for whose turn it is.
+env steps/s of training, learner included, without its start-up; all cores are for whose turn it is, and in one process (`local`)
+the learner has as many threads as cores, as torch gives them to the peer.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import numpy as np
 import psutil
 
 from distrl.errors import UserError
+from distrl.execution.resources import cpu_count
 from distrl.settings import Config
 from distrl.tools import peer_rllib, peer_sb3
 
 # The network and batch that DQN is mostly compared by, and nothing that only one of them has.
 PLAIN_DQN = ("algorithm.n_step=1", "algorithm.double=false", "algorithm.layer_norm=false", "algorithm.target_every=500")
-DQN = ("algorithm.hidden=[256, 256]", "algorithm.batch_size=64", "replay.samples_per_insert=32", *PLAIN_DQN)
+ONE_SHARD = ("rollout.shards=1", "rollout.envs_per_shard=16")  # all env copies side by side, as the peer has them
+DQN = ("algorithm.hidden=[256, 256]", "algorithm.batch_size=64", "replay.samples_per_insert=32", *ONE_SHARD, *PLAIN_DQN)
 PIXELS = ("replay.capacity=20000", "replay.start=200", *PLAIN_DQN)
 TASKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ppo_cartpole", ()),
@@ -98,8 +101,9 @@ def _ours(config: Config, seconds: float, local: bool) -> float:
         result = Path(directory) / "run" / "result.json"
         limits = [f"stop.seconds={seconds}", "stop.return_mean=null", "stop.env_steps=1000000000"]
         quiet = ["evaluation.every=0", "evaluation.final_episodes=0", "track.mlflow=false", "track.video=false"]
-        where = "--local" if local else "cluster.start=wait"  # or else its beginning would be of Ray's start
-        _run(config, directory, "distrl", ["train", "{}", *limits, *quiet, "--quiet", where])
+        # On Ray its beginning would be of Ray's start.
+        where = ["--local", f"learner.threads={cpu_count()}"] if local else ["cluster.start=wait"]
+        _run(config, directory, "distrl", ["train", "{}", *limits, *quiet, "--quiet", *where])
         rate = json.loads(result.read_text(encoding="utf-8"))["env_steps_per_s"]
         if rate is None:
             raise UserError(f"--seconds {seconds:g} is over before an iteration of {config.env.id} is. Give more.")
