@@ -79,7 +79,7 @@ class A2C(ActorCritic):
         if s.minibatches > 1:
             whole = batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches)
             order = self.tensor(whole[: count // s.minibatches * s.minibatches])
-            columns = tuple(column[order] for column in columns)
+            columns = tuple(column.index_select(0, order) for column in columns)
         totals = torch.zeros(4, device=self.device)
         parts = (torch.split(column, count // s.minibatches) for column in columns)
         for obs, action, target, advantage in zip(*parts, strict=True):

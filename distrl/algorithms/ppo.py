@@ -99,7 +99,7 @@ class PPO(ActorCritic):
         epochs = []
         for epoch in range(s.epochs):
             order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration, epoch), size))
-            shuffled = (torch.split(column[order], size) for column in columns)
+            shuffled = (torch.split(column.index_select(0, order), size) for column in columns)
             parts = []
             for obs_, action_, acted_, began_, old_value_, target_, adv in zip(*shuffled, strict=True):
                 policy, new_value, pull = self.traced(obs_)

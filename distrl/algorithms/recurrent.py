@@ -98,14 +98,14 @@ class Recurrent(ActorCritic):
         network, known = cast("RecurrentNetwork", self.actor), self.sequences
         steps = len(known.begins) - 1
         chosen = obs.view(steps, -1)[0]  # of step 0 the row is the column
-        features = network.body(known.obs[obs]).view(steps, len(chosen), -1)
+        features = network.body(known.obs.index_select(0, obs)).view(steps, len(chosen), -1)
         memory = network.memory(features, known.first[chosen], known.begins[:-1, chosen]).flatten(0, 1)
         shown = network.shown(memory)
         return network.outputs(shown), self.critic.head(shown).squeeze(1)
 
     def policy(self, obs: Tensor, outputs: Tensor) -> Bound:
         """pi(.|s, h), by what the actor gives out for rows [B]."""
-        return super().policy(self.sequences.obs[obs], outputs)
+        return super().policy(self.sequences.obs.index_select(0, obs), outputs)
 
     def values(self, obs: Tensor) -> Array:
         """V(s, h) [...] for rows [...], with the weights that the update begins with."""

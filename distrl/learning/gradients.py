@@ -22,6 +22,7 @@ Step = Callable[[Tensor], tuple[Tensor, Back]]  # of what a part is given: what 
 Pull = Callable[..., None]  # of the gradients of a loss by what was asked for
 Trace = Callable[[Tensor], tuple[Tensor, Pull]]
 aten = torch.ops.aten
+NARROW = 32  # columns: a product with fewer of them is several times as fast where they are rows of what comes out
 
 
 def tracing(network: Network) -> Trace:
@@ -109,11 +110,14 @@ def linear(layer: nn.Linear, first: bool) -> Step:
         _grad(layer.weight),
         _grad(layer.bias),
     )
-    transposed = weight.t()
+    transposed, narrow = weight.t(), layer.in_features < min(NARROW, layer.out_features)
 
     def step(x: Tensor) -> tuple[Tensor, Back]:
         def back(g: Tensor) -> Tensor:
-            by_weight.addmm_(g.t(), x)
+            if narrow:
+                by_weight.add_((x.t() @ g).t())
+            else:
+                by_weight.addmm_(g.t(), x)
             by_bias.add_(g.sum(0))
             return g if first else g @ weight
 

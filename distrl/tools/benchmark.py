@@ -61,8 +61,9 @@ class Benchmark:
     memory: dict[str, float]  # peak MB (PSS) by process
     peak_memory: float  # peak MB of all processes together
     driver_s: float  # the driver's own time in an iteration, median
-    updates_per_s: float  # since the first one, by wall-clock
-    waiting: float  # the share of that time in which the learner did not learn
+    env_steps_per_s: float  # of training, since its first update, by wall-clock
+    updates_per_s: float  # in that time
+    waiting: float  # the share of it in which the learner did not learn
     config: Config
     replay: ReplayBenchmark | None = None
     cores: int = field(default_factory=cpu_count)
@@ -70,7 +71,7 @@ class Benchmark:
     @property
     def ratio(self) -> float:
         """Training's env steps/s as a share of pure simulation's."""
-        return float(self.result["env_steps_per_s"] / np.mean(self.simulation))
+        return float(self.env_steps_per_s / np.mean(self.simulation))
 
 
 def simulate(env: EnvSettings, seed: int, shards: list[int], copies: int, seconds: float) -> float:
@@ -211,8 +212,10 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
     return Benchmark((before, after), result, memory, peak, driver_s, *learning, config, replay)
 
 
-def while_learning(rows: list[dict[str, float]]) -> tuple[float, float]:
-    """Updates/s and the share of time that the learner waited, from the end of the first iteration with an update on.
+def while_learning(rows: list[dict[str, float]]) -> tuple[float, float, float]:
+    """Env steps/s, updates/s and the share of time that the learner waited, from the end of the first iteration with an update on.
+
+    The first one waits until the learner has its libraries, which is start-up.
 
     Raises:
         UserError: there were no two of them.
@@ -222,4 +225,5 @@ def while_learning(rows: list[dict[str, float]]) -> tuple[float, float]:
         raise UserError("Training was too short to measure: it ended before its second update. Raise --seconds.")
     wall = rest[-1]["time"] - first["time"]
     updates = sum(row.get("train/minibatches", 1.0) for row in rest)
-    return updates / wall, max(0.0, 1 - sum(row["time/learn_s"] for row in rest) / wall)
+    env_steps = rest[-1]["env_steps"] - first["env_steps"]
+    return env_steps / wall, updates / wall, max(0.0, 1 - sum(row["time/learn_s"] for row in rest) / wall)

@@ -46,14 +46,19 @@ def test_the_simulation_of_all_cores_is_the_sum_of_theirs() -> None:
     config = config_of(CARTPOLE, "rollout.shards=3")
     alone = simulate(config.env, 1, [0], 4, 0.2)
     assert 0 < simulate_all(config, 0.2) < 100 * alone
-    bench = Benchmark((100.0, 300.0), {"env_steps_per_s": 50.0}, {}, 0.0, 0.0, 0.0, 0.0, config)
+    bench = Benchmark((100.0, 300.0), {}, {}, 0.0, 0.0, 50.0, 0.0, 0.0, config)
     assert bench.ratio == 0.25
 
 
-def test_updates_and_waiting_are_counted_from_the_first_update_on() -> None:
-    filling = [{"time": float(t), "time/learn_s": 0.0, "train/minibatches": 0.0} for t in range(50)]
-    learning = [{"time": 50.0 + t, "time/learn_s": 0.75, "train/minibatches": 8.0} for t in range(5)]
-    assert while_learning(filling + learning) == (8.0, 0.25)
+def test_training_is_counted_from_the_first_update_on() -> None:
+    filling = [
+        {"time": float(t), "env_steps": 100.0 * t, "time/learn_s": 0.0, "train/minibatches": 0.0} for t in range(50)
+    ]
+    learning = [
+        {"time": 50.0 + t, "env_steps": 5000.0 + 40 * t, "time/learn_s": 0.75, "train/minibatches": 8.0}
+        for t in range(5)
+    ]
+    assert while_learning(filling + learning) == (40.0, 8.0, 0.25)
     with pytest.raises(UserError, match="--seconds"):
         while_learning(filling + learning[:1])
     with pytest.raises(UserError, match="--seconds"):
