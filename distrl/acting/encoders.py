@@ -17,6 +17,7 @@ from distrl.layouts import Part
 from distrl.types import Array, Arrays
 
 Convolution = tuple[Count, Count, Count]  # channels, kernel, stride
+AT_ONCE = 16  # images: more of them, cut up, are too large for a processor's caches
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,13 @@ def encode(encoder: Encoder, obs: Array, layers: Arrays) -> Array:
         return one_hot(x - np.array(part.start).reshape(part.shape), part.n)
     if not encoder.conv:
         return scaled(x, encoder.scale).reshape(len(x), -1)
-    last = encoder.channels_last
+    parts = [convolved(encoder, x[i : i + AT_ONCE], layers) for i in range(0, max(1, len(x)), AT_ONCE)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def convolved(encoder: Encoder, x: Array, layers: Arrays) -> Array:
+    """What the convolutions make of images [N, ...], [N, F]."""
+    last, images = encoder.channels_last, len(x)
     for i, ((_, kernel, stride), (channels, rows, columns)) in enumerate(
         zip(encoder.conv, encoder.sizes()[1:], strict=True)
     ):
@@ -96,7 +103,7 @@ def encode(encoder: Encoder, obs: Array, layers: Arrays) -> Array:
             squares = scaled(squares, encoder.scale)
         x = convolve(squares, layers[f"conv.{i}.weight"], size[1])
         x += layers[f"conv.{i}.bias"]
-        x = np.maximum(x, 0, out=x).reshape(len(obs), *size, channels)[:, :rows, :columns]
+        x = np.maximum(x, 0, out=x).reshape(images, *size, channels)[:, :rows, :columns]
         last = True
     return np.moveaxis(x, -1, 1).reshape(len(x), -1)
 

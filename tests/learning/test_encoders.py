@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from toys import states
 
-from distrl.acting.encoders import Encoder, encode
+from distrl.acting.encoders import AT_ONCE, Encoder, encode
 from distrl.acting.network import Network as NumpyNetwork
 from distrl.acting.network import NetworkSpec, single_threaded
 from distrl.acting.spaces import network_spec
@@ -40,7 +40,7 @@ def made(space: gym.Space[Any], body: Any = "auto") -> tuple[NumpyNetwork, Netwo
     return acting, Network(spec, acting.vector)
 
 
-def samples(space: gym.Space[Any], count: int = 12) -> Array:
+def samples(space: gym.Space[Any], count: int = AT_ONCE + 4) -> Array:
     space.seed(0)
     layout = observation_layout(space)
     return np.stack([layout.pack(space.sample()) for _ in range(count)])
