@@ -425,6 +425,11 @@ class LearnerSettings(Settings):
         "and kept when it is resumed",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of each learner; part of the arithmetic")
+    precision: Literal["full", "fast"] = Field(
+        default="full",
+        description="of matrix products on a GPU; part of the arithmetic. full: float32's 23 bits of a factor; fast: 10 (TF32). "
+        "The CPU's are full",
+    )
     slices: int = Field(
         default=1, ge=1, description="parts of a minibatch, whose gradients are summed in order; part of the arithmetic"
     )
@@ -436,6 +441,11 @@ class LearnerSettings(Settings):
 
     def check(self, config: Config) -> None:
         rows, name = config.algorithm.minibatch_rows(config), config.algorithm.name
+        if self.precision == "fast" and self.device == "cpu":
+            raise UserError(
+                "learner.precision is fast, which a GPU's matrix products can be, but learner.device is cpu. Set "
+                "learner.precision=full."
+            )
         for key in ("slices", "count"):
             if getattr(self, key) > 1 and not rows:
                 raise UserError(

@@ -81,6 +81,7 @@ ROWS: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     ((*PPO, "env.wrappers=[{name: select, kwargs: {indices: [9]}}]"), "from 0 to 3 are due. Change env.wrappers", ("env.wrappers=[{name: select, kwargs: {indices: [3]}}]",)),
     ((*PPO, "env.wrappers=[gymnasium.wrappers.NormalizeObservation]"), "set normalize.obs=true", ("env.wrappers=[]", "normalize.obs=true")),
     ((*PPO, "cluster.runners=3", "cluster.cpus_per_runner=100"), "Lower one of them", ("cluster.cpus_per_runner=0.1",)),
+    ((*PPO, "learner.device=cpu", "learner.precision=fast"), "Set learner.precision=full", ("learner.precision=full",)),
     ((*PPO, "learner.count=2"), "Set learner.count=1", ("learner.count=1",)),
     ((*PPO, "learner.count=2"), "or learner.slices=2", ("learner.slices=2",)),
     ((*PPO, "learner.slices=1000"), "Set at most 512", ("learner.slices=512",)),

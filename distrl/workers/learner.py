@@ -78,7 +78,7 @@ def _set_up_torch(settings: LearnerSettings) -> torch.device:
 
     _keep_freed_memory()
     torch.set_num_threads(settings.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # 10 bits of a float32's 23
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.precision == "fast"
     device = torch.device(choose_device(settings.device, 0 if settings.device == "cpu" else gpu_count()))
     if device.type == "cuda":  # on the CPU a fixed number of threads suffices, and this call takes 2 s
         torch.use_deterministic_algorithms(True)

@@ -215,9 +215,10 @@ def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(gpus: float) -> None
         choose_device("cuda", gpus)
 
 
-def test_no_gpu_may_round_factors_to_ten_bits() -> None:
+def test_a_gpu_rounds_factors_to_ten_bits_only_where_it_may() -> None:
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    for backend in backends:
-        backend.allow_tf32 = True
-    make_learner(config_of(CARTPOLE))
-    assert [backend.allow_tf32 for backend in backends] == [False, False]
+    for precision in ("fast", "full"):  # full last: it is for the whole process
+        for backend in backends:
+            backend.allow_tf32 = precision == "full"
+        make_learner(config_of(CARTPOLE, f"learner.precision={precision}"))
+        assert [backend.allow_tf32 for backend in backends] == [precision == "fast"] * 2
