@@ -47,7 +47,10 @@ def shared(memory: Any, runners: int, copies: int) -> Array:
 
 
 def runner(number: int, spec: NetworkSpec, weights: Array, memory: Any, sizes: tuple[int, int], turn: Any) -> None:
-    """Give out observations and wait for what to do; or act itself. `turn`: (its own, the worker's) semaphores, a barrier, calls."""
+    """Give out observations and wait for what to do; or act itself.
+
+    `turn`: the worker's semaphore, the runners', a barrier, how many calls, whether to ask the worker.
+    """
     asked, told, begin, calls, central = turn
     single_threaded()
     network, place = Network(spec), shared(memory, *sizes)[number]

@@ -64,9 +64,8 @@ class Ring:
     def at(self, places: Array) -> Tensor:
         """Observations [..., shape of a row]; of frames these are stacks."""
         assert self.rows is not None
-        found = self.rows.index_select(
-            0, self._sent(places).flatten()
-        )  # on a CPU ten times as fast as self.rows[places]
+        # On a CPU ten times as fast as self.rows[places].
+        found = self.rows.index_select(0, self._sent(places).flatten())
         return found.view(*places.shape, *self.rows.shape[1:])
 
     def _placed(self, batches: Sequence[Batch]) -> list[Batch]:

@@ -315,10 +315,13 @@ def some_of(batch: Batch, updates: slice) -> Batch:
     return Batch(*(array[updates] for array in vars(batch).values() if array is not None))
 
 
-def test_minibatches_come_one_after_the_other_however_they_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", [{"double": True}, {"double": False}, {"munchausen": {}}], ids=str)
+def test_minibatches_come_one_after_the_other_however_they_are_grouped(
+    target: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The target network is asked for many at once; that must not let it be asked too early or too late."""
     b = random_batch(25)
-    whole, single, grouped = make_dqn(target_every=4), make_dqn(target_every=4), make_dqn(target_every=4)
+    whole, single, grouped = (make_dqn(target_every=4, **target) for _ in range(3))
     whole_errors = whole.learn(b, 0, 0.0)[1]
     parts = [some_of(b, slice(u, u + 1)) for u in range(25)]
     single_errors = np.concatenate([single.learn(part, 0, 0.0)[1] for part in parts])

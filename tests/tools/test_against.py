@@ -14,6 +14,7 @@ from distrl import load_config
 from distrl.cli import app
 from distrl.envs.make import make_env
 from distrl.errors import UserError
+from distrl.settings import Config
 from distrl.tools import against, peer_rllib, peer_sb3
 
 
@@ -96,6 +97,21 @@ def test_rllib_sees_the_channels_of_images_last() -> None:
     (mine, _), (turned, _) = ours.reset(seed=1), theirs.reset(seed=1)
     assert turned in theirs.observation_space
     assert np.array_equal(mine[3, 10], turned[10, :, 3])
+
+
+def test_in_one_process_our_learner_has_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the config that the run itself wrote down."""
+    seen, run = [], against._run
+
+    def watched(config: Config, directory: str, *task: Any) -> str:
+        said = run(config, directory, *task)
+        seen.append(load_config(f"{directory}/run/config.yaml").learner.threads)
+        return said
+
+    monkeypatch.setattr(against, "_run", watched)
+    monkeypatch.setattr(against, "cpu_count", lambda: 3)
+    assert against._ours(config_of(CARTPOLE), 1.0, local=True) > 0
+    assert seen == [3]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in against.PEERS])
