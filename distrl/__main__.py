@@ -20,7 +20,9 @@ def main() -> None:
             with signals.handled(signals.interrupt):
                 run()
         except KeyboardInterrupt:
-            sys.exit(130)
+            signals.exit_with(130)
+        except SystemExit as ended:
+            signals.exit_with(ended.code)
 
 
 if __name__ == "__main__":

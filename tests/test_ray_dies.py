@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,25 @@ def test_a_run_outlives_its_ray(victim: str, base: dict[str, Any], temporary: Pa
     assert result_of(run_dir)["evaluation"] == result_of(whole)["evaluation"]
     iterations = [json.loads(row)["iteration"] for row in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert iterations == list(range(200 + 2))
+
+
+@pytest.mark.timeout(300)
+def test_so_does_one_that_was_left_behind(temporary: Path, tmp_path: Path) -> None:
+    """As by nohup: the parent has ended, and Ray's client would take this process for one that has no raylet to wait for."""
+    told, run_dir, config = tmp_path / "told", tmp_path / "run", write(tmp_path, SMALL)
+    command = [sys.executable, "-m", "distrl", "train", config, f"run_dir={run_dir}", "stop.env_steps=51200", "-q"]
+    behind = f"{shlex.join(command)} > /dev/null 2> {told} & echo $!"
+    left = subprocess.run(["sh", "-c", behind], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True)
+    process, rows = psutil.Process(int(left.stdout)), run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not rows.exists() or rows.read_text().count("\n") < 25:
+        assert process.is_running() and time.monotonic() < deadline, told.read_text()
+        time.sleep(0.05)
+    [raylet] = [p for p in process.children(recursive=True) if p.name() == "raylet"]
+    raylet.kill()
+    process.wait(200)
+    assert "warning: the run goes on in another Ray" in told.read_text()
+    assert result_of(run_dir)["status"] == "finished"
 
 
 def janitor_of(process: psutil.Popen) -> psutil.Process:

@@ -83,6 +83,9 @@ for attempt in range(50):
 
 T = TypeVar("T")
 _MARK = "DISTRL_RAY_DIRECTORY"  # in the environment of all that Ray starts, for the janitor
+# Whose end Ray's C++ half ends this process for, in silence, where its raylet does not answer; by default its parent's, which
+# is long gone where a run was left behind (nohup) or is a service. Of a raylet that is lost `check` tells.
+_RAYLET = "RAY_RAYLET_PID"
 _ALIVE = "alive"  # a file in the directory of a run's own Ray, which the driver keeps locked while it lives
 _SOCKET = (
     "/distrl-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # how long one is at most
@@ -154,8 +157,9 @@ class RayConnection:
         self._put_back = signals.keep()
         self._gone = ""  # why, of a Ray that was joined and does not answer any more
         self._alive: IO[str] | None = None
-        names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_IGNORE_UNHANDLED_ERRORS", _MARK)
+        names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_IGNORE_UNHANDLED_ERRORS", _RAYLET, _MARK)
         self._environment = {name: os.environ.get(name) for name in names}
+        os.environ[_RAYLET] = str(os.getpid())
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
         # A history of calls that grows for hours: none.
@@ -233,7 +237,7 @@ class RayConnection:
             self._leave.wait()  # they end with the thread that began them
             sys.modules["ray"].shutdown()
 
-        self._keeper = threading.Thread(target=live, name="ray", daemon=True)
+        self._keeper = threading.Thread(target=live, name=signals.RAY_STARTS, daemon=True)
         self._keeper.start()
 
     def up(self, wait_s: float = 0) -> bool:
