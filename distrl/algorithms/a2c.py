@@ -21,7 +21,7 @@ from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
 from distrl.algorithms.recurrent import Recurrent
 from distrl.errors import UserError
-from distrl.learning.losses import explained_variance, policy_gradient, value_loss
+from distrl.learning.losses import explained_variance, normalised, policy_gradient, value_loss
 from distrl.learning.schedules import Rate, Schedule
 from distrl.seeding import stream
 from distrl.settings import Config
@@ -74,25 +74,27 @@ class A2C(ActorCritic):
         if s.normalize_value:
             self.scale.update(batch.target)
         per_step = (self.scale.apply(batch.target), batch.advantage)
-        columns = (batch.obs, batch.action, *(self.tensor(x).flatten() for x in per_step))
+        columns = [batch.obs, batch.action, *(self.tensor(x).flatten() for x in per_step)]
         count = len(batch.obs)
         if s.minibatches > 1:
             whole = batch.order(stream(self.seed, "minibatch", iteration), count // s.minibatches)
             order = self.tensor(whole[: count // s.minibatches * s.minibatches])
-            columns = tuple(column.index_select(0, order) for column in columns)
-        totals = torch.zeros(4, device=self.device)
-        parts = (torch.split(column, count // s.minibatches) for column in columns)
-        for obs, action, target, advantage in zip(*parts, strict=True):
+            columns = [column.index_select(0, order) for column in columns]
+        if s.normalize_advantage:
+            columns[-1] = normalised(columns[-1], count // s.minibatches)
+        parts = []
+        for minibatch in zip(*(torch.split(column, count // s.minibatches) for column in columns), strict=True):
+            obs, action, target, advantage = minibatch
             policy, value, pull = self.traced(obs)
-            if s.normalize_advantage:
-                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-            policy_loss, by_log_prob = policy_gradient(policy.log_prob(action), advantage)
-            v_loss, by_value = value_loss(value, target, value, None)
+            gain, by_log_prob = policy_gradient(policy.log_prob(action), advantage)
+            squares, by_value = value_loss(value, target, value, None)
             pull(policy.gradient(action, by_log_prob, -entropy_coef / len(value)), s.value_coef * by_value)
             norm = self.optimizer.descend(rates)
-            totals += torch.stack([policy_loss, v_loss, policy.entropy().mean(), norm])
+            parts.append((gain, squares, policy.entropy(), norm[None]))
+        gain, squares, entropy, norm = (torch.cat(x) for x in zip(*parts, strict=True))
+        means = torch.stack([x.mean() for x in (-gain, 0.5 * squares, entropy, norm)])
         names = ("policy_loss", "value_loss", "entropy", "grad_norm")
-        return dict(zip(names, (totals / s.minibatches).tolist(), strict=True)) | {
+        return dict(zip(names, means.tolist(), strict=True)) | {
             "staleness_kl": batch.staleness,
             "explained_variance": explained_variance(batch.value, batch.target),
             "learning_rate": rates["actor"],

@@ -24,7 +24,7 @@ from distrl.algorithms.actor_critic import initial_weights as initial_weights
 from distrl.algorithms.actor_critic import make_policy as make_policy
 from distrl.algorithms.recurrent import Recurrent
 from distrl.errors import UserError
-from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, value_loss
+from distrl.learning.losses import approximate_kl, clipped_surrogate, explained_variance, normalised, value_loss
 from distrl.learning.schedules import KLControl, Rate, Schedule
 from distrl.seeding import stream
 from distrl.settings import Config
@@ -93,28 +93,29 @@ class PPO(ActorCritic):
         if s.normalize_value:
             self.scale.update(batch.target)
         per_step = (old_value, self.scale.apply(batch.target), batch.advantage)
-        columns = (batch.obs, batch.action, batch.acted, batch.began, *(self.tensor(x).flatten() for x in per_step))
+        columns = (batch.obs, batch.action, batch.acted, *(self.tensor(x).flatten() for x in per_step))
 
         count, size = len(batch.obs), s.minibatch_size
         epochs = []
         for epoch in range(s.epochs):
             order = self.tensor(batch.order(stream(self.seed, "minibatch", iteration, epoch), size))
-            shuffled = (torch.split(column.index_select(0, order), size) for column in columns)
+            shuffled = [column.index_select(0, order) for column in columns]
+            if s.normalize_advantage:
+                shuffled[-1] = normalised(shuffled[-1], size)
             parts = []
-            for obs_, action_, acted_, began_, old_value_, target_, adv in zip(*shuffled, strict=True):
-                policy, new_value, pull = self.traced(obs_)
-                log_prob = policy.log_prob(action_)
-                log_ratio = log_prob - acted_
-                if s.normalize_advantage:
-                    adv = (adv - adv.mean()) / (adv.std() + 1e-8)
-                policy_loss, by_log_prob = clipped_surrogate(log_ratio, adv, clip)
-                v_loss, by_value = value_loss(new_value, target_, old_value_, s.value_clip)
-                pull(policy.gradient(action_, by_log_prob, -entropy_coef / size), s.value_coef * by_value)
+            for minibatch in zip(*(torch.split(column, size) for column in shuffled), strict=True):
+                obs, action, acted, old, target, advantage = minibatch
+                policy, value, pull = self.traced(obs)
+                log_prob = policy.log_prob(action)
+                surrogate, by_log_prob = clipped_surrogate(log_prob - acted, advantage, clip)
+                squares, by_value = value_loss(value, target, old, s.value_clip)
+                pull(policy.gradient(action, by_log_prob, -entropy_coef / size), s.value_coef * by_value)
                 norm = self.optimizer.descend(rates)
-                parts.append((policy_loss, v_loss, policy.entropy(), log_prob - began_, log_ratio, norm))
-            p_loss, v_loss, entropy, change, log_ratio, norm = (torch.stack(x) for x in zip(*parts, strict=True))
-            kl, clipped = approximate_kl(change), ((log_ratio.exp() - 1).abs() > clip).float()
-            epochs.append(torch.stack([x.mean() for x in (p_loss, v_loss, entropy, kl, clipped, norm)]))
+                parts.append((surrogate, squares, policy.entropy(), log_prob, norm[None]))
+            surrogate, squares, entropy, log_prob, norm = (torch.cat(x) for x in zip(*parts, strict=True))
+            kl = approximate_kl(log_prob - batch.began.index_select(0, order))
+            clipped = ((log_prob - shuffled[2]).expm1().abs() > clip).float()
+            epochs.append(torch.stack([x.mean() for x in (-surrogate, 0.5 * squares, entropy, kl, clipped, norm)]))
             if s.target_kl is not None and kl.item() > 1.5 * s.target_kl:
                 break
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")

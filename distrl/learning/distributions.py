@@ -57,7 +57,8 @@ class BoundCategorical:
         self.entropies = -(self.probs * self.log_probs).sum(0)
 
     def index(self, raw: Tensor) -> Tensor:
-        return (raw.long() - self.start)[None]
+        chosen = raw.long()
+        return (chosen - self.start if self.start else chosen)[None]
 
     def log_prob(self, raw: Tensor) -> Tensor:
         return self.log_probs.gather(0, self.index(raw)).squeeze(0)
@@ -132,9 +133,15 @@ class BoundGaussian:
         self.free = (self.log_std == log_std).float() if distribution.state_dependent else None  # where it is no bound
 
     def log_prob(self, raw: Tensor) -> Tensor:
-        raw = raw.float()
-        log_prob = -0.5 * ((raw - self.mean) / self.std).square() - self.log_std - 0.5 * log(2 * pi)
-        return (log_prob - log_slope(raw) if self.squash else log_prob).sum(1)
+        """-z^2 / 2 - log std - log(2 pi) / 2, summed over components;   z = (u - mean) / std"""
+        z = self.standard(raw)
+        minus = torch.addcmul(self.log_std, z, z, value=0.5)
+        if self.squash:
+            minus = minus + log_slope(raw.float())
+        return -0.5 * log(2 * pi) * z.shape[1] - minus.sum(1)
+
+    def standard(self, raw: Tensor) -> Tensor:
+        return (raw.float() - self.mean) / self.std
 
     def entropy(self) -> Tensor:
         """Of tanh(u) that of u and E[log_slope(u)]: by Gauss-Hermite quadrature, as no closed form is known."""
@@ -160,8 +167,9 @@ class BoundGaussian:
 
         Squashed, H has E[d log_slope(u) / du du / d mean] beside, and likewise of log std; see `entropy`.
         """
-        z, each = (raw.float() - self.mean) / self.std, by_log_prob[:, None]
-        by_mean, by_log_std = z / self.std * each, (z.square() - 1) * each + by_entropy
+        z, each = self.standard(raw), by_log_prob[:, None]
+        weighed = z * each
+        by_mean, by_log_std = weighed / self.std, torch.addcmul(by_entropy - each, z, weighed)
         if self.squash:
             nodes, weights, drawn = self.drawn()
             slope = -2 * drawn.tanh()

@@ -1,9 +1,9 @@
 """Gradients of networks by the chain rule: written out for layers of the usual kinds, recorded by autograd for others.
 
-What is traced gives its outputs, and a function that takes the gradient of a loss by them and adds those by the parameters
-to where autograd would add them (`parameter.grad`, see `distrl.learning.optimizer.FlatParameters`, which must be made before:
-where parameters and gradients lie is looked up once). For small networks that is faster: autograd records every operation,
-finds it again, and keeps what could be overwritten.
+What is traced gives its outputs, and a function that takes the gradient of a loss by them, once, and puts those by the
+parameters to where autograd would (`parameter.grad`, 0 before; see `distrl.learning.optimizer.FlatParameters`, which must be
+made before: where parameters and gradients lie is looked up once). For small networks that is faster: autograd records every
+operation, finds it again, and keeps what could be overwritten.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def written_out(network: Network) -> Trace:
 
         def pull(g: Tensor) -> None:
             if by_free is not None:
-                by_free.add_(g[:, count:].sum(0))
+                torch.sum(g[:, count:], 0, out=by_free)
                 g = g[:, :count]
             g = back_head(g)
             for back in reversed(backs):
@@ -115,10 +115,10 @@ def linear(layer: nn.Linear, first: bool) -> Step:
     def step(x: Tensor) -> tuple[Tensor, Back]:
         def back(g: Tensor) -> Tensor:
             if narrow:
-                by_weight.add_((x.t() @ g).t())
+                by_weight.copy_((x.t() @ g).t())
             else:
-                by_weight.addmm_(g.t(), x)
-            by_bias.add_(g.sum(0))
+                torch.mm(g.t(), x, out=by_weight)
+            torch.sum(g, 0, out=by_bias)
             return g if first else g @ weight
 
         return torch.addmm(bias, x, transposed), back
@@ -136,8 +136,8 @@ def normed(norm: nn.LayerNorm, first: bool) -> Step:
 
         def back(g: Tensor) -> Tensor:
             dx, dw, dc = aten.native_layer_norm_backward(g, x, shape, mean, scale, weight, bias, [True] * 3)
-            by_weight.add_(dw)
-            by_bias.add_(dc)
+            by_weight.copy_(dw)
+            by_bias.copy_(dc)
             return cast(Tensor, dx)
 
         return y, back

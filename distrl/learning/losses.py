@@ -89,32 +89,38 @@ def vtrace(
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """PPO's policy loss (Schulman et al. 2017, arXiv:1707.06347, equation 7), to be minimised; a scalar.
+    """PPO's objective (Schulman et al. 2017, arXiv:1707.06347, equation 7) in each of B steps, [B]; the loss is -E[L].
 
-        L = -E[ min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) ],   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
+        L = min(r A, clip(r, 1 - epsilon, 1 + epsilon) A),   r = pi(a|s) / pi_behaviour(a|s) = exp(log_ratio)
 
-    And its gradient by log_ratio, or by log pi(a|s), [B]: -r A / B where r A is the smaller one, else 0.
+    And the gradient of the loss by log_ratio, or by log pi(a|s), [B]: -r A / B where r A is the smaller one, else 0.
     """
     _check_alike(log_ratio, advantage)
     ratio = log_ratio.exp()
     plain, clipped = ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage
-    return -plain.minimum(clipped).mean(), plain * (plain <= clipped) / -len(plain)
+    return plain.minimum(clipped), plain * (plain <= clipped) / -len(plain)
 
 
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
-    """-E[ log pi(a|s) A ], whose gradient is that of the expected return (Sutton et al. 2000); a scalar for [B] each.
+    """log pi(a|s) A in each of B steps, [B]; the gradient of its mean is that of the expected return (Sutton et al. 2000).
 
-    And its gradient by log pi(a|s), [B].
+    And the gradient of the loss, which is minus that mean, by log pi(a|s), [B].
     """
     _check_alike(log_prob, advantage)
-    return -(log_prob * advantage).mean(), advantage / -len(advantage)
+    return log_prob * advantage, advantage / -len(advantage)
+
+
+def normalised(advantage: Tensor, size: int) -> Tensor:
+    """To mean 0 and deviation 1 in each minibatch of `size` steps, which lie one behind the other; [B], also fewer than `size`."""
+    each = advantage.view(-1, min(size, len(advantage)))
+    return ((each - each.mean(1, keepdim=True)) / (each.std(1, keepdim=True) + 1e-8)).flatten()
 
 
 def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
-    """Half the mean squared error of V; with `clip`, V's change is clipped as PPO clips the ratio; a scalar.
+    """(V - R)^2 in each of B steps, [B]; the loss is half the mean. With `clip`, V's change is clipped as PPO clips the ratio.
 
-    The clipped form is the one of the PPO reference code: E[max((V - R)^2, (V_old + clip(V - V_old) - R)^2)] / 2.
-    And its gradient by V, [B]: (V - R) / B where the former is the larger one, else 0.
+    The clipped form is the one of the PPO reference code: max((V - R)^2, (V_old + clip(V - V_old) - R)^2).
+    And the gradient of the loss by V, [B]: (V - R) / B where the former is the larger one, else 0.
     """
     _check_alike(value, target, old_value)
     error = value - target
@@ -122,7 +128,7 @@ def value_loss(value: Tensor, target: Tensor, old_value: Tensor, clip: float | N
     if clip is not None:
         clipped = (old_value + (value - old_value).clamp(-clip, clip) - target).square()
         squares, gradient = squares.maximum(clipped), gradient * (squares >= clipped)
-    return 0.5 * squares.mean(), gradient
+    return squares, gradient
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:

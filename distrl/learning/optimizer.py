@@ -62,6 +62,17 @@ def fused_adam_step(
 adam_step = fused_adam_step if hasattr(torch, "_fused_adam_") else plain_adam_step
 
 
+def clip_norms(gradients: list[Tensor], most: float | None) -> list[Tensor]:
+    """g = g / max(1, |g| / most) in place (Pascanu et al. 2013, arXiv:1211.5063), each by itself; returns the norms before."""
+    norms = torch._foreach_norm(gradients)
+    if most is not None:
+        longer = torch._foreach_div(norms, most)
+        torch._foreach_clamp_min_(longer, 1.0)
+        torch._foreach_reciprocal_(longer)
+        torch._foreach_mul_(gradients, longer)
+    return list(norms)
+
+
 class Optimizer:
     """Steps on flat vectors, each with a learning rate of its own; `moments` of each are kept beside it."""
 
@@ -70,20 +81,16 @@ class Optimizer:
     def __init__(self, parameters: dict[str, FlatParameters], eps: float, max_grad_norm: float | None = None) -> None:
         """`max_grad_norm`: of each vector's gradient by itself, so that none shrinks another's; None: any."""
         self.parameters, self.eps, self.max_grad_norm = parameters, eps, max_grad_norm
+        self.grads = [vector.grad for vector in parameters.values()]
         self.kept = {name: {kind: torch.zeros_like(p.grad) for kind in self.moments} for name, p in parameters.items()}
         # float32, as the fused step wants it
         self.t = torch.zeros((), device=next(iter(parameters.values())).vector.device)
 
     def descend(self, lr: dict[str, float]) -> Tensor:
         """One step down the gradients, which are 0 behind it; returns the norm of all before clipping, a scalar. `lr` by name."""
-        gradients = [parameters.grad for parameters in self.parameters.values()]
-        norms: list[Tensor] = [torch.linalg.vector_norm(g) for g in gradients]
-        if self.max_grad_norm is not None:
-            for g, length in zip(gradients, norms, strict=True):
-                g.mul_((length + 1e-6).reciprocal_().mul_(self.max_grad_norm).clamp_(max=1.0))
+        norms = clip_norms(self.grads, self.max_grad_norm)
         self.step(lr)
-        for g in gradients:
-            g.zero_()
+        torch._foreach_zero_(self.grads)
         norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         return norm
 

@@ -20,6 +20,7 @@ from distrl.learning.losses import (
     huber_loss,
     huber_slope,
     munchausen_bonus,
+    normalised,
     policy_gradient,
     td_target,
     value_loss,
@@ -166,18 +167,28 @@ def test_clipped_surrogate_and_its_gradient_by_hand(
     ratio: float, advantage: float, loss: float, gradient: float
 ) -> None:
     found, slope = clipped_surrogate(torch.tensor([math.log(ratio)]), torch.tensor([advantage]), 0.2)
-    assert found.item() == pytest.approx(loss, abs=1e-6)
+    assert -found.item() == pytest.approx(loss, abs=1e-6)
     assert slope.item() == pytest.approx(gradient, abs=1e-6)
 
 
-def test_clipped_surrogate_is_a_mean_and_never_better_than_the_plain_one() -> None:
+def test_clipped_surrogate_is_never_better_than_the_plain_one() -> None:
     generator = torch.Generator().manual_seed(0)
     log_ratio, advantage = torch.randn(2, 500, generator=generator)
-    each = torch.stack([clipped_surrogate(r[None], a[None], 0.1)[0] for r, a in zip(log_ratio, advantage, strict=True)])
-    assert clipped_surrogate(log_ratio, advantage, 0.1)[0].item() == pytest.approx(each.mean().item(), rel=1e-5)
-    assert (each >= -log_ratio.exp() * advantage - 1e-6).all()
-    wide, _ = clipped_surrogate(log_ratio, advantage, 1e9)
-    assert wide.item() == pytest.approx(-(log_ratio.exp() * advantage).mean().item(), rel=1e-5)
+    plain = log_ratio.exp() * advantage
+    assert (clipped_surrogate(log_ratio, advantage, 0.1)[0] <= plain + 1e-6).all()
+    torch.testing.assert_close(clipped_surrogate(log_ratio, advantage, 1e9)[0], plain)
+
+
+@pytest.mark.parametrize("size", [2, 8, 24, 100])
+def test_advantages_are_normalised_in_each_minibatch(size: int) -> None:
+    advantage = torch.randn(24, generator=torch.Generator().manual_seed(1)) * 3 + 5
+    wanted = []
+    for part in advantage.split(size):
+        values = part.tolist()
+        mean = sum(values) / len(values)
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in values) / (len(values) - 1))
+        wanted += [(x - mean) / (deviation + 1e-8) for x in values]
+    assert normalised(advantage, size).tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 # --- the value loss ---------------------------------------------------------------------------------------------
@@ -197,20 +208,25 @@ def test_value_loss_and_its_gradient_by_hand(
     value: float, target: float, old: float, clip: float | None, loss: float, gradient: float
 ) -> None:
     found, slope = value_loss(torch.tensor([value]), torch.tensor([target]), torch.tensor([old]), clip)
-    assert found.item() == pytest.approx(loss)
+    assert 0.5 * found.item() == pytest.approx(loss)
     assert slope.item() == pytest.approx(gradient)
 
 
 # --- gradients of losses ----------------------------------------------------------------------------------------
 
 
+def mean_of(weight: float, each: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss that a gradient is of, which is made of what each step has."""
+    return weight * each.mean(), gradient
+
+
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda x, y, _: clipped_surrogate(x, y, 0.2),
-        lambda x, y, _: policy_gradient(x, y),
-        lambda x, y, z: value_loss(x, y, z, None),
-        lambda x, y, z: value_loss(x, y, z, 0.3),
+        lambda x, y, _: mean_of(-1, *clipped_surrogate(x, y, 0.2)),
+        lambda x, y, _: mean_of(-1, *policy_gradient(x, y)),
+        lambda x, y, z: mean_of(0.5, *value_loss(x, y, z, None)),
+        lambda x, y, z: mean_of(0.5, *value_loss(x, y, z, 0.3)),
         lambda x, y, _: (huber_loss(x, y, None).sum(), huber_slope(x, y, None)),
         lambda x, y, _: (huber_loss(x, y, 0.7).sum(), huber_slope(x, y, 0.7)),
     ],
