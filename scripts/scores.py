@@ -28,6 +28,7 @@ from distrl.presets import DIRECTORY, presets, scores
 from distrl.types import Evaluation
 
 RESULTS = Path(__file__).parent.parent / ".github" / "RESULTS.md"
+SCORES = DIRECTORY / "scores.json"
 BEGIN, END = "<!-- scores -->", "<!-- /scores -->"
 
 
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", metavar="PRESET")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, default=DIRECTORY / "scores.json")
+    parser.add_argument("--out", type=Path, default=SCORES)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     known = scores()
@@ -137,7 +138,8 @@ def main() -> None:
                 known[preset]["against"] = games(results)
             print(preset, json.dumps(known[preset]), flush=True)
             arguments.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    write_table(known)
+    if arguments.out == SCORES:
+        write_table(known)
 
 
 if __name__ == "__main__":
