@@ -19,50 +19,65 @@ from distrl.learning.networks import Body, Network, Part
 
 Back = Callable[[Tensor], Tensor]  # of the gradient by what a part gives out: that by what it was given
 Step = Callable[[Tensor], tuple[Tensor, Back]]  # of what a part is given: what it gives out
-Pull = Callable[..., None]  # of the gradients of a loss by what was asked for
+Pull = Callable[..., object]  # of the gradients of a loss by what was asked for
 Trace = Callable[[Tensor], tuple[Tensor, Pull]]
 aten = torch.ops.aten
-NARROW = 32  # columns: a product with fewer of them is several times as fast where they are rows of what comes out
+NARROW = 32  # columns: a product with fewer is up to several times as fast where they are rows of what comes out
 
 
 def tracing(network: Network) -> Trace:
     """From obs, [B, ...], to what the network makes of them, [B, K], and what takes the gradient of a loss by that, [B, K]."""
-    spec = network.spec
-    if type(network) is Network and isinstance(spec, NetworkSpec) and not any(e.conv for e in spec.encoders):
-        return written_out(network)
+    if written(network):
+        body, head = of_body(network), of_head(network)
 
-    def trace(obs: Tensor) -> tuple[Tensor, Pull]:
+        def trace(obs: Tensor) -> tuple[Tensor, Pull]:
+            features, back = body(obs)
+            outputs, back_head = head(features)
+            return outputs, lambda g: back(back_head(g))
+
+        return trace
+
+    def trace_recorded(obs: Tensor) -> tuple[Tensor, Pull]:
         (outputs,), pull = recorded(lambda x: (network(x),), obs)
         return outputs, pull
 
-    return trace
+    return trace_recorded
 
 
 def tracing_pair(actor: Network, critic: Network, shared_body: bool) -> Callable[[Tensor], tuple[Tensor, Tensor, Pull]]:
     """From obs to what an actor makes of them, [B, K], V [B], and what takes the gradients of a loss by the two."""
-    if shared_body:  # of the critic only the head is used
+    if not shared_body:
+        trace_actor, trace_critic = tracing(actor), tracing(critic)
 
-        def both(obs: Tensor) -> tuple[Tensor, Tensor]:
-            features = actor.body(obs)
-            return actor.outputs(features), critic.head(features)
+        def trace(obs: Tensor) -> tuple[Tensor, Tensor, Pull]:
+            (outputs, pull_actor), (value, pull_critic) = trace_actor(obs), trace_critic(obs)
 
-        def trace_both(obs: Tensor) -> tuple[Tensor, Tensor, Pull]:
-            (outputs, value), pull = recorded(both, obs)
-            return outputs, value.squeeze(1), lambda g, by_value: pull(g, by_value[:, None])
+            def pull(g: Tensor, by_value: Tensor) -> None:
+                pull_actor(g)
+                pull_critic(by_value[:, None])
 
-        return trace_both
-    trace_actor, trace_critic = tracing(actor), tracing(critic)
+            return outputs, value.squeeze(1), pull
 
-    def trace(obs: Tensor) -> tuple[Tensor, Tensor, Pull]:
-        (outputs, pull_actor), (value, pull_critic) = trace_actor(obs), trace_critic(obs)
+        return trace
+    if written(actor):  # of the critic only the head is used
+        body, head, value_head = of_body(actor), of_head(actor), of_head(critic)
 
-        def pull(g: Tensor, by_value: Tensor) -> None:
-            pull_actor(g)
-            pull_critic(by_value[:, None])
+        def trace_shared(obs: Tensor) -> tuple[Tensor, Tensor, Pull]:
+            features, back = body(obs)
+            (outputs, back_head), (value, back_value) = head(features), value_head(features)
+            return outputs, value.squeeze(1), lambda g, by_value: back(back_head(g) + back_value(by_value[:, None]))
 
-        return outputs, value.squeeze(1), pull
+        return trace_shared
 
-    return trace
+    def both(obs: Tensor) -> tuple[Tensor, Tensor]:
+        features = actor.body(obs)
+        return actor.outputs(features), critic.head(features)
+
+    def trace_both(obs: Tensor) -> tuple[Tensor, Tensor, Pull]:
+        (outputs, value), pull = recorded(both, obs)
+        return outputs, value.squeeze(1), lambda g, by_value: pull(g, by_value[:, None])
+
+    return trace_both
 
 
 def recorded(call: Callable[[Tensor], tuple[Tensor, ...]], obs: Tensor) -> tuple[list[Tensor], Pull]:
@@ -72,34 +87,51 @@ def recorded(call: Callable[[Tensor], tuple[Tensor, ...]], obs: Tensor) -> tuple
     return [x.detach() for x in outputs], lambda *gradients: torch.autograd.backward(outputs, gradients)
 
 
-def written_out(network: Network) -> Trace:
-    """As `tracing`, of a network of linear layers, layer norms, activations and free outputs."""
-    body, count, free = cast(Body, network.body), network.spec.outputs, network.spec.free
+def written(network: Network) -> bool:
+    """Whether all of its layers are of kinds whose gradients are written out."""
+    spec = network.spec
+    return type(network) is Network and isinstance(spec, NetworkSpec) and not any(e.conv for e in spec.encoders)
+
+
+def of_body(network: Network) -> Step:
+    """Linear layers, layer norms and activations; nobody asks for the gradient by what was observed."""
+    body = cast(Body, network.body)
     kinds = [(part, STEPS[type(part) if isinstance(part, nn.Module) else part]) for part in body.parts()]
     steps = [kind(part, not i) for i, (part, kind) in enumerate(kinds)]
-    head = linear(network.head, not steps)
-    free_outputs, by_free = (network.free.detach(), _grad(network.free)) if free else (None, None)
 
-    def trace(obs: Tensor) -> tuple[Tensor, Pull]:
+    def step(obs: Tensor) -> tuple[Tensor, Back]:
         x, backs = body.encode(obs), list[Back]()
-        for step in steps:
-            x, back = step(x)
-            backs.append(back)
+        for part in steps:
+            x, back_part = part(x)
+            backs.append(back_part)
+
+        def back(g: Tensor) -> Tensor:
+            for back_part in reversed(backs):
+                g = back_part(g)
+            return g
+
+        return x, back
+
+    return step
+
+
+def of_head(network: Network) -> Step:
+    """A linear layer, and free outputs behind it."""
+    head = linear(network.head, not cast(Body, network.body).parts())
+    if not network.spec.free:
+        return head
+    count, free, by_free = network.spec.outputs, network.free.detach(), _grad(network.free)
+
+    def step(x: Tensor) -> tuple[Tensor, Back]:
         outputs, back_head = head(x)
 
-        def pull(g: Tensor) -> None:
-            if by_free is not None:
-                torch.sum(g[:, count:], 0, out=by_free)
-                g = g[:, :count]
-            g = back_head(g)
-            for back in reversed(backs):
-                g = back(g)
+        def back(g: Tensor) -> Tensor:
+            torch.sum(g[:, count:], 0, out=by_free)
+            return back_head(g[:, :count])
 
-        if free_outputs is not None:
-            outputs = torch.cat([outputs, free_outputs.expand(len(outputs), -1)], dim=1)
-        return outputs, pull
+        return torch.cat([outputs, free.expand(len(outputs), -1)], dim=1), back
 
-    return trace
+    return step
 
 
 def linear(layer: nn.Linear, first: bool) -> Step:
@@ -110,18 +142,20 @@ def linear(layer: nn.Linear, first: bool) -> Step:
         _grad(layer.weight),
         _grad(layer.bias),
     )
-    transposed, narrow = weight.t(), layer.in_features < min(NARROW, layer.out_features)
+    transposed, column = weight.t(), bias[:, None]
+    few_in = layer.in_features < min(NARROW, layer.out_features)
+    few_out = layer.out_features < min(NARROW, layer.in_features)
 
     def step(x: Tensor) -> tuple[Tensor, Back]:
         def back(g: Tensor) -> Tensor:
-            if narrow:
+            if few_in:
                 by_weight.copy_((x.t() @ g).t())
             else:
                 torch.mm(g.t(), x, out=by_weight)
             torch.sum(g, 0, out=by_bias)
             return g if first else g @ weight
 
-        return torch.addmm(bias, x, transposed), back
+        return torch.addmm(column, weight, x.t()).t() if few_out else torch.addmm(bias, x, transposed), back
 
     return step
 

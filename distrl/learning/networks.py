@@ -17,6 +17,7 @@ from distrl.learning.encoders import TorchEncoder
 from distrl.types import Array
 
 Part = Callable[[Tensor], Tensor]  # of a layer: a module, or its activation
+IN_PLACE: dict[Part, Part] = {torch.tanh: torch.tanh_, torch.relu: torch.relu_}
 
 
 class Body(nn.Module):
@@ -45,7 +46,10 @@ class Body(nn.Module):
 
     def forward(self, obs: Tensor, layers: int | None = None) -> Tensor:
         """The outputs of the last hidden layer, or of the first so many."""
-        return reduce(lambda x, part: part(x), self.parts(layers), self.encode(obs))
+        parts = self.parts(layers)
+        if not torch.is_grad_enabled():  # which needs what an activation was given
+            parts = [IN_PLACE.get(part, part) for part in parts]
+        return reduce(lambda x, part: part(x), parts, self.encode(obs))
 
 
 class OwnBody(nn.Module):

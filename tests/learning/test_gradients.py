@@ -121,9 +121,11 @@ def test_a_written_gradient_is_the_slope_of_the_loss() -> None:
     assert (values[1] - values[0]) / 2e-3 == pytest.approx(wanted, rel=2e-3)
 
 
+@pytest.mark.parametrize("name", ["tanh", "norm", "linear", "free", "images"])
 @pytest.mark.parametrize("shared", [False, True])
-def test_actor_and_critic_are_traced_together(shared: bool) -> None:
-    actor_spec, critic_spec = SPECS["tanh"], spec_of((8,), 1)
+def test_actor_and_critic_are_traced_together(shared: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor_spec = (SPECS | RECORDED)[name]
+    critic_spec = replace(actor_spec, outputs=1, free=0)
     (actor, of_actor), (critic, of_critic) = make(actor_spec), make(critic_spec, 1)
     obs = observations(actor_spec)
 
@@ -138,6 +140,8 @@ def test_actor_and_critic_are_traced_together(shared: bool) -> None:
     gradient = [p.grad.clone() for p in (of_actor, of_critic)]
     for p in (of_actor, of_critic):
         p.grad.zero_()
+    if name in SPECS:
+        monkeypatch.setattr(gradients, "recorded", None)
     outputs, value, pull = tracing_pair(actor, critic, shared)(obs)
     assert_close(outputs, wanted.detach())
     assert_close(value, value_wanted.detach())
