@@ -24,7 +24,7 @@ LOOP = [
 ]
 TORCH = ["learning.networks:Body", "learning.networks:Network", "learning.optimizer:FlatParameters"]
 TORCH += ["learning.optimizer:Optimizer", "learning.optimizer:Adam"]
-CHAIN = [f"learning.gradients:{name}" for name in ("tracing", "written_out", "linear", "relu")]
+CHAIN = [f"learning.gradients:{name}" for name in ("tracing", "written", "of_body", "of_head", "linear", "relu")]
 ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call; the most lines of the classes
     "PPO": (
         [
@@ -53,7 +53,7 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             "learning.losses:explained_variance",
             "learning.gradients:tracing_pair",
             *CHAIN,
-            "learning.optimizer:clip_norms",
+            "learning.optimizer:too_long",
             "learning.optimizer:fused_adam_step",
         ],
         700,
@@ -80,7 +80,7 @@ ON_THE_WAY = {  # of an update: the classes, whole; the functions that they call
             "learning.losses:huber_loss",
             "learning.losses:huber_slope",
             *CHAIN,
-            "learning.optimizer:clip_norms",
+            "learning.optimizer:too_long",
             "learning.optimizer:fused_adam_step",
         ],
         970,

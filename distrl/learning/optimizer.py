@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -34,14 +35,25 @@ class FlatParameters:
 
 
 def plain_adam_step(
-    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: float, betas: tuple[float, float], eps: float
+    theta: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    t: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    longer: Tensor | None = None,
 ) -> None:
     """Step t (1, 2, ...) of Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), in place; [P] each, t a scalar.
 
+    g = g / longer, where that is given
     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
     theta = theta - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
     """
     beta1, beta2 = betas
+    if longer is not None:
+        g.div_(longer)
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     denominator = v.sqrt().div_((1 - beta2 ** t.item()) ** 0.5).add_(eps)
@@ -49,12 +61,20 @@ def plain_adam_step(
 
 
 def fused_adam_step(
-    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor, lr: float, betas: tuple[float, float], eps: float
+    theta: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    t: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    longer: Tensor | None = None,
 ) -> None:
     """As `plain_adam_step`, in one pass over memory: a third of the time. It rounds differently."""
     torch._fused_adam_(
         [theta], [g], [m], [v], [], [t],
-        lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, weight_decay=0.0, amsgrad=False, maximize=False,
+        lr=lr, beta1=betas[0], beta2=betas[1], eps=eps, weight_decay=0.0, amsgrad=False, maximize=False, grad_scale=longer,
     )  # fmt: skip
 
 
@@ -62,15 +82,13 @@ def fused_adam_step(
 adam_step = fused_adam_step if hasattr(torch, "_fused_adam_") else plain_adam_step
 
 
-def clip_norms(gradients: list[Tensor], most: float | None) -> list[Tensor]:
-    """g = g / max(1, |g| / most) in place (Pascanu et al. 2013, arXiv:1211.5063), each by itself; returns the norms before."""
-    norms = torch._foreach_norm(gradients)
-    if most is not None:
-        longer = torch._foreach_div(norms, most)
-        torch._foreach_clamp_min_(longer, 1.0)
-        torch._foreach_reciprocal_(longer)
-        torch._foreach_mul_(gradients, longer)
-    return list(norms)
+def too_long(norms: list[Tensor], most: float | None) -> Sequence[Tensor | None]:
+    """max(1, |g| / most), by which gradients of such norms are to be divided (Pascanu et al. 2013, arXiv:1211.5063); None: by nothing."""
+    if most is None:
+        return [None] * len(norms)
+    longer = torch._foreach_div(norms, most)
+    torch._foreach_clamp_min_(longer, 1.0)
+    return longer
 
 
 class Optimizer:
@@ -88,22 +106,22 @@ class Optimizer:
 
     def descend(self, lr: dict[str, float]) -> Tensor:
         """One step down the gradients, which are 0 behind it; returns the norm of all before clipping, a scalar. `lr` by name."""
-        norms = clip_norms(self.grads, self.max_grad_norm)
-        self.step(lr)
+        norms = list(torch._foreach_norm(self.grads))
+        self.step(lr, too_long(norms, self.max_grad_norm))
         torch._foreach_zero_(self.grads)
         norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         return norm
 
     @torch.no_grad()
-    def step(self, lr: dict[str, float]) -> None:
-        """One step along the gradients that lie in the parameters."""
+    def step(self, lr: dict[str, float], longer: Sequence[Tensor | None] = ()) -> None:
+        """One step along the gradients that lie in the parameters; `longer`: what each is divided by first."""
         HEART.beat()
         self.t += 1
-        for name, parameters in self.parameters.items():
-            self.move(parameters.vector, parameters.grad, self.kept[name], lr[name])
+        for (name, parameters), times in zip_longest(self.parameters.items(), longer):
+            self.move(parameters.vector, parameters.grad, self.kept[name], lr[name], times)
 
-    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
-        """Change theta [P] and its moments in place, by its gradient g [P]."""
+    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float, longer: Tensor | None) -> None:
+        """Change theta [P] and its moments in place, by its gradient g [P], divided by `longer` where that is given."""
         raise NotImplementedError
 
     def state(self) -> Arrays:
@@ -133,8 +151,8 @@ class Adam(Optimizer):
     moments = ("m", "v")
     betas = (0.9, 0.999)
 
-    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
-        adam_step(theta, g, kept["m"], kept["v"], self.t, lr, self.betas, self.eps)
+    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float, longer: Tensor | None) -> None:
+        adam_step(theta, g, kept["m"], kept["v"], self.t, lr, self.betas, self.eps, longer)
 
 
 class RMSprop(Optimizer):
@@ -146,7 +164,9 @@ class RMSprop(Optimizer):
     moments = ("v",)
     alpha = 0.99
 
-    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float) -> None:
+    def move(self, theta: Tensor, g: Tensor, kept: dict[str, Tensor], lr: float, longer: Tensor | None) -> None:
+        if longer is not None:
+            g.div_(longer)
         v = kept["v"].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
         theta.addcdiv_(g, v.sqrt().add_(self.eps), value=-lr)
 

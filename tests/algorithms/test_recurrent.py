@@ -151,9 +151,9 @@ def test_the_gradient_is_that_of_the_slow_player(kind: str, minibatches: int, sl
     seen: list[Tensor] = []
     step = algorithm.optimizer.step
 
-    def spy(rates: dict[str, float]) -> None:
+    def spy(rates: dict[str, float], longer: list[Tensor | None]) -> None:
         seen.append(torch.cat([p.grad.clone() for p in algorithm.parameters.values()]))
-        step(rates)
+        step(rates, longer)
 
     algorithm.optimizer.step = spy
     algorithm.update(fragments, 1, 0.0)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from distrl.learning import optimizer
-from distrl.learning.optimizer import Adam, FlatParameters, RMSprop, adam_step, fused_adam_step, plain_adam_step
+from distrl.learning.optimizer import (
+    Adam,
+    FlatParameters,
+    Optimizer,
+    RMSprop,
+    adam_step,
+    fused_adam_step,
+    plain_adam_step,
+)
 
 
 def linear(seed: int) -> tuple[torch.nn.Linear, FlatParameters]:
@@ -51,7 +60,8 @@ def test_adam_takes_the_steps_of_torch_and_goes_on_bit_for_bit_from_its_state(
         torch.testing.assert_close(flat.vector.detach(), plain.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_both_forms_of_the_step_are_the_same_but_for_rounding() -> None:
+@pytest.mark.parametrize("longer", [None, torch.tensor(3.0)])
+def test_both_forms_of_the_step_are_the_same_but_for_rounding(longer: torch.Tensor | None) -> None:
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(1003, generator=generator)  # no multiple of what a processor computes at once
     runs = []
@@ -59,7 +69,8 @@ def test_both_forms_of_the_step_are_the_same_but_for_rounding() -> None:
         gradients = torch.Generator().manual_seed(1)
         theta, m, v = start.clone(), torch.zeros(1003), torch.zeros(1003)
         for t in range(1, 200):
-            step(theta, torch.randn(1003, generator=gradients), m, v, torch.tensor(float(t)), 1e-2, (0.8, 0.99), 1e-8)
+            g = torch.randn(1003, generator=gradients)
+            step(theta, g, m, v, torch.tensor(float(t)), 1e-2, (0.8, 0.99), 1e-8, longer)
         runs.append((theta, m, v))
     for plain, fused in zip(*runs, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
@@ -70,31 +81,38 @@ def test_the_fused_step_is_taken_where_torch_has_it() -> None:
     assert adam_step is fused_adam_step
 
 
-class Seen(Adam):
-    """Keeps the gradients that it steps along."""
+def seen(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The gradients that it steps along, from now on."""
+    gradients: list[torch.Tensor] = []
+    move = optimizer.move
 
-    def move(self, theta: torch.Tensor, g: torch.Tensor, kept: dict[str, torch.Tensor], lr: float) -> None:
-        self.gradients = [*getattr(self, "gradients", []), g.clone()]
-        super().move(theta, g, kept, lr)
+    def spy(theta: torch.Tensor, g: torch.Tensor, *rest: Any) -> None:
+        move(theta, g, *rest)
+        gradients.append(g.clone())
+
+    optimizer.move = spy  # type: ignore[method-assign]
+    return gradients
 
 
 def backward(loss: torch.Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def test_each_gradient_is_clipped_by_its_own_norm_and_the_norm_of_all_is_told() -> None:
+@pytest.mark.parametrize("kind", [Adam, RMSprop])
+def test_each_gradient_is_clipped_by_its_own_norm_and_the_norm_of_all_is_told(kind: type[Optimizer]) -> None:
     large, small = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
     flat = {
         "large": FlatParameters([large], torch.device("cpu")),
         "small": FlatParameters([small], torch.device("cpu")),
     }
-    optimizer = Seen(flat, 1e-8, max_grad_norm=0.25)
+    optimizer = kind(flat, 1e-8, max_grad_norm=0.25)
+    gradients = seen(optimizer)
     x = torch.tensor([[2.0, -1.0, 2.0]])  # with the bias, the gradient of an output has the norm sqrt(10)
     for _ in range(2):  # gradients do not add up
         backward((100 * large(x) + 0.01 * small(x)).sum())
         norm = optimizer.descend({"large": 1e-3, "small": 1e-3})
         assert norm.item() == pytest.approx(10**0.5 * (100**2 + 0.01**2) ** 0.5)
-        along, beside = optimizer.gradients[-2:]
+        along, beside = gradients[-2:]
         assert along.norm().item() == pytest.approx(0.25, rel=1e-4)
         assert beside.norm().item() == pytest.approx(0.01 * 10**0.5)
         assert along.tolist() == pytest.approx([0.25 * g / 10**0.5 for g in (2, -1, 2, 1)], rel=1e-4)
@@ -102,10 +120,11 @@ def test_each_gradient_is_clipped_by_its_own_norm_and_the_norm_of_all_is_told() 
 
 def test_a_gradient_is_left_as_it_is_where_no_norm_is_given() -> None:
     layer, flat = linear(1)
-    optimizer = Seen({"all": flat}, 1e-8)
+    optimizer = Adam({"all": flat}, 1e-8)
+    gradients = seen(optimizer)
     backward(1e6 * layer(torch.ones(1, 4)).sum())
     norm = optimizer.descend({"all": 1e-3})
-    assert optimizer.gradients[-1].norm().item() == norm.item() == pytest.approx(1e6 * 15**0.5)
+    assert gradients[-1].norm().item() == norm.item() == pytest.approx(1e6 * 15**0.5)
 
 
 def test_a_step_goes_down_the_loss() -> None:
