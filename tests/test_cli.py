@@ -18,8 +18,11 @@ from processes import SMALL, distrl, family, gone, result_of, start, wait_for_ro
 
 from distrl.cli.train import summarize
 from distrl.models.player import load_policy
+from distrl.outside import HUGE_PAGES
 from distrl.runs.result import Result
 from distrl.types import Evaluation, Spread
+
+HUGE_PAGES_OF = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,27 @@ def test_a_shell_completes_commands_and_presets(typed: str, found: str, tmp_path
         command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **asked}, check=False
     )
     assert found in done.stdout.split(), done.stderr
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES_OF.exists() or "[madvise]" not in HUGE_PAGES_OF.read_text(),
+    reason="the system gives huge pages to all processes, or to none",
+)
+@pytest.mark.parametrize("asked", [None, "glibc.malloc.arena_max=2"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_memory_is_in_huge_pages_unless_the_user_tells_glibc_otherwise(
+    asked: str | None, piped: bool, tmp_path: Path
+) -> None:
+    code = "from distrl.__main__ import ask_for_huge_pages\nprint('begun')\nask_for_huge_pages()\nprint(open('/proc/self/smaps').read())\n"
+    (tmp_path / "command.py").write_text(code)
+    plain = {name: value for name, value in os.environ.items() if name != HUGE_PAGES[0]}
+    environment = plain if asked is None else {**plain, HUGE_PAGES[0]: asked}
+    command = [sys.executable, "-u", "-" if piped else str(tmp_path / "command.py")]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, env=environment, check=True)
+    (heap,) = re.findall(r"\[heap\]\n.*?\nVmFlags: (.*)", done.stdout, re.DOTALL)
+    anew = asked is None and not piped  # a script that comes through a pipe could not be read again
+    assert ("hg" in heap.split()) == anew
+    assert done.stdout.count("begun") == 1 + anew
 
 
 @pytest.mark.parametrize("how", ["from distrl.__main__ import main; main()", "from distrl import train"])

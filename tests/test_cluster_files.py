@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from distrl.outside import HUGE_PAGES
 from distrl.presets import presets
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,7 @@ def test_it_asks_for_the_token_and_shows_nobody_the_dashboard(path: Path) -> Non
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     starts = [c for c in config["head_start_ray_commands"] + config["worker_start_ray_commands"] if "ray start" in c]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in c.partition("ray start")[0] for c in starts)
+    assert all("=".join(HUGE_PAGES) in c for c in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0] and config["idle_timeout_minutes"] > 0
 
 

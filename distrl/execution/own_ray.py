@@ -28,6 +28,7 @@ import psutil
 from distrl import signals
 from distrl.errors import ExecutionLost, UserError
 from distrl.execution import other_ray
+from distrl.outside import HUGE_PAGES
 
 # Waits for the driver's end (its side of the pipe closes), then ends what still uses the directory, then the directory.
 # Ray's processes change their titles, but keep their logs or sockets there open, or were started with it. Where the system
@@ -158,8 +159,9 @@ class RayConnection:
         self._gone = ""  # why, of a Ray that was joined and does not answer any more
         self._alive: IO[str] | None = None
         names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", "RAY_IGNORE_UNHANDLED_ERRORS", _RAYLET, _MARK)
-        self._environment = {name: os.environ.get(name) for name in names}
+        self._environment = {name: os.environ.get(name) for name in (*names, HUGE_PAGES[0])}
         os.environ[_RAYLET] = str(os.getpid())
+        os.environ.setdefault(*HUGE_PAGES)
         os.environ.setdefault("RAY_SCHEDULER_EVENTS", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets anything else on the machine go first
         # A history of calls that grows for hours: none.

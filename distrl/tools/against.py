@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import psutil
 
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count
+from distrl.outside import HUGE_PAGES
 from distrl.settings import Config
 from distrl.tools import peer_rllib, peer_sb3
 
@@ -121,7 +123,8 @@ def _run(config: Config, directory: str, module: str, arguments: list[str]) -> s
     file = Path(directory) / "config.yaml"
     file.write_text(config.model_copy(update={"run_dir": f"{directory}/run"}).to_yaml(), encoding="utf-8")
     command = [sys.executable, "-m", module, *(word.format(file) for word in arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    plain = {name: value for name, value in os.environ.items() if (name, value) != HUGE_PAGES}  # ours asks by itself
+    done = subprocess.run(command, capture_output=True, text=True, env=plain, check=False)
     if done.returncode:
         raise UserError(f"{' '.join(command[1:4])} failed: {(done.stderr.strip().splitlines() or ['in silence'])[-1]}")
     return done.stdout
