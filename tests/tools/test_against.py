@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from distrl import load_config
 from distrl.cli import app
 from distrl.envs.make import make_env
 from distrl.errors import UserError
+from distrl.outside import HUGE_PAGES
 from distrl.settings import Config
 from distrl.tools import against, peer_rllib, peer_sb3
 
@@ -67,6 +69,18 @@ def test_sb3_gets_the_same_task(name: str, overrides: tuple[str, ...]) -> None:
         assert model.batch_size == units.batch_size
     image = len(make_env(config.env).observation_space.shape or ()) == 3
     assert [m.in_channels for m in model.policy.modules() if hasattr(m, "in_channels")][:3] == [4, 32, 64][: 3 * image]
+
+
+@pytest.mark.parametrize("asked", [HUGE_PAGES[1], "glibc.malloc.arena_max=2"])
+def test_a_peer_is_without_the_huge_pages_that_distrl_asks_for(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But has what the user tells glibc."""
+    (tmp_path / "peer.py").write_text(f"import os\nprint(os.environ.get({HUGE_PAGES[0]!r}))\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(HUGE_PAGES[0], asked)
+    told = against._run(config_of(CARTPOLE), str(tmp_path), "peer", [])
+    assert told.strip() == ("None" if asked == HUGE_PAGES[1] else asked)
 
 
 @needs("rllib")
