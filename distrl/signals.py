@@ -5,6 +5,7 @@ Imports next to nothing: the command line listens before it imports what takes a
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
@@ -97,11 +98,16 @@ def _in_main_thread() -> bool:
 
 
 def exit_with(code: str | int | None) -> NoReturn:
-    """End this process; at once where a thread still starts a Ray, whose C++ half does not survive Python's own end."""
+    """End this process; at once where a thread still starts a Ray, whose C++ half does not survive Python's own end.
+
+    At its end Python looks for cycles among all objects, several times: a second and more behind torch, Ray or MLflow. What
+    lives here then is left out of that.
+    """
     if isinstance(code, int) and any(thread.name == RAY_STARTS for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    gc.freeze()
     sys.exit(code)
 
 

@@ -441,7 +441,6 @@ ELSEWHERE = {
     "Leave out --exact": "tests/models/test_game_tree.py: it takes a trained model",
     "has tried nothing on its test seeds yet": "it takes a sweep",
     "it has that of its winner at its end": "it takes a sweep",
-    "is over before an iteration of": "it takes a machine that has much else to do",
     "GPU for each trial": "tests/runs/test_places.py: it takes a Ray",
     "MLflow asks for actions of observations alone": "it takes MLflow",
     "callbacks has the class": "tests/runs/test_callbacks.py: it is of Python",

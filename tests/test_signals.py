@@ -148,3 +148,17 @@ def _ctrl_c_comes_twice() -> None:
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
     raise AssertionError("The second one was waited for.")
+
+
+def test_a_process_ends_without_looking_through_all_that_it_imported() -> None:
+    """Behind torch and Ray that takes Python a second and more; its own calls at the end are made as ever."""
+    code = """
+import atexit, gc, sys
+from distrl.signals import exit_with
+ring = []
+ring.append(ring)
+atexit.register(lambda: print("at the end", any(ring is left for left in gc.get_objects())))
+exit_with(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "at the end False\n")

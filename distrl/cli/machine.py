@@ -228,7 +228,9 @@ def render_benchmark(benchmark: Benchmark) -> None:
         title_justify="left",
         show_header=False,
     )
-    table.add_row("training", f"{benchmark.env_steps_per_s:,.0f} env steps/s since its first update, learner included")
+    table.add_row(
+        "training", f"{benchmark.env_steps_per_s:,.0f} env steps/s since its first update ended, learner included"
+    )
     table.add_row("pure simulation", f"{before:,.0f} before, {after:,.0f} env steps/s after")
     table.add_row("ratio", f"{benchmark.ratio:.0%}")
     table.add_row("start-up", f"{result['startup_s']:.1f} s from the start of Python to the first training step")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -82,13 +82,9 @@ def fused_adam_step(
 adam_step = fused_adam_step if hasattr(torch, "_fused_adam_") else plain_adam_step
 
 
-def too_long(norms: list[Tensor], most: float | None) -> Sequence[Tensor | None]:
-    """max(1, |g| / most), by which gradients of such norms are to be divided (Pascanu et al. 2013, arXiv:1211.5063); None: by nothing."""
-    if most is None:
-        return [None] * len(norms)
-    longer = torch._foreach_div(norms, most)
-    torch._foreach_clamp_min_(longer, 1.0)
-    return longer
+def too_long(norm: Tensor, most: Tensor | None) -> Tensor | None:
+    """max(1, |g| / most), by which a gradient of that norm is to be divided (Pascanu et al. 2013, arXiv:1211.5063); None: by nothing."""
+    return None if most is None else torch.maximum(norm, most) / most
 
 
 class Optimizer:
@@ -98,25 +94,25 @@ class Optimizer:
 
     def __init__(self, parameters: dict[str, FlatParameters], eps: float, max_grad_norm: float | None = None) -> None:
         """`max_grad_norm`: of each vector's gradient by itself, so that none shrinks another's; None: any."""
-        self.parameters, self.eps, self.max_grad_norm = parameters, eps, max_grad_norm
-        self.grads = [vector.grad for vector in parameters.values()]
+        self.parameters, self.eps = parameters, eps
+        self.one = torch.ones_like(next(iter(parameters.values())).grad[0])  # torch wraps a plain number anew each time
+        self.most = None if max_grad_norm is None else self.one * max_grad_norm
         self.kept = {name: {kind: torch.zeros_like(p.grad) for kind in self.moments} for name, p in parameters.items()}
-        # float32, as the fused step wants it
-        self.t = torch.zeros((), device=next(iter(parameters.values())).vector.device)
+        self.t = torch.zeros_like(self.one)  # float32, as the fused step wants it
 
     def descend(self, lr: dict[str, float]) -> Tensor:
         """One step down the gradients, which are 0 behind it; returns the norm of all before clipping, a scalar. `lr` by name."""
-        norms = list(torch._foreach_norm(self.grads))
-        self.step(lr, too_long(norms, self.max_grad_norm))
-        torch._foreach_zero_(self.grads)
-        norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-        return norm
+        norms: list[Tensor] = [torch.linalg.vector_norm(vector.grad) for vector in self.parameters.values()]
+        self.step(lr, [too_long(norm, self.most) for norm in norms])
+        for vector in self.parameters.values():
+            vector.grad.zero_()
+        return norms[0] if len(norms) == 1 else cast(Tensor, torch.linalg.vector_norm(torch.stack(norms)))
 
     @torch.no_grad()
     def step(self, lr: dict[str, float], longer: Sequence[Tensor | None] = ()) -> None:
         """One step along the gradients that lie in the parameters; `longer`: what each is divided by first."""
         HEART.beat()
-        self.t += 1
+        self.t += self.one
         for (name, parameters), times in zip_longest(self.parameters.items(), longer):
             self.move(parameters.vector, parameters.grad, self.kept[name], lr[name], times)
 

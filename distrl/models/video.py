@@ -8,6 +8,7 @@ and browsers do not, written several times as fast; .gif plays everywhere, in fe
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from distrl.settings import EnvSettings
 from distrl.signals import held
 from distrl.types import Array, EnvInfo
 
+SMOOTH = 30.0  # frames a second, enough for people to look at
 SHORTEST, EPISODES = 5.0, 3  # s of a video, and so many episodes where each is shorter
 GIF_WIDTH = 480  # pixels at most
 GIF_FRAMES = 300  # at most; an even number. Longer games are thinned out evenly
@@ -66,6 +68,7 @@ def record_video(
     max_frames: int = 3000,
     tell: Tell = lambda moment: None,
     first: int = 0,
+    most_fps: float = math.inf,
 ) -> Recording:
     """Play episodes and write them as .webm, .mp4 or .gif.
 
@@ -76,39 +79,41 @@ def record_video(
         episodes: None: as many as make five seconds, and three at most
         first: the number of the first episode
         max_frames: playing stops after so many frames of all episodes together.
-        tell: is told of every moment that is recorded
+        tell: is told of every moment that is played
+        most_fps: of a game with more frames a second only every second one is shown, or every third, ...
 
     Raises:
         UserError: the env has no pictures, or `out` cannot be written or has another suffix.
     """
-    enough = 0 if episodes is not None else SHORTEST
-    episodes = EPISODES if episodes is None else episodes
+    enough, episodes = (SHORTEST, EPISODES) if episodes is None else (0, episodes)
     fps = max(1, _recordable(env, out, episodes, max_frames).render_fps)
+    every = math.ceil(fps / most_fps) or 1
     if not display():
         os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
     returns: list[float] = []
     lengths: list[int] = []
     shown, complete, blank = 0, True, True
     with draft(out) as path:
-        sink = SINKS[out.suffix](path, fps)
+        sink = SINKS[out.suffix](path, fps / every)
         game = make_env(env, render_mode="rgb_array")
         try:
             for moment in play_episodes(actor, game, seed, episodes, first):
                 if shown == max_frames:
                     complete = False
                     break
-                if enough and moment.step == 0 and shown >= enough * fps:
+                if enough and moment.step == 0 and shown * every >= enough * fps:
                     break
                 if moment.step == 0:
                     returns.append(0.0)
                     lengths.append(0)
                 returns[-1] += moment.reward
                 lengths[-1] = moment.step
-                frame = _frame(game, env.id)
-                blank = blank and bool((frame == frame[0, 0]).all())
-                sink.add(frame)
+                if moment.step % every == 0:
+                    frame = _frame(game, env.id)
+                    blank = blank and bool((frame == frame[0, 0]).all())
+                    sink.add(frame)
+                    shown += 1
                 tell(moment)
-                shown += 1
         finally:
             game.close()
             sink.release()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,22 +77,34 @@ def _text(error: BaseException) -> str:
 
 
 def present(plan: Plan, observer: Observer) -> None:
-    """Draw the curves, record a video, write the model's card. What cannot be made is told, and costs the run nothing."""
-    from distrl.models import video
-    from distrl.models.play import by_policy
+    """Record a video and, beside that, draw the curves and write the model's card. What cannot be made is told, and costs the run nothing."""
+    with ThreadPoolExecutor(1) as beside:
+        drawn = beside.submit(_draw, plan.run_dir)
+        makers: list[Callable[[], None]] = [lambda: _record(plan, observer), drawn.result]
+        for make in makers:
+            try:
+                make()
+            except (UserError, OSError, ImportError) as error:
+                observer.warn(f"not all pictures of this run could be made: {error}")
+
+
+def _draw(run_dir: Path) -> None:
     from distrl.reports import card, curves, maps
 
-    run_dir = plan.run_dir
-    try:
-        curves.plot_training(run_dir, run_dir / "plots")
-        maps.plot_map(run_dir, run_dir / "plots" / "policy.png")
-        write_text(run_dir / "best" / "README.md", card.model_card(run_dir))
-        if plan.config.track.video and "rgb_array" in plan.info.render_modes:
-            policy, _ = read_model(run_dir / "best")
-            seed = plan.config.seed
-            out = run_dir / "videos" / "best.webm"
-            recording = video.record_video(by_policy(policy, seed), plan.config.env, out, seed)
-            if recording.warning is not None:
-                observer.warn(recording.warning)
-    except (UserError, OSError, ImportError) as error:
-        observer.warn(f"not all pictures of this run could be made: {error}")
+    curves.plot_training(run_dir, run_dir / "plots")
+    maps.plot_map(run_dir, run_dir / "plots" / "policy.png")
+    write_text(run_dir / "best" / "README.md", card.model_card(run_dir))
+
+
+def _record(plan: Plan, observer: Observer) -> None:
+    from distrl.models import video
+    from distrl.models.play import by_policy
+
+    if not (plan.config.track.video and "rgb_array" in plan.info.render_modes):
+        return
+    policy, _ = read_model(plan.run_dir / "best")
+    seed = plan.config.seed
+    out = plan.run_dir / "videos" / "best.webm"
+    recording = video.record_video(by_policy(policy, seed), plan.config.env, out, seed, most_fps=video.SMOOTH)
+    if recording.warning is not None:
+        observer.warn(recording.warning)

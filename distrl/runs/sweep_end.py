@@ -39,7 +39,7 @@ def _keep_model(source: Path, path: Path) -> None:
 def _film(sweep: Sweep, sweep_dir: Path) -> None:
     """An episode by the winner."""
     from distrl.models.play import by_policy
-    from distrl.models.video import record_video
+    from distrl.models.video import SMOOTH, record_video
 
     config, out = sweep.base_config(), sweep_dir / VIDEO
     if not config.track.video or out.exists():
@@ -47,4 +47,4 @@ def _film(sweep: Sweep, sweep_dir: Path) -> None:
     policy, about = read_model(sweep_dir / MODEL)
     env = env_of(sweep_dir / MODEL, about)
     if "rgb_array" in describe_env(env).render_modes:
-        record_video(by_policy(policy, config.seed), env, out, config.seed)
+        record_video(by_policy(policy, config.seed), env, out, config.seed, most_fps=SMOOTH)

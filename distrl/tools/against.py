@@ -1,14 +1,14 @@
 """`distrl bench --against PEER`: another library and distrl in turns, on the same env with the same hyperparameters.
 
 What only one of them has (normalised values, a learning rate that falls, ...) stays as it is there. Each measures its own
-env steps/s of training, learner included, without its start-up; all cores are for whose turn it is, and in one process (`local`)
-the learner has as many threads as cores, as torch gives them to the peer.
+env steps/s of training, learner included, from the end of its first update on: what lies before is start-up, and a replay that
+fills. All cores are for whose turn it is, and in one process (`local`) the learner has as many threads as cores, as torch gives
+them to the peer.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -26,6 +26,7 @@ from distrl.execution.resources import cpu_count
 from distrl.outside import HUGE_PAGES
 from distrl.settings import Config
 from distrl.tools import peer_rllib, peer_sb3
+from distrl.tools.benchmark import learnt_rows, while_learning
 
 # The network and batch that DQN is mostly compared by, and nothing that only one of them has.
 PLAIN_DQN = ("algorithm.n_step=1", "algorithm.double=false", "algorithm.layer_norm=false", "algorithm.target_every=500")
@@ -100,16 +101,11 @@ def compare(name: str, configs: list[Config], seconds: float, rounds: int, local
 
 def _ours(config: Config, seconds: float, local: bool) -> float:
     with tempfile.TemporaryDirectory(prefix="distrl-against-") as directory:
-        result = Path(directory) / "run" / "result.json"
         limits = [f"stop.seconds={seconds}", "stop.return_mean=null", "stop.env_steps=1000000000"]
         quiet = ["evaluation.every=0", "evaluation.final_episodes=0", "track.mlflow=false", "track.video=false"]
-        # On Ray its beginning would be of Ray's start.
         where = ["--local", f"learner.threads={cpu_count()}"] if local else ["cluster.start=wait"]
         _run(config, directory, "distrl", ["train", "{}", *limits, *quiet, "--quiet", *where])
-        rate = json.loads(result.read_text(encoding="utf-8"))["env_steps_per_s"]
-        if rate is None:
-            raise UserError(f"--seconds {seconds:g} is over before an iteration of {config.env.id} is. Give more.")
-        return float(rate)
+        return while_learning(learnt_rows(Path(directory) / "run"), config.schedule.lag)[0]
 
 
 def _theirs(peer: Peer, config: Config, seconds: float, local: bool) -> float:

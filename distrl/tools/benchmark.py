@@ -61,7 +61,7 @@ class Benchmark:
     memory: dict[str, float]  # peak MB (PSS) by process
     peak_memory: float  # peak MB of all processes together
     driver_s: float  # the driver's own time in an iteration, median
-    env_steps_per_s: float  # of training, since its first update, by wall-clock
+    env_steps_per_s: float  # of training, since its first update had ended, by wall-clock
     updates_per_s: float  # in that time
     waiting: float  # the share of it in which the learner did not learn
     config: Config
@@ -201,28 +201,32 @@ def run(config: Config, seconds: float, local: bool) -> Benchmark:
             assert process.stderr is not None
             raise UserError(f"training failed: {process.stderr.read().decode().strip()}")
         result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-        rows = [
-            {name: float(value) for name, value in row.items()}
-            for row in read_metrics(run_dir / "metrics.jsonl")
-            if "time/learn_s" in row
-        ]
-    learning = while_learning(rows)
+        rows = learnt_rows(run_dir)
+    learning = while_learning(rows, config.schedule.lag)
     after = simulate_all(config, seconds / 4)
     driver_s = float(np.median([row["time/driver_s"] for row in rows]))
     return Benchmark((before, after), result, memory, peak, driver_s, *learning, config, replay)
 
 
-def while_learning(rows: list[dict[str, float]]) -> tuple[float, float, float]:
-    """Env steps/s, updates/s and the share of time that the learner waited, from the end of the first iteration with an update on.
+def learnt_rows(run_dir: Path) -> list[dict[str, float]]:
+    """Of metrics.jsonl, those of iterations."""
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return [{name: float(value) for name, value in row.items()} for row in rows if "time/learn_s" in row]
 
-    The first one waits until the learner has its libraries, which is start-up.
+
+def while_learning(rows: list[dict[str, float]], lag: int) -> tuple[float, float, float]:
+    """Env steps/s, updates/s and the share of time that the learner waited, from the end of the first update on.
+
+    The first update waits until the learner has its libraries, which is start-up. It has ended where an iteration begins that
+    is `lag` + 1 behind its own.
 
     Raises:
-        UserError: there were no two of them.
+        UserError: there were no two iterations from then on.
     """
-    first, *rest = [row for row in rows if row.get("train/minibatches", 1.0)] or [{}]
-    if not rest:
-        raise UserError("Training was too short to measure: it ended before its second update. Raise --seconds.")
+    learning = [row for row in rows if row.get("train/minibatches", 1.0)][lag + 1 :]
+    if len(learning) < 2:
+        raise UserError("Training was too short to measure: hardly an update had ended before it did. Raise --seconds.")
+    first, *rest = learning
     wall = rest[-1]["time"] - first["time"]
     updates = sum(row.get("train/minibatches", 1.0) for row in rest)
     env_steps = rest[-1]["env_steps"] - first["env_steps"]

@@ -93,7 +93,7 @@ def configured(config: Config, runners: int) -> Any:
 
 
 def train(config: Config, seconds: float, local: bool) -> float:
-    """env steps/s of training for so many seconds; on Ray with as many runners as distrl would take, or `local`."""
+    """env steps/s of training for so many seconds, from its first update on; on Ray with as many runners as distrl would take, or `local`."""
     import ray
     from ray import tune
 
@@ -101,10 +101,13 @@ def train(config: Config, seconds: float, local: bool) -> float:
     ray.init(address="local", num_cpus=runners + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tune.register_env(ENV, lambda _: env_of(config))
     algorithm = configured(config, runners).build_algo()
-    start, done = time.perf_counter(), 0.0
-    while time.perf_counter() - start < seconds:
-        done = algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
-    rate = done / (time.perf_counter() - start)
+    learning: list[tuple[float, float]] = []  # when, and env steps so far, after what has learnt
+    while not learning or learning[-1][0] - learning[0][0] < seconds:
+        said = algorithm.train()
+        if said.get("learners"):
+            learning.append((time.perf_counter(), said["env_runners"]["num_env_steps_sampled_lifetime"]))
+    (start, before), (end, done) = learning[0], learning[-1]
+    rate = (done - before) / (end - start)
     algorithm.stop()
     ray.shutdown()
     return float(rate)

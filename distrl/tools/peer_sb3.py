@@ -81,10 +81,17 @@ def make(config: Config) -> Any:
 
 
 def train(config: Config, seconds: float) -> float:
-    """env steps/s of training for so many seconds."""
-    model, start = make(config), time.perf_counter()
-    model.learn(10**9, callback=lambda *_: time.perf_counter() - start < seconds)
-    return float(model.num_timesteps / (time.perf_counter() - start))
+    """env steps/s of training for so many seconds, from its first update on."""
+    model, begun = make(config), list[tuple[float, int]]()
+
+    def go_on(*_: Any) -> bool:
+        if not begun and model._n_updates:
+            begun.append((time.perf_counter(), model.num_timesteps))
+        return not begun or time.perf_counter() - begun[0][0] < seconds
+
+    model.learn(10**9, callback=go_on)
+    start, before = begun[0]
+    return float((model.num_timesteps - before) / (time.perf_counter() - start))
 
 
 if __name__ == "__main__":

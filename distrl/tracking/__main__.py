@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from distrl.errors import UserError
+from distrl.signals import exit_with
 from distrl.tracking.follower import Follower, follow_run
 from distrl.tracking.mlflow import sync
 from distrl.tracking.sweeps import SweepFollower
@@ -15,7 +16,7 @@ def main() -> None:
     *flags, run_dir = sys.argv[1:] or ["--help", ""]
     if not flags:
         sweep = (Path(run_dir) / "sweep.yaml").exists()
-        sys.exit(follow_run(Path(run_dir), SweepFollower if sweep else Follower))
+        exit_with(follow_run(Path(run_dir), SweepFollower if sweep else Follower))
     if flags != ["--sync"]:
         sys.exit("usage: python -m distrl.tracking --sync RUN_DIR   (sends to MLflow what it does not have of a run)")
     try:

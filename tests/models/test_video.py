@@ -157,6 +157,16 @@ def test_video_keeps_colours_order_and_odd_borders(tmp_path: Path, suffix: str) 
     assert frames[0][:, -2:].mean() > 200
 
 
+def test_a_fast_game_may_be_shown_by_every_other_frame(tmp_path: Path) -> None:
+    out = tmp_path / "film.mp4"
+    recording = film(LEFT, pictures(length=75), out, seed=0, episodes=2, most_fps=30)
+    assert (recording.frames, recording.lengths, recording.returns) == (76, (75, 75), (37.5, 37.5))
+    assert cv2.VideoCapture(str(out)).get(cv2.CAP_PROP_FPS) == 25
+    brightness = np.array([float(frame[:60, :60].mean()) for frame in frames_of(out)])
+    assert np.abs(brightness - np.tile(np.arange(0, 75, 2), 2)).max() < 8  # lossy
+    assert film(LEFT, pictures(length=75), out, seed=0, most_fps=60).frames == 76
+
+
 def test_gif_is_small_and_lasts_as_long_as_the_game(tmp_path: Path) -> None:
     out = tmp_path / "film.gif"
     recording = film(LEFT, pictures(length=1000, size=[1000, 50]), out, seed=0)

@@ -50,19 +50,23 @@ def test_the_simulation_of_all_cores_is_the_sum_of_theirs() -> None:
     assert bench.ratio == 0.25
 
 
-def test_training_is_counted_from_the_first_update_on() -> None:
+@pytest.mark.parametrize("lag", [0, 1])
+def test_training_is_counted_from_the_end_of_the_first_update_on(lag: int) -> None:
+    """For which the learner loads its libraries, while `lag` more iterations begin."""
     filling = [
         {"time": float(t), "env_steps": 100.0 * t, "time/learn_s": 0.0, "train/minibatches": 0.0} for t in range(50)
     ]
     learning = [
         {"time": 50.0 + t, "env_steps": 5000.0 + 40 * t, "time/learn_s": 0.75, "train/minibatches": 8.0}
-        for t in range(5)
+        for t in range(7)
     ]
-    assert while_learning(filling + learning) == (40.0, 8.0, 0.25)
+    for row in learning[lag + 1 :]:
+        row["time"] += 30
+    assert while_learning(filling + learning, lag) == (40.0, 8.0, 0.25)
     with pytest.raises(UserError, match="--seconds"):
-        while_learning(filling + learning[:1])
+        while_learning(filling + learning[: lag + 2], lag)
     with pytest.raises(UserError, match="--seconds"):
-        while_learning(filling)
+        while_learning(filling, lag)
 
 
 @pytest.mark.parametrize("base", [PIXELS, DQN], ids=["pixels", "vectors"])
