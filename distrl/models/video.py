@@ -12,6 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,14 +171,26 @@ class _Sink(Protocol):
 
 
 class _VideoFile:
-    """A video by OpenCV, frame by frame."""
+    """A video by OpenCV, frame by frame; while one is being compressed, the game may go on to the next."""
 
     def __init__(self, path: Path, fps: float, codec: str) -> None:
         self.path, self.fps, self.codec = path, fps, codec
         self.writer: Any = None
         self.frames = 0
+        self.beside = ThreadPoolExecutor(1)
+        self.added: Future[None] | None = None
 
     def add(self, frame: Array) -> None:
+        self._await()
+        self.added = self.beside.submit(
+            self._add, frame
+        )  # the game may draw the next into the same array
+
+    def _await(self) -> None:
+        if self.added is not None:
+            self.added.result()
+
+    def _add(self, frame: Array) -> None:
         import cv2
 
         height, width = frame.shape[:2]
@@ -195,12 +208,14 @@ class _VideoFile:
         self.frames += 1
 
     def release(self) -> None:
+        self.beside.shutdown()
         if self.writer is not None:
             self.writer.release()
 
     def finish(self) -> int:
         import cv2
 
+        self._await()
         # OpenCV says nothing when a write fails, so read the file back.
         video = cv2.VideoCapture(str(self.path))
         found = 0

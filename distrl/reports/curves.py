@@ -301,6 +301,9 @@ def save_figure(figure: Figure, out: Path) -> Path:
         raise UserError(f"{str(out)!r} must end in one of {', '.join(f'.{kind}' for kind in sorted(kinds))}.")
     import matplotlib
 
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)  # with one savefig draws everything twice
     with draft(out) as path, matplotlib.rc_context(FONTS):
         figure.savefig(path)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from distrl.runs.plan import Plan
 from distrl.training.recovery import Observer
 from distrl.training.trainer import Trainer
 from distrl.types import Evaluation
+
+PASS_ON_S = 5e-4  # in which a thread that draws lets the one that films go on, whose every frame waits for that
 
 
 @dataclass
@@ -77,23 +80,35 @@ def _text(error: BaseException) -> str:
 
 
 def present(plan: Plan, observer: Observer) -> None:
-    """Record a video and, beside that, draw the curves and write the model's card. What cannot be made is told, and costs the run nothing."""
+    """Write the model's card, record a video and, beside that, draw the curves. What cannot be made is told, and costs the run nothing."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(PASS_ON_S)
     with ThreadPoolExecutor(1) as beside:
         drawn = beside.submit(_draw, plan.run_dir)
-        makers: list[Callable[[], None]] = [lambda: _record(plan, observer), drawn.result]
+        makers: list[Callable[[], None]] = [
+            lambda: _write_card(plan.run_dir),
+            lambda: _record(plan, observer),
+            drawn.result,
+        ]
         for make in makers:
             try:
                 make()
             except (UserError, OSError, ImportError) as error:
                 observer.warn(f"not all pictures of this run could be made: {error}")
+    sys.setswitchinterval(before)
+
+
+def _write_card(run_dir: Path) -> None:
+    from distrl.reports.card import model_card
+
+    write_text(run_dir / "best" / "README.md", model_card(run_dir))
 
 
 def _draw(run_dir: Path) -> None:
-    from distrl.reports import card, curves, maps
+    from distrl.reports import curves, maps
 
     curves.plot_training(run_dir, run_dir / "plots")
     maps.plot_map(run_dir, run_dir / "plots" / "policy.png")
-    write_text(run_dir / "best" / "README.md", card.model_card(run_dir))
 
 
 def _record(plan: Plan, observer: Observer) -> None:

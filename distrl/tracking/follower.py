@@ -47,6 +47,8 @@ class Follower:
         self.env_steps = 0
         self._held, self._offset = -1, 0
         self._introduced = False
+        self._logged = ""  # the digest of the best model that MLflow has
+        self._model_id: str | None = None
         self._meter = Meter(os.getppid())
 
     def connect(self) -> None:
@@ -70,6 +72,7 @@ class Follower:
             tags.pop(NOTE, None)
         self.client.log_batch(self.run_id, tags=[RunTag(key, text) for key, text in tags.items()])
         self._held, self._offset = int(run.data.metrics.get("iteration", -1)), 0
+        self._logged = ""
 
     def _find(self) -> Any:
         from mlflow import MlflowException
@@ -91,7 +94,7 @@ class Follower:
         return experiment_id(self.client, self.about["experiment"], os.environ["MLFLOW_TRACKING_URI"])
 
     def follow(self) -> None:
-        """Send the rows that MLflow does not hold yet, and now and then what the machine is doing."""
+        """Send the rows that MLflow does not hold yet, now and then what the machine is doing, and the model once it is whole."""
         self.send()
         if not self._introduced:
             self._upload("config.yaml")
@@ -99,26 +102,36 @@ class Follower:
         if metrics := self._meter.read():
             row = {**metrics, "env_steps": self.env_steps}
             self.client.log_batch(self.run_id, metrics=self._metrics(row, time.time()))
+        if self._trained():
+            self._log_model()
+
+    def _trained(self) -> bool:
+        """Whether the run has its model, with the card that is written behind the result; its driver then makes pictures."""
+        result, card = self.run_dir / "result.json", self.run_dir / "best" / "README.md"
+        ended = read_json(result).get("status") == "finished"
+        return ended and card.exists() and card.stat().st_mtime >= result.stat().st_mtime
 
     def finish(self, status: str, model: bool = True) -> None:
         """Send all that is left of a run that has ended, with or without its best model."""
         try:
             self.send()
+            if model:
+                self._log_model()
             for name in self.files:
                 self._upload(name)
-            self._final(self._model() if model else None)
+            self._final()
         finally:  # also where MLflow did not take everything, it learns how the run ended
             self.client.set_terminated(self.run_id, status)
 
-    def _final(self, model_id: str | None) -> None:
+    def _final(self) -> None:
         """Send the last evaluation, as metrics of the run and of the model that it is of."""
         result = self.run_dir / "result.json"
         if (final := read_json(result).get("evaluation")) is not None:
             evaluation = Evaluation.from_json(final)
             # The time is that of the file, not now: sent twice, it is still the same point.
             row, of_model = {**evaluation.metrics("final"), "env_steps": evaluation.env_steps}, dict[str, str]()
-            if model_id is not None:
-                of_model = {"model_id": model_id, "run_id": self.run_id}
+            if self._model_id is not None:
+                of_model = {"model_id": self._model_id, "run_id": self.run_id}
             self.client.log_batch(self.run_id, metrics=self._metrics(row, result.stat().st_mtime, **of_model))
 
     def fell_behind(self, error: Exception, log: bool) -> None:
@@ -177,32 +190,27 @@ class Follower:
         elif path.exists():
             self.client.log_artifact(self.run_id, str(path))
 
-    def _model(self) -> str | None:
+    def _log_model(self) -> None:
         """Log the best policy as a model of MLflow's own, which loads and predicts where distrl is not installed.
 
         One that remembers would have to be told which episode an observation is of: its files are logged as they are,
         and so are those of several policies.
-
-        Returns:
-            the id of a model that was logged now
         """
         from distrl.tracking import mlflow_files
 
         best = self.run_dir / "best"
-        if not (best / "policy.json").exists():
-            return None
+        if not (best / "policy.json").exists() or self._logged == (digest := mlflow_files.digest(best)):
+            return
+        run = self.client.get_run(self.run_id)
         if isinstance(without(read_model(best)[0]), RecurrentPolicy | TeamPolicy):
             self._upload("best")
-            return None
-        digest, run = mlflow_files.digest(best), self.client.get_run(self.run_id)
-        if run.data.tags.get(MODEL) == digest:
-            return None
-        about = read_json(best / "policy.json")
-        name = model_name(run.info.run_name, str(about.get("algorithm", "policy")))
-        experiment, register_as = run.info.experiment_id, self.about["register_as"]
-        model_id = mlflow_files.log_model(self.client, experiment, name, best, about, run, register_as)
-        self.client.set_tag(self.run_id, MODEL, digest)
-        return model_id
+        elif run.data.tags.get(MODEL) != digest:
+            about = read_json(best / "policy.json")
+            name = model_name(run.info.run_name, str(about.get("algorithm", "policy")))
+            experiment, register_as = run.info.experiment_id, self.about["register_as"]
+            self._model_id = mlflow_files.log_model(self.client, experiment, name, best, about, run, register_as)
+            self.client.set_tag(self.run_id, MODEL, digest)
+        self._logged = digest
 
 
 def model_name(run_name: str, algorithm: str) -> str:

@@ -85,6 +85,18 @@ class Pictures(gym.Env[Array, int]):
         return picture
 
 
+class OneCanvas(Pictures):
+    """Draws every picture into one array, in turns black and white."""
+
+    canvas: Array | None = None
+
+    def render(self) -> Any:
+        if self.canvas is None:
+            self.canvas = super().render()
+        self.canvas[:] = 255 * (self.t % 2)
+        return self.canvas
+
+
 class Blind(Pictures):
     metadata = {"render_modes": ["ansi"]}
 
@@ -97,7 +109,7 @@ class Broken(Pictures):
 @pytest.fixture(autouse=True, scope="module")
 def _envs() -> Iterator[None]:
     classes: dict[str, Any] = {"VideoPictures-v0": Pictures, "VideoBlind-v0": Blind, "VideoBroken-v0": Broken}
-    classes["VideoWindow-v0"] = Window
+    classes |= {"VideoOneCanvas-v0": OneCanvas, "VideoWindow-v0": Window}
     for env_id, entry_point in classes.items():
         gym.register(env_id, entry_point)
     yield
@@ -155,6 +167,13 @@ def test_video_keeps_colours_order_and_odd_borders(tmp_path: Path, suffix: str) 
     brightness = [float(frame[:60, :60].mean()) for frame in frames]
     assert np.abs(np.array(brightness) - np.arange(151)).max() < 8  # lossy
     assert frames[0][:, -2:].mean() > 200
+
+
+def test_a_picture_is_filmed_as_it_was_however_soon_the_game_draws_over_it(tmp_path: Path) -> None:
+    out = tmp_path / "film.webm"
+    film(LEFT, EnvSettings(id="VideoOneCanvas-v0", kwargs={"length": 60, "size": [1200, 800]}), out, seed=0)
+    brightness = np.array([float(frame.mean()) for frame in frames_of(out)])
+    assert np.abs(brightness - 255 * (np.arange(61) % 2)).max() < 30  # lossy
 
 
 def test_a_fast_game_may_be_shown_by_every_other_frame(tmp_path: Path) -> None:

@@ -545,6 +545,26 @@ def test_sqlite_end_to_end_with_a_tracking_process_that_is_killed(home: Path, st
     assert actions == [policy.greedy(obs).tolist()] * 2
 
 
+def test_the_model_of_a_trained_run_is_sent_while_its_driver_makes_pictures(home: Path, store: Store) -> None:
+    run_dir = home / "made"
+    run_dir.mkdir()
+    MetricsLog(run_dir / "metrics.jsonl").append(row(0))
+    models = "SELECT COUNT(*) FROM logged_models WHERE name = 'ppo-made'"
+    tracker = start(run_dir, f"sqlite:///{home}/mlflow.db")
+    complete(run_dir)
+    wait_for(lambda: (run_dir / "mlflow.json").exists() and store.points(run_id(run_dir), "iteration"))
+    assert store.query(models) == [(0,)]  # its card is not there yet
+    (run_dir / "best" / "README.md").write_text("the card")
+    wait_for(lambda: store.query(models) == [(1,)])
+    assert tracker.finish("FINISHED", timeout=60) is None
+    assert store.query(models) == [(1,)]
+    sql = "SELECT metric_value FROM logged_model_metrics WHERE run_id = ? AND metric_name = 'final/return_mean'"
+    assert store.query(sql, run_id(run_dir)) == [(7.5,)]
+    assert [file.read_text() for file in home.glob("mlartifacts/models/*/artifacts/artifacts/best/README.md")] == [
+        "the card"
+    ]
+
+
 def load_and_predict(uri: str, models: list[str], obs: Path, cwd: Path) -> list[list[int]]:
     """In a Python that has no distrl: without the .pth files of the environment."""
     script = f"""
