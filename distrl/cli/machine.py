@@ -102,7 +102,7 @@ def _bench_against(name: str, arguments: list[str] | None, seconds: float, round
     import numpy as np
 
     from distrl.config import load_config
-    from distrl.tools.against import PEERS, compare, tasks
+    from distrl.tools.against import PEERS, compare, only_ours, tasks
 
     if name not in PEERS:
         raise UserError(f"--against {name!r} is not known; it takes {' or '.join(PEERS)}.")
@@ -116,6 +116,8 @@ def _bench_against(name: str, arguments: list[str] | None, seconds: float, round
             f"{stolen} of the processors stolen, load {found.load:.1f} before)",
             soft_wrap=True,
         )
+        if alone := only_ours(PEERS[name], config):
+            out.print(f"  {PEERS[name].title} trains without {', '.join(alone)}", soft_wrap=True)
 
 
 @app.command()

@@ -182,9 +182,7 @@ class _VideoFile:
 
     def add(self, frame: Array) -> None:
         self._await()
-        self.added = self.beside.submit(
-            self._add, frame
-        )  # the game may draw the next into the same array
+        self.added = self.beside.submit(self._add, frame)  # the game may draw the next into the same array
 
     def _await(self) -> None:
         if self.added is not None:

@@ -1,6 +1,6 @@
 """`distrl bench --against PEER`: another library and distrl in turns, on the same env with the same hyperparameters.
 
-What only one of them has (normalised values, a learning rate that falls, ...) stays as it is there. Each measures its own
+What only one of them has (normalised values, double Q-learning, ...) stays as it is there, and is told. Each measures its own
 env steps/s of training, learner included, from the end of its first update on: what lies before is start-up, and a replay that
 fills. All cores are for whose turn it is, and in one process (`local`) the learner has as many threads as cores, as torch gives
 them to the peer.
@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import psutil
 from distrl.errors import UserError
 from distrl.execution.resources import cpu_count
 from distrl.outside import HUGE_PAGES
-from distrl.settings import Config
+from distrl.settings import Config, dotted
 from distrl.tools import peer_rllib, peer_sb3
 from distrl.tools.benchmark import learnt_rows, while_learning
 
@@ -51,11 +51,12 @@ class Peer:
     install: str
     algorithms: tuple[str, ...]
     module: str  # which trains with it: CONFIG SECONDS [--local]
+    lacks: Mapping[str, Any]  # settings, each with the value at which both do the same
 
 
 PEERS = {
-    "sb3": Peer("SB3", ("stable_baselines3",), "stable-baselines3", tuple(peer_sb3.OPTIONS), peer_sb3.__name__),
-    "rllib": Peer("RLlib", ("tree", "lz4", "ormsgpack"), "dm-tree lz4 ormsgpack", tuple(peer_rllib.CONFIGS), peer_rllib.__name__),
+    "sb3": Peer("SB3", ("stable_baselines3",), "stable-baselines3", tuple(peer_sb3.OPTIONS), peer_sb3.__name__, peer_sb3.LACKS),
+    "rllib": Peer("RLlib", ("tree", "lz4", "ormsgpack"), "dm-tree lz4 ormsgpack", tuple(peer_rllib.CONFIGS), peer_rllib.__name__, peer_rllib.LACKS),
 }  # fmt: skip
 
 
@@ -73,6 +74,12 @@ class Comparison:
     def ratios(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Of each turn, ours by theirs, in their order."""
         return np.sort(np.array(self.ours) / np.array(self.theirs))
+
+
+def only_ours(peer: Peer, config: Config) -> list[str]:
+    """What the config asks for and the peer does without, as settings."""
+    values = dotted(config.model_dump())
+    return [f"{key}={values[key]}" for key, same in peer.lacks.items() if key in values and values[key] != same]
 
 
 def tasks(name: str) -> list[tuple[str, tuple[str, ...]]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
 from typing import Any
 
 from distrl.config import load_config
@@ -13,6 +14,17 @@ from distrl.envs.make import make_env
 from distrl.settings import Config
 
 SAME = ("gamma", "gae_lambda", "max_grad_norm")  # what is called the same, and is a number
+LACKS: dict[str, Any] = {  # settings that it does not have, with the value at which both do the same
+    "algorithm.double": False,
+    "algorithm.dueling": False,
+    "algorithm.munchausen": None,
+    "algorithm.layer_norm": False,
+    "algorithm.normalize_value": False,
+    "algorithm.adaptive_kl": None,
+    "algorithm.memory": None,
+    "algorithm.critic_lr": None,
+    "replay.prioritized": False,
+}
 
 
 def rate(schedule: Any) -> float | Callable[[float], float]:
@@ -31,6 +43,7 @@ def _on_policy(config: Config) -> dict[str, Any]:
 def _ppo(config: Config) -> dict[str, Any]:
     algorithm: Any = config.algorithm
     own = {"n_epochs": algorithm.epochs, "batch_size": algorithm.minibatch_size, "clip_range": rate(algorithm.clip)}
+    own |= {"clip_range_vf": algorithm.value_clip, "target_kl": algorithm.target_kl}
     return _on_policy(config) | own
 
 
@@ -45,6 +58,8 @@ def _dqn(config: Config) -> dict[str, Any]:
     assert replay is not None
     return {
         "gamma": algorithm.gamma,
+        "n_steps": algorithm.n_step,
+        "tau": algorithm.tau,
         "batch_size": algorithm.batch_size,
         "buffer_size": replay.capacity,
         "learning_starts": replay.start,
@@ -64,11 +79,16 @@ def make(config: Config) -> Any:
     nn, algorithm = importlib.import_module("torch.nn"), config.algorithm
     copies = config.rollout.shards * config.rollout.envs_per_shard
     env = vectors.make_vec_env(lambda: make_env(config.env), copies, config.seed)
+    if (on := config.normalize).obs or on.reward:
+        normalised = importlib.import_module("stable_baselines3.common.vec_env").VecNormalize
+        env = normalised(env, norm_obs=on.obs, norm_reward=on.reward, gamma=config.algorithm.discount)
     units: Any = algorithm
     network = {"net_arch": [*units.hidden], "activation_fn": {"tanh": nn.Tanh, "relu": nn.ReLU}[units.activation]}
     image = len(env.observation_space.shape) == 3
     if image:
         network |= {"net_arch": [*units.hidden[1:]], "features_extractor_kwargs": {"features_dim": units.hidden[0]}}
+    elif getattr(units, "shared_body", False):
+        network |= {"net_arch": [], "features_extractor_class": _body(units.hidden, network["activation_fn"])}
     return getattr(peer, algorithm.name.upper())(
         "CnnPolicy" if image else "MlpPolicy",
         env,
@@ -78,6 +98,23 @@ def make(config: Config) -> Any:
         policy_kwargs=network,
         **OPTIONS[algorithm.name](config),
     )
+
+
+def _body(hidden: Sequence[int], activation: Any) -> Any:
+    """Hidden layers that actor and critic share."""
+    nn, base = (importlib.import_module(name) for name in ("torch.nn", "stable_baselines3.common.torch_layers"))
+
+    class Body(base.BaseFeaturesExtractor):  # type: ignore[misc,name-defined]
+        def __init__(self, space: Any) -> None:
+            super().__init__(space, hidden[-1])
+            sizes = [*space.shape, *hidden]
+            layers = [(nn.Linear(i, o), activation()) for i, o in pairwise(sizes)]
+            self.layers = nn.Sequential(*chain(*layers))
+
+        def forward(self, obs: Any) -> Any:
+            return self.layers(obs)
+
+    return Body
 
 
 def train(config: Config, seconds: float) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from conftest import CARTPOLE, config_of
 from typer.testing import CliRunner
 
 from distrl import load_config
+from distrl.acting.make import make_policy
+from distrl.acting.normalise import without
 from distrl.cli import app
-from distrl.envs.make import make_env
+from distrl.envs.make import describe_env, make_env
 from distrl.errors import UserError
 from distrl.outside import HUGE_PAGES
-from distrl.settings import Config
+from distrl.settings import Config, dotted
 from distrl.tools import against, peer_rllib, peer_sb3
 
 
@@ -50,8 +53,24 @@ def test_what_cannot_be_compared_is_refused() -> None:
         next(against.compare("sb3", [load_config("q_taxi")], 1.0, 1, local=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("dqn_cartpole", ["algorithm.double=True", "algorithm.layer_norm=True"]),
+        ("ppo_hopper", ["algorithm.normalize_value=True"]),
+    ],
+)
+def test_what_a_peer_does_without_is_told(name: str, alone: list[str]) -> None:
+    assert against.only_ours(against.PEERS["sb3"], load_config(name)) == alone
+
+
+def test_what_is_asked_of_a_peer_is_a_setting() -> None:
+    known = {key for name in ("ppo_cartpole", "dqn_cartpole") for key in dotted(load_config(name).model_dump())}
+    assert all(set(peer.lacks) <= known for peer in against.PEERS.values())
+
+
 @needs("sb3")
-@pytest.mark.parametrize(("name", "overrides"), against.tasks("sb3"))
+@pytest.mark.parametrize(("name", "overrides"), [*against.tasks("sb3"), ("ppo_hopper", ())])
 def test_sb3_gets_the_same_task(name: str, overrides: tuple[str, ...]) -> None:
     """By what Stable-Baselines3 itself says that it has: how many steps it collects, and how many minibatches it learns."""
     config = load_config(name, [*overrides, *(["replay.capacity=2000"] if name.startswith("dqn") else [])])
@@ -67,6 +86,14 @@ def test_sb3_gets_the_same_task(name: str, overrides: tuple[str, ...]) -> None:
         learnt = model.gradient_steps * model.batch_size
         assert learnt == model.train_freq.frequency * model.n_envs * config.replay.samples_per_insert
         assert model.batch_size == units.batch_size
+    spec: Any = cast(Any, without(make_policy(config, describe_env(config.env)))).network.spec
+    critic = (
+        units.hidden[-1] + 1 if getattr(units, "shared_body", False) else replace(spec, outputs=1, free=0).parameters
+    )
+    network, ours = (
+        (model.policy, spec.parameters + critic) if config.replay is None else (model.q_net, spec.parameters)
+    )
+    assert sum(x.numel() for x in network.parameters()) == ours
     image = len(make_env(config.env).observation_space.shape or ()) == 3
     assert [m.in_channels for m in model.policy.modules() if hasattr(m, "in_channels")][:3] == [4, 32, 64][: 3 * image]
 
