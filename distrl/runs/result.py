@@ -81,21 +81,19 @@ def _text(error: BaseException) -> str:
 
 def present(plan: Plan, observer: Observer) -> None:
     """Write the model's card, record a video and, beside that, draw the curves. What cannot be made is told, and costs the run nothing."""
+    makers: list[Callable[[], None]] = [lambda: _write_card(plan.run_dir), lambda: _record(plan, observer)]
     before = sys.getswitchinterval()
     sys.setswitchinterval(PASS_ON_S)
-    with ThreadPoolExecutor(1) as beside:
-        drawn = beside.submit(_draw, plan.run_dir)
-        makers: list[Callable[[], None]] = [
-            lambda: _write_card(plan.run_dir),
-            lambda: _record(plan, observer),
-            drawn.result,
-        ]
-        for make in makers:
-            try:
-                make()
-            except (UserError, OSError, ImportError) as error:
-                observer.warn(f"not all pictures of this run could be made: {error}")
-    sys.setswitchinterval(before)
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            drawn = beside.submit(_draw, plan.run_dir)
+            for make in (*makers, drawn.result):
+                try:
+                    make()
+                except (UserError, OSError, ImportError) as error:
+                    observer.warn(f"not all pictures of this run could be made: {error}")
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _write_card(run_dir: Path) -> None:
