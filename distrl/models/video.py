@@ -182,7 +182,8 @@ class _VideoFile:
 
     def add(self, frame: Array) -> None:
         self._await()
-        self.added = self.beside.submit(self._add, frame)  # the game may draw the next into the same array
+        kept = frame.copy(order="K")  # the game may draw the next into the same array
+        self.added = self.beside.submit(self._add, kept)
 
     def _await(self) -> None:
         if self.added is not None:
