@@ -216,6 +216,7 @@ def test_dry_run_makes_nothing(tmp_path: Path) -> None:
         (["stop.env_steps=null", "stop.return_mean=null"], "nothing ends this run"),
         (["cluster.runners=100000"], "CPUs here"),
         (["learner.device=cuda"], "no GPU"),
+        (["learner.device=cuda", "--dry-run"], "no GPU"),
         (["cluster.address=127.0.0.1:1", "cluster.start=at_once"], "leave it out to use a Ray of this run's own"),
         (["track.mlflow=true", "track.uri=http://127.0.0.1:1"], "127.0.0.1:1"),
         (["run_dir=."], "exists"),

@@ -54,7 +54,7 @@ def train(
     from distrl import STARTED
     from distrl.runs.plan import plan_run
     from distrl.runs.resume import load_resumed_config
-    from distrl.runs.run import nodes_note
+    from distrl.runs.run import nodes_note, on_device_here
     from distrl.runs.run import train as train_run
 
     words = list(arguments or [])
@@ -69,8 +69,10 @@ def train(
         _save(config, save_config)
         return
     if dry_run:
-        plan = plan_run(config, there)
-        _dry_run(plan, {} if local or config.cluster.address == "local" else nodes_note(plan))
+        plan, here = plan_run(config, there), local or config.cluster.address == "local"
+        if here and plan.config.learner.device == "cuda":
+            on_device_here(plan.config)  # refuses a GPU that is not there
+        _dry_run(plan, {} if here else nodes_note(plan))
         return
     result = train_run(config, local=local, resume=there, quiet=quiet, since=STARTED)
     summarize(result)

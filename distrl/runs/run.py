@@ -154,14 +154,20 @@ def _start(plan: Plan, local: bool, quiet: bool) -> tuple[Execution, Config, Res
         if cluster.start == "wait" or not _can_begin_here(config, plan.replay_bytes):
             return there
     else:
-        matters = torch and config.learner.device != "cpu"  # else it is not asked: that would load torch
-        config = config.on_device(choose_device(config.learner.device, gpu_count() if matters else 0))
+        config = on_device_here(config)
     if local:
         if config.learner.count > 1 and not quiet:
             print("With --local this process is the one learner, and has all slices; same weights.", file=sys.stderr)
         return LocalExecution(), config, alone
     beside = RayBeside(config, plan.object_store_bytes, plan.replay_bytes, torch, joined)
     return MovingExecution(beside), config, alone
+
+
+def on_device_here(config: Config) -> Config:
+    """The config with the device that its learner gets in this process. Raises `UserError` where that cannot be had."""
+    wanted = config.learner.device
+    matters = algorithm_module(config.algorithm.name).NEEDS_TORCH and wanted != "cpu"  # else loading torch is saved
+    return config.on_device(choose_device(wanted, gpu_count() if matters else 0))
 
 
 def _can_begin_here(config: Config, replay_bytes: int) -> bool:
