@@ -34,6 +34,7 @@ from distrl.outside import OUTSIDE_S, within
 RUNS = "~/distrl-runs"  # on the head
 LARGEST = 512 * 2**20  # of what Ray carries to a cluster in one piece
 SILENCE_S = 45.0  # after that a connection may be dead: a run says something every 10 s
+TRIES = 3  # to fetch a run
 PATIENCE_S = 900.0  # so long a cluster may be away while a job is followed
 WAIT_S = 900.0  # for machines that are only just started
 READY_S = 90.0  # a head that answers may not take jobs yet for so long
@@ -284,16 +285,22 @@ class Cluster:
             run_dir = self.job(job).about.get("run_dir", f"{RUNS}/{job}")
         except NoJob as error:  # a head that was started anew knows no job before, and may have the directory
             run_dir, missing = f"{RUNS}/{job}", error
-        sender = f"{FETCH}{secrets.token_hex(4)}"
-        self._start(entrypoint=f"python3 -c {shlex.quote(_SEND)} {shlex.quote(run_dir)}", submission_id=sender)
-        with tempfile.TemporaryFile() as archive:
-            receiver = _Receiver(archive)
-            ended = self.follow(sender, receiver.hear, warn)
-            self.forget(sender)
-            if not receiver.whole:
-                raise missing or UserError(f"The run of {job} did not arrive ({receiver.said or ended.message}).")
-            archive.seek(0)
-            _unpack(archive, out)
+        send = f"python3 -c {shlex.quote(_SEND)} {shlex.quote(run_dir)}"
+        for left in reversed(range(TRIES)):
+            sender = f"{FETCH}{secrets.token_hex(4)}"
+            self._start(entrypoint=send, submission_id=sender)
+            with tempfile.TemporaryFile() as archive:
+                receiver = _Receiver(archive)
+                ended = self.follow(sender, receiver.hear, warn)
+                self.forget(sender)
+                if receiver.whole:
+                    archive.seek(0)
+                    _unpack(archive, out)
+                    return
+            said = f"The run of {job} did not arrive{' whole' if receiver.begun else ''} ({receiver.said or ended.message})."
+            if not (receiver.begun and left):
+                raise (None if receiver.begun else missing) or UserError(said)
+            warn(f"{said} It is asked for once more.")
 
     @contextmanager
     def _asking(self, job: str | None = None) -> Iterator[None]:
@@ -413,24 +420,32 @@ class _Receiver:
     """Puts together what `_SEND` sends."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.whole, self.said = False, ""
+        self.begun, self.whole, self.said = False, False, ""
         self._file, self._digest = file, hashlib.sha256()
-        self._line, self._begun = "", False
+        self._line, self._inside = "", False
 
     def hear(self, text: str) -> None:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             if line == "-" * 8 + "BEGIN":
-                self._begun = True
+                self.begun = self._inside = True
             elif line.startswith("-" * 8 + "END "):
                 self.whole = line.split()[1] == self._digest.hexdigest()
-                self._begun = False
-            elif self._begun:
-                data = base64.b64decode(line)
-                self._digest.update(data)
-                self._file.write(data)
+                self._inside = False
+            elif self._inside:
+                self._take(line)
             elif line.strip():
                 self.said = line.strip().removeprefix("error: ")
+
+    def _take(self, line: str) -> None:
+        """A line of the directory; one that is none, an error of who sends say, is missing in the checksum."""
+        try:
+            data = base64.b64decode(line, validate=True)
+        except ValueError:
+            self.said = line[-200:]
+            return
+        self._digest.update(data)
+        self._file.write(data)
 
 
 def _unpack(archive: IO[bytes], out: Path) -> None:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from distrl.config import load_config
 from distrl.errors import UserError
 from distrl.execution import on_cluster
 from distrl.execution.gauges import GAUGES
-from distrl.execution.jobs import _SEND, FETCH, check_size
+from distrl.execution.jobs import _SEND, FETCH, Cluster, Job, check_size
 from distrl.execution.resources import Node, share_out
 from distrl.runs.jobs import needed, order_resumption, order_run
 
@@ -487,6 +487,34 @@ def test_a_model_to_begin_with_comes_along(tmp_path: Path) -> None:
     _, order = order_run(str(tmp_path / "config.yaml"), [f"init_from={tmp_path}/first"], None)
     assert order.model == tmp_path / "first" / "best"
     assert yaml.safe_load(order.config or "")["init_from"] is None and json.dumps(dict(order.versions))
+
+
+@pytest.mark.parametrize("spoilt", [1, 3])
+def test_a_run_that_does_not_arrive_whole_is_asked_for_once_more(
+    spoilt: int, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where something is written between its lines, say."""
+    run = Path(os.environ["HOME"]) / "distrl-runs" / f"spoilt-{spoilt}"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 1")
+    follow, followed, warned = Cluster.follow, list[str](), list[str]()
+
+    def interrupted(self: Cluster, job: str, write: Callable[[str], None], warn: Callable[[str], None]) -> Job:
+        followed.append(job)
+        stray = "Traceback: a file went away" if len(followed) <= spoilt else ""
+        return follow(self, job, lambda text: write(text.replace("BEGIN\n", f"BEGIN\n{stray}")), warn)
+
+    monkeypatch.setattr(Cluster, "follow", interrupted)
+    if spoilt < 3:
+        Cluster(address).fetch(run.name, tmp_path / "out", warned.append)
+        assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 1"
+    else:
+        with pytest.raises(UserError, match="did not arrive whole"):
+            Cluster(address).fetch(run.name, tmp_path / "out", warned.append)
+        assert not (tmp_path / "out").exists()
+    assert len(set(followed)) == len(followed) == min(3, spoilt + 1)
+    assert all("did not arrive whole (" in line and line.endswith("asked for once more.") for line in warned)
+    assert len(warned) == len(followed) - 1
 
 
 def test_who_sends_a_run_clears_up_after_others_but_leaves_what_may_still_be_read(tmp_path: Path) -> None:
