@@ -121,9 +121,9 @@ def test_what_lay_on_a_node_that_died_is_rolled_again(
     large: dict[str, Any] = {
         "env": {"id": "CartPole-v1"},
         # Updates so long that fragments wait for them, on the node where they were rolled.
-        "algorithm": {"name": "ppo", "minibatch_size": 2048, "epochs": 20, "hidden": [32, 32]},
+        "algorithm": {"name": "ppo", "minibatch_size": 2048, "epochs": 12, "hidden": [32, 32]},
         "rollout": {"shards": 6, "envs_per_shard": 64, "steps": 128},
-        "stop": {"env_steps": 6 * 64 * 128 * 25},
+        "stop": {"env_steps": 6 * 64 * 128 * 16},
         "evaluation": {"every": 0, "final_episodes": 0},
         "checkpoint": {"every": 5},
         "track": {"mlflow": False, "video": False},
