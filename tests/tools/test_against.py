@@ -151,13 +151,13 @@ def test_in_one_process_our_learner_has_all_cores(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(against, "_run", watched)
     monkeypatch.setattr(against, "cpu_count", lambda: 3)
-    assert against._ours(config_of(CARTPOLE, "rollout.steps=16"), 3.0, local=True) > 0
+    assert against._ours(config_of(CARTPOLE, "rollout.steps=16"), 8.0, local=True) > 0
     assert seen == [3]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in against.PEERS])
 def test_both_train_in_turns(name: str) -> None:
-    task = ["ppo_cartpole", "rollout.steps=16", "--against", name, "--seconds", "3", "--rounds", "2", "--local"]
+    task = ["ppo_cartpole", "rollout.steps=16", "--against", name, "--seconds", "8", "--rounds", "2", "--local"]
     shown = CliRunner().invoke(app, ["bench", *task], catch_exceptions=False)
     words = shown.stdout.split()
     assert words[:4] == ["ppo", "on", "CartPole-v1:", "distrl"]
