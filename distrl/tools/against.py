@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,20 @@ TASKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("dqn_flappy_pixels", PIXELS),
 )
 
+MORE: dict[str, Any] = {  # settings that not every peer has, or is given, with the value at which all do the same
+    "algorithm.double": False,
+    "algorithm.dueling": False,
+    "algorithm.munchausen": None,
+    "algorithm.layer_norm": False,
+    "algorithm.normalize_value": False,
+    "algorithm.adaptive_kl": None,
+    "algorithm.memory": None,
+    "algorithm.critic_lr": None,
+    "replay.prioritized": False,
+    "normalize.obs": False,
+    "normalize.reward": False,
+}
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -51,12 +65,12 @@ class Peer:
     install: str
     algorithms: tuple[str, ...]
     module: str  # which trains with it: CONFIG SECONDS [--local]
-    lacks: Mapping[str, Any]  # settings, each with the value at which both do the same
+    has: tuple[str, ...]  # of `MORE`
 
 
 PEERS = {
-    "sb3": Peer("SB3", ("stable_baselines3",), "stable-baselines3", tuple(peer_sb3.OPTIONS), peer_sb3.__name__, peer_sb3.LACKS),
-    "rllib": Peer("RLlib", ("tree", "lz4", "ormsgpack"), "dm-tree lz4 ormsgpack", tuple(peer_rllib.CONFIGS), peer_rllib.__name__, peer_rllib.LACKS),
+    "sb3": Peer("SB3", ("stable_baselines3",), "stable-baselines3", tuple(peer_sb3.OPTIONS), peer_sb3.__name__, ("normalize.obs", "normalize.reward")),
+    "rllib": Peer("RLlib", ("tree", "lz4", "ormsgpack"), "dm-tree lz4 ormsgpack", tuple(peer_rllib.CONFIGS), peer_rllib.__name__, ("algorithm.double", "algorithm.dueling")),
 }  # fmt: skip
 
 
@@ -79,7 +93,8 @@ class Comparison:
 def only_ours(peer: Peer, config: Config) -> list[str]:
     """What the config asks for and the peer does without, as settings."""
     values = dotted(config.model_dump())
-    return [f"{key}={values[key]}" for key, same in peer.lacks.items() if key in values and values[key] != same]
+    more = ((key, same) for key, same in MORE.items() if key in values and key not in peer.has)
+    return [f"{key}={values[key]}" for key, same in more if values[key] != same]
 
 
 def tasks(name: str) -> list[tuple[str, tuple[str, ...]]]:

@@ -18,17 +18,6 @@ from distrl.settings import Config
 
 ENV = "the config's env"
 NATURE = [[32, 8, 4], [64, 4, 2], [64, 3, 1]]  # Mnih et al. 2015: channels, kernel, stride
-LACKS: dict[str, Any] = {  # settings that it lacks, or keeps at its own, with the value at which both do the same
-    "algorithm.munchausen": None,
-    "algorithm.layer_norm": False,
-    "algorithm.normalize_value": False,
-    "algorithm.adaptive_kl": None,
-    "algorithm.memory": None,
-    "algorithm.critic_lr": None,
-    "replay.prioritized": False,
-    "normalize.obs": False,
-    "normalize.reward": False,
-}
 
 
 def _ppo(config: Config, peer: Any) -> Any:

@@ -14,17 +14,6 @@ from distrl.envs.make import make_env
 from distrl.settings import Config
 
 SAME = ("gamma", "gae_lambda", "max_grad_norm")  # what is called the same, and is a number
-LACKS: dict[str, Any] = {  # settings that it does not have, with the value at which both do the same
-    "algorithm.double": False,
-    "algorithm.dueling": False,
-    "algorithm.munchausen": None,
-    "algorithm.layer_norm": False,
-    "algorithm.normalize_value": False,
-    "algorithm.adaptive_kl": None,
-    "algorithm.memory": None,
-    "algorithm.critic_lr": None,
-    "replay.prioritized": False,
-}
 
 
 def rate(schedule: Any) -> float | Callable[[float], float]:

@@ -66,7 +66,8 @@ def test_what_a_peer_does_without_is_told(name: str, alone: list[str]) -> None:
 
 def test_what_is_asked_of_a_peer_is_a_setting() -> None:
     known = {key for name in ("ppo_cartpole", "dqn_cartpole") for key in dotted(load_config(name).model_dump())}
-    assert all(set(peer.lacks) <= known for peer in against.PEERS.values())
+    assert set(against.MORE) <= known
+    assert all(set(peer.has) <= set(against.MORE) for peer in against.PEERS.values())
 
 
 @needs("sb3")
