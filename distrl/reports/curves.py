@@ -193,8 +193,13 @@ def _losses(run: Run, curves: Mapping[str, tuple[Array, Array]]) -> Figure:
 
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.5 * columns, 2.3 * rows + 0.4), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    width, height = 3.5 * columns, 2.3 * rows + 0.4
+    # Margins in inches; constrained_layout would take as long as all the drawing to find such ones.
+    around = {"left": 0.75 / width, "right": 1 - 0.2 / width, "bottom": 0.6 / height, "top": 1 - 0.75 / height}
+    figure = Figure(figsize=(width, height), dpi=150)
+    grid = figure.subplots(
+        rows, columns, sharex=True, squeeze=False, gridspec_kw={**around, "wspace": 0.3, "hspace": 0.25}
+    )
     order = sorted(curves, key=lambda name: (PANELS.index(name) if name in PANELS else len(PANELS), name))
     for i, axes in enumerate(grid.flat):
         if i >= len(order):

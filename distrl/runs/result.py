@@ -20,7 +20,7 @@ from distrl.training.recovery import Observer
 from distrl.training.trainer import Trainer
 from distrl.types import Evaluation
 
-PASS_ON_S = 5e-4  # in which a thread that draws lets the one that films go on, whose every frame waits for that
+PASS_ON_S = 5e-5  # in which a thread that draws lets the one that films go on, whose every frame waits for that
 
 
 @dataclass
