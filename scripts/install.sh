@@ -30,6 +30,7 @@ echo "Installing distrl into .venv: some 2.3 GB on disk, a few minutes the first
 if [[ ",$extras," == *,dev,* ]]; then # MiniGrid and MinAtar, without what they ask for and the tests do not need
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c scripts/constraints.txt minigrid minatar
 fi
+.venv/bin/python -m compileall -q distrl # an image may forbid Python to keep what it compiles; then each process would do it, for a second
 mkdir -p configs/.schema # which the first lines of configs/*.yaml name, for editors that complete keys
 for algorithm in ppo a2c dqn q; do
     .venv/bin/distrl config "$algorithm" --schema > "configs/.schema/$algorithm.json"
