@@ -62,5 +62,11 @@ def family(process: psutil.Popen) -> list[psutil.Process]:
     return members
 
 
+def programs() -> set[str]:
+    """Names of the files that this process's children run, and their words."""
+    lines = [child.as_dict(["cmdline"])["cmdline"] or () for child in psutil.Process().children(recursive=True)]
+    return {Path(word).name for line in lines for word in line}
+
+
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
     return not psutil.wait_procs(processes, timeout=seconds)[1]

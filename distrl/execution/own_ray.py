@@ -19,7 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -96,6 +97,9 @@ START_S = 120.0  # for a Ray to be up; its own limit is 30 s, which a busy machi
 LEAVE_S = 30.0  # for Ray to end in its own way; then the janitor ends it
 PROBE_S = 5.0  # between looks at whether a Ray that was joined still answers
 PROBES = 3  # in vain, one after the other, and it does not; Ray's own client would end this process after 60 s
+# What a run's own Ray is spared, by Ray's methods that start it: the dashboard, the autoscaler, and what brings to the driver
+# what workers print.
+UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def patient(call: Callable[..., T], seconds: float, given_up: Callable[[], bool]) -> Callable[..., T]:
@@ -153,6 +157,7 @@ class RayConnection:
         self._janitor: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
         self._connected, self._leave = threading.Event(), threading.Event()
+        self._starts = threading.Lock()  # while a process of Ray's is being started
         self._failure: Exception | None = None
         self._joined = ""  # the address of a Ray that is not the run's own
         self._put_back = signals.keep()
@@ -232,7 +237,8 @@ class RayConnection:
 
                 worker.print_to_stdstream = lambda data, ignore_prefix: None  # on stdout, which is for results
                 services.get_node = patient(services.get_node, START_S, lambda: self._leave.is_set() or not _raylets())
-                ray.init(log_to_driver=False, logging_level="ERROR", **settings)
+                with self._own() if self._directory else nullcontext():
+                    ray.init(log_to_driver=False, logging_level="ERROR", **settings)
             except Exception as error:
                 self._failure = error
             self._connected.set()
@@ -241,6 +247,32 @@ class RayConnection:
 
         self._keeper = threading.Thread(target=live, name=signals.RAY_STARTS, daemon=True)
         self._keeper.start()
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """Let Ray start without `UNUSED`, which took it three of seven seconds and a third of its memory, and start nothing
+        more once it is to end: the janitor would not see it."""
+        from ray._private import services
+        from ray._private.node import Node
+
+        start = services.start_ray_process
+
+        def while_wanted(*args: Any, **kwargs: Any) -> Any:
+            with self._starts:
+                if self._leave.is_set():
+                    raise RuntimeError("Ray was to end before it was up.")
+                return start(*args, **kwargs)
+
+        kept = {name: method for name, method in vars(Node).items() if name in UNUSED}
+        try:
+            for name in kept:
+                setattr(Node, name, lambda *_, **__: None)
+            services.start_ray_process = while_wanted
+            yield
+        finally:  # a Ray of the user's in this process has all of it
+            services.start_ray_process = start
+            for name, method in kept.items():
+                setattr(Node, name, method)
 
     def up(self, wait_s: float = 0) -> bool:
         """Whether it is there, or is within so many seconds. Raises `UserError` where it cannot be had."""
@@ -286,7 +318,8 @@ class RayConnection:
 
     def close(self) -> None:
         """Leave the Ray, and end it where it is the run's own; once is enough, and twice does no harm."""
-        self._leave.set()
+        with self._starts:
+            self._leave.set()
         if self._keeper is not None and self._connected.is_set():
             self._keeper.join(LEAVE_S)
         if self._directory is not None:
@@ -299,6 +332,8 @@ class RayConnection:
         if self._alive is not None:
             self._alive.close()
         self._restore_environment()
+        if self._connected.is_set():
+            _reread_token()  # a Ray of the user's in this process has other settings
 
     def _restore_environment(self) -> None:
         for key, value in self._environment.items():

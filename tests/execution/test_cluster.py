@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import programs
 
 from distrl.execution.cluster import RayExecution
 from distrl.execution.resources import Seat
+
+UNUSED = {"dashboard.py", "monitor.py", "log_monitor.py"}
 
 
 class Clerk:
@@ -24,6 +27,26 @@ def test_rays_own_thread_in_a_worker_is_let_in_soon(ray_execution: RayExecution)
     interval = ray_execution.get(ray_execution.submit(worker, "interval"))
     ray_execution.kill(worker)
     assert interval <= 1e-3 < sys.getswitchinterval()
+
+
+def test_a_runs_own_ray_has_no_dashboard_and_no_autoscaler_and_a_later_ray_of_the_users_has(
+    ray_execution: RayExecution,
+) -> None:
+    assert "gcs_server" in programs() and not UNUSED & programs()
+    script = """
+import sys
+
+sys.path += sys.argv[1:]
+import ray
+from processes import programs
+from distrl.execution.cluster import RayExecution
+
+RayExecution("local", 100 * 2**20).close()
+ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20)
+print(programs())
+"""
+    run = subprocess.run([sys.executable, "-c", script, *sys.path], capture_output=True, text=True, check=True)
+    assert all(f"'{name}'" in run.stdout for name in UNUSED)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can try it as another user")
