@@ -87,7 +87,7 @@ LARGE = {
 @pytest.mark.parametrize(("victim", "base"), [("gcs_server", SMALL), ("raylet", SMALL), ("raylet", LARGE)])
 def test_a_run_outlives_its_ray(victim: str, base: dict[str, Any], temporary: Path, tmp_path: Path) -> None:
     run_dir, whole, config = tmp_path / "run", tmp_path / "whole", write(tmp_path, base)
-    steps = "stop.env_steps=51200"
+    steps = "stop.env_steps=25600"
     process = start(tmp_path, config, f"run_dir={run_dir}", steps, "checkpoint.every=10")
     wait_for_rows(run_dir, 25, process)  # and checkpoints: what they were made of has been seen
     [part] = [p for p in family(process) if p.name().startswith(victim)]
@@ -107,14 +107,14 @@ def test_a_run_outlives_its_ray(victim: str, base: dict[str, Any], temporary: Pa
     assert result_of(run_dir)["weights_sha256"] == result_of(whole)["weights_sha256"]
     assert result_of(run_dir)["evaluation"] == result_of(whole)["evaluation"]
     iterations = [json.loads(row)["iteration"] for row in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert iterations == list(range(200 + 2))
+    assert iterations == list(range(100 + 2))
 
 
 @pytest.mark.timeout(300)
 def test_so_does_one_that_was_left_behind(temporary: Path, tmp_path: Path) -> None:
     """As by nohup: the parent has ended, and Ray's client would take this process for one that has no raylet to wait for."""
     told, run_dir, config = tmp_path / "told", tmp_path / "run", write(tmp_path, SMALL)
-    command = [sys.executable, "-m", "distrl", "train", config, f"run_dir={run_dir}", "stop.env_steps=51200", "-q"]
+    command = [sys.executable, "-m", "distrl", "train", config, f"run_dir={run_dir}", "stop.env_steps=25600", "-q"]
     behind = f"{shlex.join(command)} > /dev/null 2> {told} & echo $!"
     left = subprocess.run(["sh", "-c", behind], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True)
     process, rows = psutil.Process(int(left.stdout)), run_dir / "metrics.jsonl"
